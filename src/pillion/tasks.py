@@ -1,0 +1,67 @@
+"""Tasks with an owner: every background task is started through a `TaskGroup`-like nursery that logs what it dies of.
+
+Knows: asyncio. Never knows: what the tasks do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+log = logging.getLogger("pillion.tasks")
+
+
+class Tasks:
+    """The background tasks of one owner. `close` cancels what is left and waits for its end.
+
+    A task that ends with an exception is logged with its name: it was nobody's to await.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self._running: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    def start(self, work: Coroutine[Any, Any, Any], name: str = "") -> asyncio.Task[Any]:
+        """Start `work` at once. After `close` nothing starts any more: the coroutine is closed and an error raised."""
+        if self._closed:
+            work.close()
+            raise RuntimeError(f"{self.owner} is closed")
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.owner}: {name or work.__qualname__}")
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background task failed: %s", task.get_name(), exc_info=error)
+
+    async def close(self) -> None:
+        """Cancel every task and wait until all have ended."""
+        self._closed = True
+        mine = asyncio.current_task()
+        left = [task for task in self._running if task is not mine]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+    async def drain(self, timeout_s: float | None) -> bool:
+        """Wait until every task has ended by itself; return False when `timeout_s` seconds were not enough."""
+        mine = asyncio.current_task()
+        left = [task for task in self._running if task is not mine]
+        if not left:
+            return True
+        _, pending = await asyncio.wait(left, timeout=timeout_s)
+        return not pending
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __repr__(self) -> str:
+        return f"<Tasks of {self.owner}: {len(self._running)} running>"
