@@ -1,0 +1,45 @@
+"""The catalogue: which class implements which component type, and which extra its library comes with.
+
+Rows are text: a component's module, and with it its library, is imported only when such a component is loaded.
+Other packages add theirs by an entry point of the group `pillion.components` that names a tuple like this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One implementation: `type` and `version` as in a Component resource, `path` as `module:class`.
+
+    The class has an attribute `Settings`, a frozen dataclass that `pillion.kinds.component.decode` can fill.
+    """
+
+    type: str
+    version: str
+    path: str
+    extra: str = ""
+    """The optional dependency group of this distribution that brings the library, when the core does not."""
+
+
+_HERE = "pillion.components."
+
+COMPONENTS: tuple[Entry, ...] = (
+    Entry("state.in-memory", "v1", _HERE + "memory:MemoryState"),
+    Entry("state.sqlite", "v1", _HERE + "sqlite:SqliteState"),
+    Entry("state.sqlite3", "v1", _HERE + "sqlite:SqliteState"),
+    Entry("state.redis", "v1", _HERE + "redis:RedisState", "redis"),
+    Entry("state.postgresql", "v1", _HERE + "postgresql:PostgresState1", "postgresql"),
+    Entry("state.postgres", "v1", _HERE + "postgresql:PostgresState1", "postgresql"),
+    Entry("state.postgresql", "v2", _HERE + "postgresql:PostgresState2", "postgresql"),
+    Entry("state.postgres", "v2", _HERE + "postgresql:PostgresState2", "postgresql"),
+    Entry("pubsub.in-memory", "v1", _HERE + "memory:MemoryPubSub"),
+    Entry("pubsub.sqlite", "v1", _HERE + "sqlite_broker:SqlitePubSub"),
+    Entry("pubsub.redis", "v1", _HERE + "redis_streams:RedisPubSub", "redis"),
+    Entry("secretstores.local.file", "v1", _HERE + "local_secrets:FileSecrets"),
+    Entry("secretstores.local.env", "v1", _HERE + "local_secrets:EnvironmentSecrets"),
+    Entry("nameresolution.mdns", "v1", _HERE + "mdns:MdnsNames"),
+    Entry("nameresolution.sqlite", "v1", _HERE + "sqlite_names:SqliteNames"),
+    Entry("nameresolution.pillion", "v1", _HERE + "registry_names:RegistryNames"),
+)

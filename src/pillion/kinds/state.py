@@ -1,0 +1,190 @@
+"""State stores: what a block asks of one, and what it may answer (spec `components.md` 2, `http-api.md` 4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from pillion.errors import ComponentError
+from pillion.kinds.component import Component
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NO_METADATA: Mapping[str, str] = {}
+
+
+class Feature(StrEnum):
+    """What a store declares; a declared feature is a tested feature. The text is the capability name of `/metadata`."""
+
+    ETAG = "ETAG"
+    TRANSACTIONAL = "TRANSACTIONAL"
+    QUERY_API = "QUERY_API"
+    TTL = "TTL"
+    DELETE_WITH_PREFIX = "DELETE_WITH_PREFIX"
+    KEYS_LIKE = "KEYS_LIKE"
+    PARTITION_KEY = "PARTITION_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Read one key. `consistency` is "", "eventual" or "strong"."""
+
+    key: str
+    consistency: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Found:
+    """What was read. `value` None: no such key (then all else is empty). `error` is set in bulk reads alone.
+
+    `metadata` holds `ttlExpireTime` (RFC 3339, UTC) when the row expires and the store can tell.
+    """
+
+    key: str
+    value: bytes | None = None
+    etag: str | None = None
+    metadata: Mapping[str, str] = NO_METADATA
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """Write one key.
+
+    `is_json` tells that `value` is compact JSON text with sorted keys, made from a JSON document (HTTP); stores that
+    escape `<`, `>` and `&` apply `escaped`. Otherwise `value` is opaque bytes (gRPC). `etag` None or "" means absent.
+    `concurrency` is "", "first-write" or "last-write". `metadata["ttlInSeconds"]` is read by `ttl_of`.
+    """
+
+    key: str
+    value: bytes
+    etag: str | None = None
+    concurrency: str = ""
+    consistency: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = ""
+    is_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete one key; deleting what is not there is no error unless an `etag` is given."""
+
+    key: str
+    etag: str | None = None
+    concurrency: str = ""
+    consistency: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+Operation = Set | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query document as sent by the client: JSON text of `{"filter", "sort", "page"}`."""
+
+    document: bytes
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class QueryResult:
+    """Rows of a query and the token of the next page ("" at the end)."""
+
+    items: list[Found]
+    token: str = ""
+    metadata: Mapping[str, str] = NO_METADATA
+
+
+@runtime_checkable
+class StateStore(Component, Protocol):
+    """A key-value store. Keys come with their prefix already applied.
+
+    `set` and `delete` raise `EtagMismatch`, `EtagInvalid` or `ComponentError`. A returned call is durable in the
+    store's own sense.
+    """
+
+    features: frozenset[Feature]
+
+    async def get(self, request: Get) -> Found: ...
+
+    async def set(self, request: Set) -> None: ...
+
+    async def delete(self, request: Delete) -> None: ...
+
+
+@runtime_checkable
+class BulkGetStore(StateStore, Protocol):
+    """A store that reads many keys at once; every requested key is answered, in any order."""
+
+    async def bulk_get(self, requests: Sequence[Get]) -> list[Found]: ...
+
+
+@runtime_checkable
+class TransactionalStore(StateStore, Protocol):
+    """A store that applies a list of operations all or none, in order.
+
+    `max_operations` 0 means no limit.
+    """
+
+    max_operations: int
+
+    async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None: ...
+
+
+@runtime_checkable
+class QueryStore(StateStore, Protocol):
+    """A store that answers the query API."""
+
+    async def query(self, request: Query) -> QueryResult: ...
+
+
+@runtime_checkable
+class KeysStore(StateStore, Protocol):
+    """A store that lists its keys by a SQL LIKE pattern (`\\` escapes), paged; an empty pattern is an error."""
+
+    async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]: ...
+
+
+_ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
+
+
+def escaped(json_text: bytes) -> bytes:
+    """Write `<`, `>`, `&`, U+2028 and U+2029 of a JSON text as `\\u00XX`; they occur inside strings only."""
+    for plain, escape in _ESCAPES:
+        if plain in json_text:
+            json_text = json_text.replace(plain, escape)
+    return json_text
+
+
+def ttl_of(metadata: Mapping[str, str]) -> int | None:
+    """Return `ttlInSeconds` (key in any case): None when absent, -1 or 0 for no expiry, else seconds.
+
+    Raises `ComponentError` for anything that is not an integer from -1 to 2^31-1.
+    """
+    if not metadata:
+        return None
+    text = metadata.get("ttlInSeconds")
+    if text is None:
+        text = next((value for key, value in metadata.items() if key.lower() == "ttlinseconds"), None)
+    if text is None or text == "":
+        return None
+    try:
+        ttl = int(text)
+    except ValueError:
+        raise ComponentError(f"error parsing TTL: ttlInSeconds {text!r} is not an integer") from None
+    if not -1 <= ttl < 2**31:
+        raise ComponentError(f"error parsing TTL: ttlInSeconds {ttl} is outside -1 to {2**31 - 1}")
+    return ttl
+
+
+def check_options(concurrency: str, consistency: str) -> None:
+    """Raise `ComponentError` for an unknown concurrency or consistency."""
+    if concurrency not in ("", "first-write", "last-write"):
+        raise ComponentError(f"unrecognized concurrency type '{concurrency}'")
+    if consistency not in ("", "strong", "eventual"):
+        raise ComponentError(f"unrecognized consistency type '{consistency}'")
