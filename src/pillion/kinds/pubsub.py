@@ -22,7 +22,7 @@ class Feature(StrEnum):
     """The broker itself can hold a message back until a time (`pillion.delay`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Publish:
     """One message for a topic; `data` goes to the broker byte for byte."""
 
@@ -32,7 +32,7 @@ class Publish:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BulkEntry:
     """One message of a bulk publish; `entry_id` is unique within its bulk."""
 

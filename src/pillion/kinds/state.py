@@ -12,8 +12,6 @@ from pillion.kinds.component import Component
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-NO_METADATA: Mapping[str, str] = {}
-
 
 class Feature(StrEnum):
     """What a store declares; a declared feature is a tested feature. The text is the capability name of `/metadata`."""
@@ -27,7 +25,7 @@ class Feature(StrEnum):
     PARTITION_KEY = "PARTITION_KEY"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Get:
     """Read one key. `consistency` is "", "eventual" or "strong"."""
 
@@ -46,11 +44,11 @@ class Found:
     key: str
     value: bytes | None = None
     etag: str | None = None
-    metadata: Mapping[str, str] = NO_METADATA
+    metadata: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Set:
     """Write one key.
 
@@ -69,7 +67,7 @@ class Set:
     is_json: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delete:
     """Delete one key; deleting what is not there is no error unless an `etag` is given."""
 
@@ -83,7 +81,7 @@ class Delete:
 Operation = Set | Delete
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Query:
     """A query document as sent by the client: JSON text of `{"filter", "sort", "page"}`."""
 
@@ -97,7 +95,7 @@ class QueryResult:
 
     items: list[Found]
     token: str = ""
-    metadata: Mapping[str, str] = NO_METADATA
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
