@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pillion.errors import ComponentError
 from pillion.kinds.component import Component
+from pillion.wire.gojson import escaped as escaped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,17 +147,6 @@ class KeysStore(StateStore, Protocol):
     """A store that lists its keys by a SQL LIKE pattern (`\\` escapes), paged; an empty pattern is an error."""
 
     async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]: ...
-
-
-_ESCAPES = ((b"<", b"\\u003c"), (b">", b"\\u003e"), (b"&", b"\\u0026"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
-
-
-def escaped(json_text: bytes) -> bytes:
-    """Write `<`, `>`, `&`, U+2028 and U+2029 of a JSON text as `\\u00XX`; they occur inside strings only."""
-    for plain, escape in _ESCAPES:
-        if plain in json_text:
-            json_text = json_text.replace(plain, escape)
-    return json_text
 
 
 def ttl_of(metadata: Mapping[str, str]) -> int | None:
