@@ -1,0 +1,155 @@
+"""The way to the application beside this sidecar: one object, whichever protocol it speaks.
+
+Holds what every call shares (spec `http-api.md` 5.1, `runtime.md` 7.5): the application's token, the limit on
+concurrent calls, the health gate. Knows: that an application speaks HTTP or gRPC. Never knows: what is asked of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from pillion.errors import ComponentError
+
+if TYPE_CHECKING:
+    from pillion.net.exchange import ClientStream, GrpcChannel, Metadata, Request, Response, UnaryReply
+
+
+class AppUnhealthy(ComponentError):
+    """The application failed its health probes; calls fail at once (spec `runtime.md` 7.6)."""
+
+    def __init__(self) -> None:
+        super().__init__("app is not in a healthy state")
+
+
+class HttpTransport(Protocol):
+    """An HTTP client bound to the application's address."""
+
+    async def request(self, request: Request) -> Response: ...
+
+    async def close(self) -> None: ...
+
+
+class AppChannel:
+    """Calls to the application.
+
+    `http` is set for the protocols http, https and h2c, `grpc` for grpc and grpcs; exactly one of them.
+    `token` is APP_API_TOKEN. `limit` 0 means unlimited. `healthy` is switched by the health prober.
+    """
+
+    def __init__(
+        self,
+        protocol: str,
+        *,
+        http: HttpTransport | None = None,
+        grpc: GrpcChannel | None = None,
+        token: str = "",
+        limit: int = 0,
+        address: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.protocol = protocol
+        self.http = http
+        self.grpc = grpc
+        self.token = token
+        self.limit = max(limit, 0)
+        self.address = address
+        self.port = port
+        self.healthy = True
+        self._slots = asyncio.Semaphore(limit) if limit > 0 else None
+        self._token_header = (b"dapr-api-token", token.encode()) if token else None
+
+    async def request(self, request: Request, *, gated: bool = True) -> Response:
+        """Call an HTTP application. The slot of a limited channel is held until the body has been consumed.
+
+        Raises `AppUnhealthy` and what the client raises. `gated` False: probes and external invocation.
+        """
+        assert self.http is not None
+        if gated and not self.healthy:
+            raise AppUnhealthy
+        if self._token_header is not None:
+            request.headers = [pair for pair in request.headers if pair[0] != b"dapr-api-token"]
+            request.headers.append(self._token_header)
+        if self._slots is None:
+            return await self.http.request(request)
+        await self._slots.acquire()
+        try:
+            response = await self.http.request(request)
+        except BaseException:
+            self._slots.release()
+            raise
+        if isinstance(response.body, bytes):
+            self._slots.release()
+        else:
+            response.body = _Releasing(response.body, self._slots)
+        return response
+
+    async def unary(
+        self,
+        method: str,
+        message: bytes,
+        *,
+        metadata: Metadata | None = None,
+        timeout_s: float | None = None,
+        limited: bool = False,
+        gated: bool = True,
+        with_token: bool = True,
+    ) -> UnaryReply:
+        """Call a gRPC application. `limited` counts against the concurrency limit: invoke and jobs alone do."""
+        assert self.grpc is not None
+        if gated and not self.healthy:
+            raise AppUnhealthy
+        metadata = [] if metadata is None else metadata
+        if with_token and self.token:
+            metadata = [pair for pair in metadata if pair[0] != "dapr-api-token"]
+            metadata.append(("dapr-api-token", self.token))
+        if self._slots is None or not limited:
+            return await self.grpc.unary(method, message, metadata=metadata, timeout_s=timeout_s)
+        async with self._slots:
+            return await self.grpc.unary(method, message, metadata=metadata, timeout_s=timeout_s)
+
+    def stream(self, method: str, *, metadata: Metadata, timeout_s: float | None = None) -> ClientStream:
+        """Open any gRPC call to the application, for proxying; adds the token."""
+        assert self.grpc is not None
+        if self.token:
+            metadata = [pair for pair in metadata if pair[0] != "dapr-api-token"]
+            metadata.append(("dapr-api-token", self.token))
+        return self.grpc.stream(method, metadata=metadata, timeout_s=timeout_s)
+
+    async def close(self) -> None:
+        if self.http is not None:
+            await self.http.close()
+        if self.grpc is not None:
+            await self.grpc.close()
+
+    def __repr__(self) -> str:
+        return f"<AppChannel {self.protocol} to {self.address}:{self.port}, {'healthy' if self.healthy else 'unhealthy'}>"
+
+
+class _Releasing:
+    """A response body that gives its slot back when it ends, fails or is closed."""
+
+    def __init__(self, body: object, slots: asyncio.Semaphore) -> None:
+        self._body = body
+        self._slots: asyncio.Semaphore | None = slots
+
+    def __aiter__(self) -> _Releasing:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await self._body.__anext__()  # type: ignore[attr-defined, no-any-return]
+        except BaseException:
+            self._release()
+            raise
+
+    async def aclose(self) -> None:
+        self._release()
+        closing = getattr(self._body, "aclose", None)
+        if closing is not None:
+            await closing()
+
+    def _release(self) -> None:
+        if self._slots is not None:
+            self._slots.release()
+            self._slots = None
