@@ -33,8 +33,42 @@ def escaped(text: bytes) -> bytes:
 
 
 def loads(text: bytes) -> Any:
-    """Parse one JSON document; raises ValueError (orjson.JSONDecodeError)."""
-    return orjson.loads(text)
+    """Parse the first JSON document of `text`; what follows it is ignored, as the reference's decoder does.
+
+    Raises ValueError, its text `EOF` for an empty body and `unexpected EOF` for a truncated one, as clients know it.
+    """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return _first(text, error)
+
+
+def loads_spelled(text: bytes) -> Any:
+    """Like `loads`, with every number that orjson would spell otherwise than Go already spelled: for re-encoding."""
+    value = loads(text)
+    if _ODD_NUMBER.search(text) is not None:
+        return _SPELLING.raw_decode(text.decode().lstrip(_SPACE))[0]
+    return value
+
+
+_SPACE = " \t\r\n"
+
+
+def _first(text: bytes, error: ValueError) -> Any:
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        raise ValueError("invalid UTF-8 in JSON text") from error
+    decoded = decoded.lstrip(_SPACE)
+    if not decoded:
+        raise ValueError("EOF") from error
+    try:
+        return _PLAIN.raw_decode(decoded)[0]
+    except RecursionError:
+        raise ValueError("exceeded max depth") from error
+    except ValueError as second:
+        at_end = getattr(second, "pos", 0) >= len(decoded) or "Unterminated string" in str(second)
+        raise ValueError("unexpected EOF" if at_end else f"invalid JSON: {error}") from error
 
 
 def dumps(value: Any) -> bytes:
@@ -78,6 +112,10 @@ def _float(text: str) -> orjson.Fragment:
     return orjson.Fragment(spell(float(text)).encode())
 
 
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"invalid character in literal {text}")
+
+
 def spell(number: float) -> str:
     """Return a double as Go spells it in JSON: shortest digits, exponent below 1e-6 and from 1e21."""
     size = abs(number)
@@ -93,3 +131,7 @@ def spell(number: float) -> str:
     if "e" in text:
         text = f"{number:.20f}".rstrip("0")
     return text
+
+
+_PLAIN = json.JSONDecoder(parse_constant=_no_constant)
+_SPELLING = json.JSONDecoder(parse_float=_float, parse_int=_integer, parse_constant=_no_constant)

@@ -1,0 +1,484 @@
+"""State: get, save, delete, bulk get and transactions over any store (spec `http-api.md` 4.2, `grpc-api.md` 3).
+
+Knows: keys and their prefixes, how a request becomes an operation of a store and an answer a reply. Never knows: which
+store, or how bytes travel. HTTP values are JSON documents that are re-encoded, gRPC values opaque bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from google.protobuf.message import Message
+
+from pillion.api.operation import Http, Operation, Rpc
+from pillion.api.render import JSON
+from pillion.blocks import state_faults as faults
+from pillion.errors import ApiError, Code, ComponentError, EtagInvalid, EtagMismatch
+from pillion.kinds.state import (
+    BulkGetStore,
+    Delete,
+    Feature,
+    Found,
+    Get,
+    Set,
+    StateStore,
+    TransactionalStore,
+)
+from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
+from pillion.wire import gojson
+from pillion.wire.messages import runtime as m
+from pillion.wire.messages import wellknown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pillion.api.call import HttpCall, RpcCall
+    from pillion.kinds.keys import KeyPrefix
+
+PARALLEL = 100
+"""Single operations in flight for one bulk request, where the store has no bulk of its own."""
+CONCURRENCY = ("", "first-write", "last-write")
+CONSISTENCY = ("", "eventual", "strong")
+EMPTY = wellknown.Empty()
+
+
+@dataclass(slots=True)
+class Store:
+    """A loaded store, and how its keys are written."""
+
+    name: str
+    component: StateStore
+    prefix: KeyPrefix
+
+
+class StateBlock:
+    """The handlers. `stores` is the live registry: components come and go while the sidecar runs."""
+
+    def __init__(self, app_id: str, stores: Mapping[str, Store]) -> None:
+        self._app_id = app_id
+        self._stores = stores
+
+    def operations(self) -> list[Operation]:
+        """The rows of this block."""
+        write = ("POST", "PUT")
+        store = "v1.0/state/{store}"
+        return [
+            Operation(
+                "GetState", "state",
+                http=(Http(("GET",), store + "/{key}", self.get),), rpc=Rpc(("GetState",), m.GetStateRequest, self.rpc_get),
+            ),
+            Operation(
+                "SaveState", "state",
+                http=(Http(write, store, self.save),), rpc=Rpc(("SaveState",), m.SaveStateRequest, self.rpc_save),
+            ),
+            Operation(
+                "DeleteState", "state", http=(Http(("DELETE",), store + "/{key}", self.delete),),
+                rpc=Rpc(("DeleteState",), m.DeleteStateRequest, self.rpc_delete),
+            ),
+            Operation(
+                "GetBulkState", "state", http=(Http(write, store + "/bulk", self.bulk_get),),
+                rpc=Rpc(("GetBulkState",), m.GetBulkStateRequest, self.rpc_bulk_get),
+            ),
+            Operation(
+                "DeleteBulkState", "state", rpc=Rpc(("DeleteBulkState",), m.DeleteBulkStateRequest, self.rpc_bulk_delete)
+            ),
+            Operation(
+                "ExecuteStateTransaction", "state", http=(Http(write, store + "/transaction", self.transact),),
+                rpc=Rpc(("ExecuteStateTransaction",), m.ExecuteStateTransactionRequest, self.rpc_transact),
+            ),
+            Operation(
+                "QueryState", "state", "v1alpha1",
+                http=(Http(write, "v1.0-alpha1/state/{store}/query", self.query),),
+                rpc=Rpc(("QueryStateAlpha1",), m.QueryStateRequest, self.rpc_query),
+            ),
+        ]  # fmt: skip
+
+    # -- what both protocols share
+
+    def _find(self, name: str, *, http: bool) -> Store:
+        store = self._stores.get(name)
+        if store is not None:
+            return store
+        fault = faults.NOT_FOUND if self._stores else faults.NOT_CONFIGURED
+        raise ApiError(fault, store=name, metadata={"appID": self._app_id} if http else None)
+
+    @staticmethod
+    def _key(store: Store, key: str, *, http: bool, named: bool = True) -> str:
+        if "||" not in key:
+            return store.prefix.apply(key)
+        text = f"input key/keyPrefix '{key}' can't contain '||'"
+        if http:
+            text = f"api error: code = InvalidArgument desc = {text}"
+        raise ApiError(
+            faults.ILLEGAL_KEY, text=text, resource=store.name, fields=[(key if named else "", text)], metadata=None
+        )
+
+    @staticmethod
+    async def _set(store: Store, requests: Sequence[Set]) -> None:
+        try:
+            if len(requests) == 1:
+                await store.component.set(requests[0])
+            else:
+                await _each(store.component.set, requests)
+        except ComponentError as error:
+            raise _etag(faults.SAVE, error, store=store.name) from error
+
+    @staticmethod
+    async def _bulk_get(store: Store, requests: list[Get], parallelism: int) -> list[Found]:
+        if isinstance(store.component, BulkGetStore):
+            return await store.component.bulk_get(requests)
+
+        async def one(request: Get) -> Found:
+            try:
+                return await store.component.get(request)
+            except ComponentError as error:
+                return Found(request.key, error=str(error))
+
+        return await _gather(one, requests, parallelism if 0 < parallelism < PARALLEL else PARALLEL)
+
+    @staticmethod
+    def _transactional(store: Store) -> TransactionalStore:
+        component = store.component
+        if Feature.TRANSACTIONAL not in component.features or not isinstance(component, TransactionalStore):
+            raise ApiError(faults.TRANSACTIONS_NOT_SUPPORTED, store=store.name, resource=store.name)
+        return component
+
+    async def _transact(
+        self, component: TransactionalStore, store: Store, operations: list[Set | Delete], metadata: dict[str, str]
+    ) -> None:
+        limit = component.max_operations
+        if 0 < limit < len(operations):
+            counts = {"currentOpsTransaction": str(len(operations)), "maxOpsPerTransaction": str(limit)}
+            raise ApiError(
+                faults.TOO_MANY, count=len(operations), limit=limit, resource=store.name, metadata=counts
+            )
+        try:
+            await component.transact(operations, metadata)
+        except ComponentError as error:
+            raise ApiError(faults.TRANSACTION, error=error) from error
+
+    # -- HTTP
+
+    async def get(self, call: HttpCall) -> Response:
+        name, key = call.params
+        store = self._find(name, http=True)
+        stored = self._key(store, key, http=True)
+        if call.query_text:
+            request = Get(stored, call.first("consistency"), call.metadata())
+        else:
+            request = Get(stored)
+        try:
+            found = await store.component.get(request)
+        except ComponentError as error:
+            raise ApiError(faults.GET, key=key, store=name, error=error) from error
+        if found.value is None:
+            return Response(204)
+        headers = [JSON]
+        if found.etag:
+            headers.append((b"etag", found.etag.encode()))
+        if found.metadata:
+            headers += [(b"metadata." + k.lower().encode(), v.encode()) for k, v in found.metadata.items()]
+        return Response(200, headers, found.value)
+
+    async def save(self, call: HttpCall) -> Response:
+        store = self._find(call.params[0], http=True)
+        try:
+            items = gojson.loads_spelled(call.body())
+            if items is None:
+                items = []
+            if not isinstance(items, list):
+                raise ValueError(f"json: cannot unmarshal {_kind(items)} into Go value of type []state.SetRequest")
+            shared = call.metadata()
+            requests = [self._set_request(store, item, shared) for item in items]
+        except (ValueError, BodyTooLarge, BodyIncomplete) as error:
+            raise ApiError(faults.MALFORMED, text=str(error)) from error
+        if requests:
+            await self._set(store, requests)
+        return Response(204)
+
+    def _set_request(
+        self, store: Store, item: object, shared: dict[str, str], *, named: bool = True, may_be_empty: bool = False
+    ) -> Set:
+        fields = _fields(item)
+        key = _text(fields, "key")
+        if not key and not may_be_empty:
+            raise ApiError(faults.EMPTY_KEY)
+        metadata = _metadata(fields)
+        if shared:
+            metadata = {**metadata, **shared}
+        concurrency, consistency = _options(fields)
+        value = orjson.dumps(fields.get("value"), option=orjson.OPT_SORT_KEYS)
+        return Set(
+            self._key(store, key, http=True, named=named), value, _text(fields, "etag") or None, concurrency, consistency,
+            metadata, _text(fields, "contenttype"), is_json=True,
+        )  # fmt: skip
+
+    async def delete(self, call: HttpCall) -> Response:
+        name, key = call.params
+        store = self._find(name, http=True)
+        request = Delete(
+            self._key(store, key, http=True), call.header(b"if-match") or None, call.first("concurrency"),
+            call.first("consistency"), call.metadata(),
+        )  # fmt: skip
+        try:
+            await store.component.delete(request)
+        except ComponentError as error:
+            raise _etag(faults.DELETE, error, key=key) from error
+        return Response(204)
+
+    async def bulk_get(self, call: HttpCall) -> Response:
+        store = self._find(call.params[0], http=True)
+        try:
+            fields = _fields(gojson.loads(call.body()))
+            keys = fields.get("keys") or []
+            parallelism = fields.get("parallelism") or 0
+            if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+                raise ValueError("keys must be a list of strings")
+            if not isinstance(parallelism, int):
+                raise ValueError("parallelism must be an integer")
+            metadata = {**_metadata(fields), **call.metadata()}
+        except (ValueError, BodyTooLarge, BodyIncomplete) as error:
+            raise ApiError(faults.MALFORMED, text=f"failed deserializing HTTP body: {error}") from error
+        if not keys:
+            return Response(200, [JSON], b"[]\n")
+        requests = [Get(self._key(store, key, http=True), metadata=metadata) for key in keys]
+        try:
+            found = await self._bulk_get(store, requests, parallelism)
+        except ComponentError as error:
+            raise ApiError(faults.BULK_GET, error=error) from error
+        rows: list[dict[str, object]] = []
+        for item in found:
+            row: dict[str, object] = {"key": store.prefix.strip(item.key)}
+            if item.value is not None:
+                row["data"] = _as_json(item.value)
+            if item.etag:
+                row["etag"] = item.etag
+            if item.metadata:
+                row["metadata"] = dict(item.metadata)
+            if item.error:
+                row["error"] = item.error
+            rows.append(row)
+        return Response(200, [JSON], orjson.dumps(rows) + b"\n")
+
+    async def transact(self, call: HttpCall) -> Response:
+        store = self._find(call.params[0], http=True)
+        component = self._transactional(store)
+        try:
+            fields = _fields(gojson.loads_spelled(call.body()))
+            rows = fields.get("operations") or []
+            if not isinstance(rows, list):
+                raise ValueError("operations must be a list")
+            shared = call.metadata()
+            operations = [self._operation(store, row, shared) for row in rows]
+            metadata = {**_metadata(fields), **shared}
+        except (ValueError, BodyTooLarge, BodyIncomplete) as error:
+            raise ApiError(faults.MALFORMED, text=f"failed deserializing HTTP body: {error}") from error
+        if operations:
+            await self._transact(component, store, operations, metadata)
+        return Response(204)
+
+    def _operation(self, store: Store, row: object, shared: dict[str, str]) -> Set | Delete:
+        fields = _fields(row)
+        kind = _text(fields, "operation")
+        request = fields.get("request")
+        if kind == "upsert":
+            return self._set_request(store, request, shared, named=False, may_be_empty=True)
+        if kind != "delete":
+            raise ApiError(faults.UNKNOWN_OPERATION, operation=kind)
+        inner = _fields(request)
+        concurrency, consistency = _options(inner)
+        key = self._key(store, _text(inner, "key"), http=True, named=False)
+        return Delete(key, _text(inner, "etag") or None, concurrency, consistency, {**_metadata(inner), **shared})
+
+    async def query(self, call: HttpCall) -> Response:
+        store = self._find(call.params[0], http=True)
+        raise ApiError(faults.QUERY_NOT_SUPPORTED, resource=store.name)
+
+    # -- gRPC
+
+    async def rpc_get(self, call: RpcCall, request: m.GetStateRequest) -> Message:
+        store = self._find(request.store_name, http=False)
+        key = self._key(store, request.key, http=False)
+        try:
+            found = await store.component.get(Get(key, CONSISTENCY[request.consistency], dict(request.metadata)))
+        except ComponentError as error:
+            raise ApiError(faults.GET, key=request.key, store=store.name, error=error) from error
+        if found.value is None:
+            return m.GetStateResponse()
+        return m.GetStateResponse(data=found.value, etag=found.etag or "", metadata=found.metadata)
+
+    async def rpc_bulk_get(self, call: RpcCall, request: m.GetBulkStateRequest) -> Message:
+        store = self._find(request.store_name, http=False)
+        metadata = dict(request.metadata)
+        requests = [Get(self._key(store, key, http=False), metadata=metadata) for key in request.keys]
+        reply = m.GetBulkStateResponse()
+        if not requests:
+            return reply
+        for item in await self._bulk_get(store, requests, request.parallelism):
+            reply.items.add(
+                key=store.prefix.strip(item.key), data=item.value or b"", etag=item.etag or "", error=item.error,
+                metadata=item.metadata,
+            )  # fmt: skip
+        return reply
+
+    async def rpc_save(self, call: RpcCall, request: m.SaveStateRequest) -> Message:
+        store = self._find(request.store_name, http=False)
+        if not request.states:
+            return EMPTY
+        await self._set(store, [self._rpc_set(store, item) for item in request.states])
+        return EMPTY
+
+    def _rpc_set(self, store: Store, item: Any, *, may_be_empty: bool = False) -> Set:
+        if not item.key and not may_be_empty:
+            raise ApiError(faults.EMPTY_KEY)
+        metadata = dict(item.metadata)
+        value, is_json = item.value, False
+        if metadata.get("contentType") == "application/json":
+            value, is_json = gojson.canonical(value), True
+        options = item.options
+        return Set(
+            self._key(store, item.key, http=False), value, item.etag.value if item.HasField("etag") else None,
+            CONCURRENCY[options.concurrency], CONSISTENCY[options.consistency], metadata,
+            metadata.get("contentType", ""), is_json,
+        )  # fmt: skip
+
+    def _rpc_deletion(self, store: Store, item: Any) -> Delete:
+        options = item.options
+        return Delete(
+            self._key(store, item.key, http=False), item.etag.value if item.HasField("etag") else None,
+            CONCURRENCY[options.concurrency], CONSISTENCY[options.consistency], dict(item.metadata),
+        )  # fmt: skip
+
+    async def rpc_delete(self, call: RpcCall, request: m.DeleteStateRequest) -> Message:
+        store = self._find(request.store_name, http=False)
+        try:
+            await store.component.delete(self._rpc_deletion(store, request))
+        except ComponentError as error:
+            raise _etag(faults.DELETE, error, key=request.key) from error
+        return EMPTY
+
+    async def rpc_bulk_delete(self, call: RpcCall, request: m.DeleteBulkStateRequest) -> Message:
+        store = self._find(request.store_name, http=False)
+        deletions = [self._rpc_deletion(store, item) for item in request.states]
+        try:
+            await _each(store.component.delete, deletions)
+        except ComponentError as error:
+            raise _etag(faults.BULK_DELETE, error, store=store.name) from error
+        return EMPTY
+
+    async def rpc_transact(self, call: RpcCall, request: m.ExecuteStateTransactionRequest) -> Message:
+        store = self._find(request.storeName, http=False)
+        component = self._transactional(store)
+        operations: list[Set | Delete] = []
+        for row in request.operations:
+            if row.operationType == "upsert":
+                operations.append(self._rpc_set(store, row.request, may_be_empty=True))
+            elif row.operationType == "delete":
+                operations.append(self._rpc_deletion(store, row.request))
+            else:
+                raise ApiError(faults.UNKNOWN_OPERATION, operation=row.operationType)
+        if operations:
+            await self._transact(component, store, operations, dict(request.metadata))
+        return EMPTY
+
+    async def rpc_query(self, call: RpcCall, request: m.QueryStateRequest) -> Message:
+        store = self._find(request.store_name, http=False)
+        raise ApiError(faults.QUERY_NOT_SUPPORTED, resource=store.name)
+
+
+async def _gather(work: Any, requests: Sequence[Any], limit: int) -> list[Any]:
+    """Run `work` over `requests`, at most `limit` at once, answers in order; the first error ends the rest."""
+    if len(requests) == 1:
+        return [await work(requests[0])]
+    slots = asyncio.Semaphore(limit)
+
+    async def one(request: Any) -> Any:
+        async with slots:
+            return await work(request)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(request)) for request in requests]
+    except* ComponentError as errors:
+        raise _leaf(errors) from errors
+    return [task.result() for task in tasks]
+
+
+async def _each(work: Any, requests: Sequence[Any]) -> None:
+    """Run a write for every request and let all of them end before the first error is raised, ETag conflicts first."""
+    slots = asyncio.Semaphore(PARALLEL)
+
+    async def one(request: Any) -> BaseException | None:
+        async with slots:
+            try:
+                await work(request)
+            except ComponentError as error:
+                return error
+        return None
+
+    failures = [error for error in await asyncio.gather(*map(one, requests)) if error is not None]
+    if failures:
+        raise next((e for e in failures if isinstance(e, (EtagMismatch, EtagInvalid))), failures[0])
+
+
+def _leaf(errors: BaseExceptionGroup[ComponentError]) -> ComponentError:
+    first = errors.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _etag(fault: Any, error: ComponentError, **values: object) -> ApiError:
+    """The statuses of ETag conflicts override those of the row (spec `http-api.md` 3.2)."""
+    if isinstance(error, EtagMismatch):
+        fault = replace(fault, http_status=409, grpc_status=Code.ABORTED)
+    elif isinstance(error, EtagInvalid):
+        fault = replace(fault, http_status=400, grpc_status=Code.INVALID_ARGUMENT)
+    return ApiError(fault, error=error, **values)
+
+
+def _kind(value: object) -> str:
+    return {dict: "object", list: "array", str: "string", bool: "bool"}.get(type(value), "number")
+
+
+def _fields(item: object) -> dict[str, Any]:
+    if item is None:
+        return {}
+    if not isinstance(item, dict):
+        raise ValueError(f"json: cannot unmarshal {_kind(item)} where an object is expected")
+    return {name.lower(): value for name, value in item.items()}
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"json: cannot unmarshal {_kind(value)} into field {name} of type string")
+    return value
+
+
+def _metadata(fields: dict[str, Any]) -> dict[str, str]:
+    value = fields.get("metadata")
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise ValueError("json: metadata must be an object of strings")
+    return dict(value)
+
+
+def _options(fields: dict[str, Any]) -> tuple[str, str]:
+    options = _fields(fields.get("options"))
+    if not options:
+        return "", ""
+    return _text(options, "concurrency"), _text(options, "consistency")
+
+
+def _as_json(value: bytes) -> object:
+    """A stored value inside a JSON reply. Bytes that are no JSON (saved over gRPC) are given as a string."""
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value.decode("utf-8", "replace")
+    return orjson.Fragment(value)
