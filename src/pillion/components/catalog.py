@@ -34,7 +34,7 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("state.postgres", "v1", _HERE + "postgresql:PostgresState1", "postgresql"),
     Entry("state.postgresql", "v2", _HERE + "postgresql:PostgresState2", "postgresql"),
     Entry("state.postgres", "v2", _HERE + "postgresql:PostgresState2", "postgresql"),
-    Entry("pubsub.in-memory", "v1", _HERE + "memory:MemoryPubSub"),
+    Entry("pubsub.in-memory", "v1", _HERE + "memory_broker:MemoryPubSub"),
     Entry("pubsub.sqlite", "v1", _HERE + "sqlite_broker:SqlitePubSub"),
     Entry("pubsub.redis", "v1", _HERE + "redis_streams:RedisPubSub", "redis"),
     Entry("secretstores.local.file", "v1", _HERE + "local_secrets:FileSecrets"),
