@@ -1,0 +1,194 @@
+"""HTTP/1.1 heads, chunks and header rules as bytes (RFC 9110, RFC 9112).
+
+Knows: how a response or request head is written, how a body is framed, which headers belong to one connection only.
+Never knows: sockets, and how incoming bytes are read - that is `httptools`.
+
+Header names are lower-case inside the house and canonical (`Content-Type`) on the wire. The framing headers
+(`FRAMING`) are the writer's own: values that callers pass for them are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Headers = list[tuple[bytes, bytes]]
+
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+"""Headers that a proxy must not pass on (RFC 9110 7.6.1), besides those that `Connection` itself names."""
+
+FRAMING = frozenset(
+    (b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+)
+"""Headers that only the writer of a message may set, because they say how its bytes are cut."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+SWITCH_TO_H2C = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+H2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+"""The first bytes of an HTTP/2 client (RFC 9113 3.4)."""
+
+LAST_CHUNK = b"0\r\n\r\n"
+CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = b"\r\n\r\n"
+CLOSE = b"\r\nConnection: close"
+
+_MEMO_LIMIT = 1024
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(rb"[!-~\x80-\xff]+")
+_UNSAFE = bytes.maketrans(b"\r\n\0", b"   ")
+
+
+def is_token(name: bytes) -> bool:
+    """Return whether `name` may be a header name or a method (RFC 9110 5.6.2)."""
+    return _TOKEN.fullmatch(name) is not None
+
+
+def canonical(name: bytes) -> bytes:
+    """Return a header name in the case that HTTP applications are used to: `Content-Type`, `Www-Authenticate`."""
+    return b"-".join([part.capitalize() for part in name.split(b"-")])
+
+
+class _Leads(dict[bytes, bytes]):
+    """Memo from a lower-case name to what stands before its value: `\\r\\nContent-Type: `. Empty: leave the field out."""
+
+    def __init__(self, left_out: Iterable[bytes], *, strict: bool) -> None:
+        super().__init__((name, b"") for name in left_out)
+        self._strict = strict
+
+    def __missing__(self, name: bytes) -> bytes:
+        if not is_token(name):
+            if self._strict:
+                raise ValueError(f"{name!r} cannot be a header name")
+            return b""
+        lead = b"\r\n" + canonical(name) + b": "
+        if len(self) < _MEMO_LIMIT:
+            self[name] = lead
+        return lead
+
+
+_RESPONSE_LEADS = _Leads(FRAMING, strict=False)
+_REQUEST_LEADS = _Leads((*FRAMING, b"host", b"expect", b"http2-settings"), strict=True)
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+_LENGTHS = [b"\r\nContent-Length: %d\r\n\r\n" % length for length in range(2048)]
+
+
+def status_line(status: int) -> bytes:
+    """Return `HTTP/1.1 200 OK` without its line end. Raises `ValueError` unless 200 <= status <= 999."""
+    if not 200 <= status <= 999:
+        raise ValueError(f"{status} cannot be the status of a response")
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status" % status
+
+
+def content_length(length: int) -> bytes:
+    """Return the end of a head whose body has `length` bytes."""
+    return _LENGTHS[length] if length < 2048 else b"\r\nContent-Length: %d\r\n\r\n" % length
+
+
+def response_head(status: int, headers: Headers, tail: bytes) -> bytes:
+    """Return the head of a response; `tail` is its framing: `content_length(n)`, `CHUNKED` or `END`, after `CLOSE` or not.
+
+    Names that are no tokens are left out; CR, LF and NUL in values become spaces (RFC 9110 5.5).
+    """
+    line = _STATUS_LINES.get(status)
+    parts = [line if line is not None and status >= 200 else status_line(status)]
+    for name, value in headers:
+        if lead := _RESPONSE_LEADS[name]:
+            parts.append(lead)
+            parts.append(value)
+    parts.append(tail)
+    head = b"".join(parts)
+    if _is_clean(head, parts, tail):
+        return head
+    parts[2:-1:2] = [value.translate(_UNSAFE) for value in parts[2:-1:2]]
+    return b"".join(parts)
+
+
+def _is_clean(head: bytes, parts: list[bytes], tail: bytes) -> bool:
+    """Return whether no value smuggled in a line: the head has as many CR and LF as its fields and tail, and no NUL."""
+    lines = (len(parts) - 2) // 2 + tail.count(b"\n")
+    return head.count(b"\n") == lines and head.count(b"\r") == lines and 0 not in head
+
+
+def request_head(method: str, target: bytes, host: bytes, headers: Headers, tail: bytes) -> bytes:
+    """Return the head of a request; `tail` as in `response_head`. A `host` among the headers wins over `host`.
+
+    Raises `ValueError` for a method, target, name or value that could change the meaning of the bytes around it.
+    """
+    parts = [b"", b"\r\nHost: ", host]
+    for name, value in headers:
+        if lead := _REQUEST_LEADS[name]:
+            parts.append(lead)
+            parts.append(value)
+        elif name == b"host":
+            parts[2] = value
+    parts[0] = method.encode() + b" " + target + b" HTTP/1.1"
+    parts.append(tail)
+    head = b"".join(parts)
+    if not _is_clean(head, parts, tail):
+        raise ValueError("a header value must not contain line breaks or NUL")
+    if _TARGET.fullmatch(target) is None:
+        raise ValueError(f"{target!r} cannot be a request target")
+    if not (method.isalpha() or is_token(method.encode())):
+        raise ValueError(f"{method!r} cannot be a method")
+    return head
+
+
+def chunk(data: bytes) -> bytes:
+    """Return one chunk (RFC 9112 7.1). `data` must not be empty: an empty chunk would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: Headers | None) -> bytes:
+    """Return the end of a chunked body with its trailers; framing headers cannot be trailers (RFC 9110 6.5.1)."""
+    if not trailers:
+        return LAST_CHUNK
+    fields = [
+        lead[2:] + value.translate(_UNSAFE) + b"\r\n"
+        for name, value in trailers
+        if name != b"host" and (lead := _RESPONSE_LEADS[name])
+    ]
+    return b"0\r\n%b\r\n" % b"".join(fields)
+
+
+def connection_options(headers: Headers) -> set[bytes]:
+    """Return the lower-case options of all `Connection` headers: names of headers that belong to this hop."""
+    options = (value.lower().split(b",") for name, value in headers if name == b"connection")
+    return {option.strip() for some in options for option in some}
+
+
+def end_to_end(headers: Headers) -> Headers:
+    """Return the headers that a proxy passes on: without those that concern one connection (RFC 9110 7.6.1)."""
+    named = connection_options(headers)
+    return [field for field in headers if field[0] not in HOP_BY_HOP and field[0] not in named]
+
+
+def origin_form(target: bytes) -> bytes | None:
+    """Return the path and query of a request target; None when it is no target of an origin server.
+
+    `http://host/path` is what clients send to proxies, and servers must accept it too (RFC 9112 3.2.2).
+    """
+    if target.startswith(b"/") or target == b"*":
+        return target
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in (b"http", b"https") or not rest:
+        return None
+    cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    tail = rest[cut:]
+    return tail if tail.startswith(b"/") else b"/" + tail
