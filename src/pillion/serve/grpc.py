@@ -1,0 +1,170 @@
+"""The gRPC API: from a full method name to its row and back (spec `grpc-api.md` 1 and 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from pillion.api.call import RpcCall
+from pillion.api.render import rpc_error
+from pillion.errors import ApiError, Code, ComponentError
+from pillion.net.exchange import Method, RpcError
+from pillion.wire import baggage, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from pillion.api.operation import Operation, Rpc
+    from pillion.net.exchange import Metadata, ServerCall, Streaming
+
+log = logging.getLogger("pillion.serve.grpc")
+UNTRACED = frozenset({"/dapr.proto.runtime.v1.Dapr/InvokeService"})
+
+
+class GrpcApi:
+    """The `GrpcService` of the API port. `proxy` serves every method that no row has (spec `grpc-api.md` 6).
+
+    `extras` are further methods by full name, as served by the transport's own extras (reflection, health).
+    """
+
+    def __init__(
+        self,
+        operations: Iterable[Operation],
+        *,
+        proxy: Streaming,
+        api_token: str = "",
+        tracing: bool = True,
+        api_log: Callable[[str, str, int, float], None] | None = None,
+        extras: dict[str, Method] | None = None,
+    ) -> None:
+        self._methods: dict[str, Method] = dict(extras or {})
+        self._tracing = tracing
+        for operation in operations:
+            if operation.rpc is not None:
+                for name in operation.rpc.methods:
+                    full = f"/{operation.rpc.service}/{name}"
+                    self._methods[full] = self._method(full, operation.rpc)
+        self._proxy = Method(streaming=proxy)
+        if api_log is not None:
+            self._methods = {name: _logged(name, method, api_log) for name, method in self._methods.items()}
+        self._token = api_token
+
+    def find(self, method: str, metadata: Metadata) -> Method | None:
+        if self._token and (refusal := _refusal(metadata, self._token)) is not None:
+            return refusal
+        return self._methods.get(method, self._proxy)
+
+    def _method(self, full: str, row: Rpc) -> Method:
+        if row.unary is not None:
+            assert row.takes is not None
+            parse, serve, traced = row.takes.FromString, row.unary, self._tracing and full not in UNTRACED
+
+            async def unary(call: ServerCall, request: bytes) -> bytes:
+                try:
+                    message = parse(request)
+                except DecodeError as error:
+                    raise RpcError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
+                try:
+                    if traced:
+                        _trace(call)
+                    reply = await serve(RpcCall(full, call), message)
+                except Exception as error:
+                    raise _failed(full, error) from error
+                return reply.SerializeToString()
+
+            return Method(unary=unary)
+        assert row.stream is not None
+        stream = row.stream
+
+        async def streaming(call: ServerCall) -> None:
+            try:
+                await stream(RpcCall(full, call))
+            except Exception as error:
+                raise _failed(full, error) from error
+
+        return Method(streaming=streaming)
+
+
+def _trace(call: ServerCall) -> None:
+    """Answer with the caller's trace context, and refuse a broken `baggage`."""
+    for name, value in call.metadata:
+        if name == "grpc-trace-bin":
+            call.initial_metadata.append((name, value))
+        elif name == "traceparent" and isinstance(value, str) and trace.valid_parent(value):
+            call.initial_metadata.append(("grpc-trace-bin", trace.to_binary(value)))
+        elif name == "baggage" and isinstance(value, str):
+            try:
+                baggage.check(value)
+            except ValueError as error:
+                raise RpcError(Code.INVALID_ARGUMENT, f"invalid baggage header: {error}") from error
+            call.initial_metadata.append((name, value))
+
+
+def _failed(method: str, error: Exception) -> RpcError:
+    if not isinstance(error, (ApiError, RpcError, ComponentError, asyncio.TimeoutError, ValueError)):
+        log.error("%s failed", method, exc_info=error)
+    return rpc_error(error)
+
+
+def _refusal(metadata: Metadata, token: str) -> Method | None:
+    """Check and remove the API token; covers every method, proxied ones too (spec `grpc-api.md` 1)."""
+    given = [value for name, value in metadata if name == "dapr-api-token"]
+    if not metadata:
+        text = "missing metadata in request"
+    elif not given:
+        text = "missing api token in request metadata"
+    elif not isinstance(given[0], str) or not hmac.compare_digest(given[0].encode(), token.encode()):
+        text = "authentication error: api token mismatch"
+    else:
+        metadata[:] = [pair for pair in metadata if pair[0] != "dapr-api-token"]
+        return None
+
+    async def refuse(call: ServerCall) -> None:
+        raise rejection(Code.UNAUTHENTICATED, 401, "Unauthorized", text)
+
+    return Method(streaming=refuse)
+
+
+def rejection(code: Code, http_code: int, title: str, text: str) -> RpcError:
+    """Form D of the specification: a status as if made from an HTTP status."""
+    from pillion.wire.messages import rpc
+
+    status = rpc.Status(code=int(code), message=title)
+    info = {"http.code": str(http_code), "http.error_message": text.encode()[:63].decode("utf-8", "ignore")}
+    status.details.add().Pack(rpc.ErrorInfo(reason=title, domain="dapr.io", metadata=info))
+    return RpcError(code, title, status.SerializeToString())
+
+
+def _logged(name: str, method: Method, write: Callable[[str, str, int, float], None]) -> Method:
+    """Log each call: method, user agent, numeric code, duration in milliseconds (spec `runtime.md` 1.6)."""
+
+    async def watch(call: ServerCall, work: Awaitable[object]) -> object:
+        started, code = time.perf_counter(), 0
+        try:
+            return await work
+        except RpcError as error:
+            code = error.code
+            raise
+        finally:
+            agent = call.first("user-agent")
+            write(name, agent if isinstance(agent, str) else "", code, (time.perf_counter() - started) * 1000)
+
+    if method.unary is not None:
+        inner = method.unary
+
+        async def unary(call: ServerCall, request: bytes) -> bytes:
+            return await watch(call, inner(call, request))  # type: ignore[return-value]
+
+        return Method(unary=unary)
+    assert method.streaming is not None
+    stream = method.streaming
+
+    async def streaming(call: ServerCall) -> None:
+        await watch(call, stream(call))
+
+    return Method(streaming=streaming)

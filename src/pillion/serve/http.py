@@ -1,0 +1,222 @@
+"""The HTTP API: from a request to its row and back (spec `http-api.md` 1).
+
+What is configured - token, CORS, API log - wraps the dispatch once, when the sidecar is built; what is off is absent.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillion.api.call import HttpCall
+from pillion.api.render import http_error, text_response
+from pillion.api.table import BadEscape, Routes
+from pillion.errors import ApiError, ComponentError
+from pillion.net.exchange import Response
+from pillion.wire import baggage, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from pillion.api.operation import Operation
+    from pillion.net.exchange import Headers, Request
+
+    Handler = Callable[[Request], Awaitable[Response]]
+
+log = logging.getLogger("pillion.serve.http")
+HEALTH = (b"/v1.0/healthz", b"/v1.0/healthz/outbound")
+_NO_TRACE = (b"traceparent", trace.NONE.encode())
+METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiLog:
+    """How API calls are logged (spec `runtime.md` 1.6): full URLs or operation names, health probes or not."""
+
+    write: Callable[[str, str, int, int, float], None]
+    """Called with method text, user agent, status, size in bytes, duration in milliseconds."""
+    obfuscate: bool = False
+    omit_health: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """What surrounds the dispatch. `origins` None: no CORS; `tracing` False: samplingRate is exactly 0."""
+
+    api_token: str = ""
+    origins: tuple[str, ...] | None = None
+    tracing: bool = True
+    api_log: ApiLog | None = None
+
+
+class HttpApi:
+    """The `HttpService` of the API port. `fallback` takes every request that no row matches (service invocation)."""
+
+    def __init__(
+        self,
+        operations: Iterable[Operation],
+        settings: HttpSettings,
+        fallback: Callable[[HttpCall], Awaitable[Response]],
+    ) -> None:
+        self._routes = Routes(operations)
+        self._fallback = fallback
+        serve: Handler = self._dispatch
+        if settings.api_log is not None:
+            serve = _logged(serve, settings.api_log, self._routes)
+        if settings.api_token:
+            serve = _authenticated(serve, settings.api_token)
+        if settings.origins is not None:
+            serve = _cross_origin(serve, settings.origins)
+        if settings.tracing:
+            serve = _traced(serve)
+        self.serve = serve
+
+    def streams(self, method: str, target: bytes, headers: Headers) -> bool:
+        """The invocation routes and the fallback take bodies as they arrive; all others are collected first."""
+        try:
+            match = self._routes.find(method, target.partition(b"?")[0])
+        except BadEscape:
+            return False
+        return match is None or match[0].streams
+
+    async def _dispatch(self, request: Request) -> Response:
+        path, _, query = request.target.partition(b"?")
+        try:
+            match = self._routes.find(request.method, path)
+        except BadEscape as error:
+            return text_response(400, str(error))
+        try:
+            if match is None:
+                return await self._fallback(HttpCall(request, path, query, (), ""))
+            row, params, _ = match
+            return await row.serve(HttpCall(request, path, query, params, row.path))
+        except ApiError as error:
+            if error.__cause__ is not None and error.http_status >= 500 and not _expected(error.__cause__):
+                log.error("%s %s failed", request.method, _shown(path), exc_info=error)
+            return http_error(error)
+        except Exception as error:
+            log.exception("%s %s failed", request.method, _shown(path))
+            return http_error(error)
+
+
+def _expected(cause: BaseException) -> bool:
+    """A dependency's or the caller's failure is told to the caller; only ours fills the log with a traceback."""
+    return isinstance(cause, (ComponentError, OSError, ValueError))
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _traced(serve: Handler) -> Handler:
+    """Answer with the trace context of the request, as the reference does; a broken `baggage` header is refused."""
+
+    async def traced(request: Request) -> Response:
+        parent = state = carried = None
+        for name, value in request.headers:
+            if name == b"traceparent":
+                parent = parent or value
+            elif name == b"tracestate":
+                state = state or value
+            elif name == b"baggage":
+                carried = carried or value
+        if carried is not None:
+            try:
+                baggage.check(carried.decode("latin-1"))
+            except ValueError as error:
+                return text_response(400, f"invalid baggage header: {error}")
+        response = await serve(request)
+        if b"/healthz" in request.target:
+            return response
+        for name, _ in response.headers:
+            if name == b"traceparent":
+                break
+        else:
+            if parent is not None and trace.valid_parent(parent.decode("latin-1")):
+                response.headers.append((b"traceparent", parent))
+                if state is not None:
+                    response.headers.append((b"tracestate", state))
+            else:
+                response.headers.append(_NO_TRACE)
+        if carried is not None:
+            response.headers.append((b"baggage", carried))
+        return response
+
+    return traced
+
+
+def _authenticated(serve: Handler, token: str) -> Handler:
+    """Demand the API token; health probes are exempt and the header goes no further (spec `http-api.md` 1)."""
+    expected = token.encode()
+
+    async def authenticated(request: Request) -> Response:
+        if request.method == "GET" and request.target.partition(b"?")[0] in HEALTH:
+            return await serve(request)
+        given = request.header(b"dapr-api-token")
+        if given is None or not hmac.compare_digest(given, expected):
+            response = text_response(401, "invalid api token\n")
+            response.headers.append((b"x-content-type-options", b"nosniff"))
+            return response
+        request.headers = [pair for pair in request.headers if pair[0] != b"dapr-api-token"]
+        return await serve(request)
+
+    return authenticated
+
+
+def _cross_origin(serve: Handler, origins: tuple[str, ...]) -> Handler:
+    """CORS (spec `http-api.md` 1): preflights are answered here, before the token is asked for."""
+    everyone = "*" in origins
+    known = {origin.encode().lower() for origin in origins}
+
+    def allowed(origin: bytes | None) -> bytes | None:
+        if origin is None:
+            return None
+        if everyone:
+            return b"*"
+        return origin if origin.lower() in known else None
+
+    async def cross_origin(request: Request) -> Response:
+        origin = allowed(request.header(b"origin"))
+        asked = request.header(b"access-control-request-method")
+        if request.method == "OPTIONS" and asked is not None:
+            headers = [
+                (b"vary", b"Origin"),
+                (b"vary", b"Access-Control-Request-Method"),
+                (b"vary", b"Access-Control-Request-Headers"),
+            ]
+            if origin is not None and asked.decode("latin-1").upper() in METHODS.split(", "):
+                headers.append((b"access-control-allow-origin", origin))
+                headers.append((b"access-control-allow-methods", asked))
+                wanted = request.header(b"access-control-request-headers")
+                if wanted:
+                    headers.append((b"access-control-allow-headers", wanted))
+            return Response(200, headers)
+        response = await serve(request)
+        response.headers.append((b"vary", b"Origin"))
+        if origin is not None:
+            response.headers.append((b"access-control-allow-origin", origin))
+        return response
+
+    return cross_origin
+
+
+def _logged(serve: Handler, settings: ApiLog, routes: Routes) -> Handler:
+    async def logged(request: Request) -> Response:
+        started = time.perf_counter()
+        response = await serve(request)
+        path = request.target.partition(b"?")[0]
+        if settings.omit_health and path.startswith(HEALTH[0]):
+            return response
+        method = f"{request.method} {_shown(path)}"
+        if settings.obfuscate:
+            match = routes.find(request.method, path)
+            method = f"{request.method} {match[0].path}" if match else "InvokeService"
+        agent = (request.header(b"user-agent") or b"").decode("latin-1")
+        size = len(response.body) if isinstance(response.body, bytes) else 0
+        settings.write(method, agent, response.status, size, (time.perf_counter() - started) * 1000)
+        return response
+
+    return logged
