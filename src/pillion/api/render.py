@@ -101,7 +101,9 @@ def _rpc_details(error: ApiError, fault: Fault) -> list[Message]:
         violations = [rpc.BadRequest.FieldViolation(field=name, description=text) for name, text in error.fields]
         found.append(rpc.BadRequest(field_violations=violations))
     if fault.shape == "help":
-        link = rpc.Help.Link(description="Check the list of state stores and the features they support", url=STORES_PAGE)
+        link = rpc.Help.Link(
+            description="Check the list of state stores and the features they support", url=STORES_PAGE
+        )
         found.append(rpc.Help(links=[link]))
     if fault.shape in ("resource", "key", "help"):
         found.append(

@@ -45,7 +45,8 @@ class Routes:
                 self._add(row)
 
     def _add(self, row: Http) -> None:
-        node, names = self._root, []
+        node = self._root
+        names: list[str] = []
         *inner, last = row.path.strip("/").split("/")
         for segment in inner:
             node = self._step(node, segment, names)
@@ -84,7 +85,9 @@ class Routes:
         params = []
         for name, value in zip(names, values, strict=True):
             try:
-                params.append(decode_component(value.decode("latin-1")) if b"%" in value or b"+" in value else text(value))
+                params.append(
+                    decode_component(value.decode("latin-1")) if b"%" in value or b"+" in value else text(value)
+                )
             except ValueError as error:
                 raise BadEscape(f'failed to unescape request parameter "{name}". Error: {error}') from error
         match = (row, tuple(params), cleaned)

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from pillion.api.call import HttpCall, RpcCall
 
 NOT_READY = Fault(
-    "ERR_HEALTH_NOT_READY", 500, Code.INTERNAL, "dapr is not ready: {targets}", "ERR_HEALTH_NOT_READY", category="health"
+    "ERR_HEALTH_NOT_READY",
+    500,
+    Code.INTERNAL,
+    "dapr is not ready: {targets}",
+    "ERR_HEALTH_NOT_READY",
+    category="health",
 )
 OUTBOUND_NOT_READY = Fault(
     "ERR_OUTBOUND_HEALTH_NOT_READY", 500, Code.INTERNAL, "dapr outbound is not ready: {targets}",
@@ -79,9 +84,7 @@ class HealthBlock:
     `stop(force)` begins the end of the sidecar and returns at once.
     """
 
-    def __init__(
-        self, app_id: str, inbound: Readiness, outbound: Readiness, stop: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, app_id: str, inbound: Readiness, outbound: Readiness, stop: Callable[[bool], None]) -> None:
         self._app_id = app_id
         self._inbound = inbound
         self._outbound = outbound

@@ -152,9 +152,7 @@ class StateBlock:
         limit = component.max_operations
         if 0 < limit < len(operations):
             counts = {"currentOpsTransaction": str(len(operations)), "maxOpsPerTransaction": str(limit)}
-            raise ApiError(
-                faults.TOO_MANY, count=len(operations), limit=limit, resource=store.name, metadata=counts
-            )
+            raise ApiError(faults.TOO_MANY, count=len(operations), limit=limit, resource=store.name, metadata=counts)
         try:
             await component.transact(operations, metadata)
         except ComponentError as error:
@@ -429,7 +427,7 @@ def _leaf(errors: BaseExceptionGroup[ComponentError]) -> ComponentError:
     return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-def _etag(fault: Any, error: ComponentError, **values: object) -> ApiError:
+def _etag(fault: Any, error: ComponentError, **values: Any) -> ApiError:
     """The statuses of ETag conflicts override those of the row (spec `http-api.md` 3.2)."""
     if isinstance(error, EtagMismatch):
         fault = replace(fault, http_status=409, grpc_status=Code.ABORTED)

@@ -15,6 +15,7 @@ from pillion.api.render import rpc_error
 from pillion.errors import ApiError, Code, ComponentError
 from pillion.net.exchange import Method, RpcError
 from pillion.wire import baggage, trace
+from pillion.wire.messages import rpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -132,8 +133,6 @@ def _refusal(metadata: Metadata, token: str) -> Method | None:
 
 def rejection(code: Code, http_code: int, title: str, text: str) -> RpcError:
     """Form D of the specification: a status as if made from an HTTP status."""
-    from pillion.wire.messages import rpc
-
     status = rpc.Status(code=int(code), message=title)
     info = {"http.code": str(http_code), "http.error_message": text.encode()[:63].decode("utf-8", "ignore")}
     status.details.add().Pack(rpc.ErrorInfo(reason=title, domain="dapr.io", metadata=info))

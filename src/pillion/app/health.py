@@ -1,0 +1,116 @@
+"""Is the application there, and is it well (spec `runtime.md` 1.4 step 18 and 7.7).
+
+`Verdict` is the pure part: outcomes of probes in, changes of health out. The drivers below it wait for the port and
+run the probes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillion.net.exchange import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pillion.app.channel import AppChannel
+
+log = logging.getLogger("pillion.app.health")
+DIAL_TIMEOUT_S = 0.5
+DIAL_PAUSE_S = 0.1
+SAY_EVERY = 100
+HEALTH_METHOD = "/dapr.proto.runtime.v1.AppCallbackHealthCheck/HealthCheck"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Unhealthy at first; one success is health, `threshold` failures in a row are the end of it."""
+
+    threshold: int
+    healthy: bool = False
+    failures: int = 0
+
+    def feed(self, success: bool) -> bool | None:
+        """Take the outcome of one probe; return the new health when it changed, else None."""
+        if success:
+            self.failures = 0
+            if not self.healthy:
+                self.healthy = True
+                return True
+            return None
+        self.failures = min(self.failures + 1, self.threshold)
+        if self.healthy and self.failures >= self.threshold:
+            self.healthy = False
+            return False
+        return None
+
+
+async def port_open(host: str, port: int, *, tls: bool) -> None:
+    """Return when `host:port` accepts a connection (and, with `tls`, a handshake without verification).
+
+    Waits for ever, as applications may take their time; says every ten seconds what it waits for. There is no event
+    for a port of another process that opens, so it dials again after a pause.
+    """
+    context = None
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                _, writer = await asyncio.open_connection(host, port, ssl=context)
+        except (OSError, TimeoutError):
+            if attempt % SAY_EVERY == 0:
+                log.info("waiting for the application to listen on %s:%d", host, port)
+            await asyncio.sleep(DIAL_PAUSE_S)
+            continue
+        writer.close()
+        return
+
+
+async def probe(channel: AppChannel, path: str, timeout_s: float) -> bool:
+    """Ask the application once: 2xx of an HTTP GET, or an answered HealthCheck."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            if channel.http is not None:
+                response = await channel.http.request(Request("GET", path.encode(), []))
+                if not isinstance(response.body, bytes):
+                    async for _ in response.body:
+                        pass
+                return 200 <= response.status < 300
+            assert channel.grpc is not None
+            await channel.grpc.unary(HEALTH_METHOD, b"", timeout_s=timeout_s)
+            return True
+    except Exception as error:
+        log.debug("health probe failed: %s", error)
+        return False
+
+
+async def watch(
+    channel: AppChannel,
+    *,
+    path: str,
+    interval_s: float,
+    timeout_s: float,
+    threshold: int,
+    changed: Callable[[bool], Awaitable[None]],
+) -> None:
+    """Probe at once and then every `interval_s`, never two at a time; report each change. Runs until cancelled."""
+    verdict = Verdict(threshold)
+    channel.healthy = False
+    loop = asyncio.get_running_loop()
+    while True:
+        started = loop.time()
+        change = verdict.feed(await probe(channel, path, timeout_s))
+        if change is not None:
+            channel.healthy = change
+            log.info("the application is %s", "healthy" if change else f"unhealthy: {threshold} probes failed in a row")
+            await changed(change)
+        await asyncio.sleep(max(0.0, started + interval_s - loop.time()))
