@@ -1,0 +1,70 @@
+"""Every state store passes the kit, against its real server."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pillion.components.memory import MemoryState
+from pillion.components.sqlite import SqliteState
+from pillion.kinds.component import Context, decode
+from pillion.testing import state_kit
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from pillion.kinds.state import StateStore
+
+    Opened = Callable[[], AbstractAsyncContextManager[StateStore]]
+    Row = Callable[[pytest.FixtureRequest], Opened]
+
+
+def opener(kind: type, metadata: Mapping[str, str]) -> Opened:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[StateStore]:
+        store = kind(decode(kind.Settings, metadata, where="component kit"), Context("kit"))  # type: ignore[attr-defined]
+        try:
+            await store.open()
+            yield store
+        finally:
+            await store.close()
+
+    return opened
+
+
+def memory(request: pytest.FixtureRequest) -> Opened:
+    return opener(MemoryState, {})
+
+
+def sqlite_file(request: pytest.FixtureRequest) -> Opened:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return opener(SqliteState, {"connectionString": str(folder / "state.sqlite")})
+
+
+def sqlite_without_wal(request: pytest.FixtureRequest) -> Opened:
+    folder: Path = request.getfixturevalue("tmp_path")
+    return opener(SqliteState, {"connectionString": f"file:{folder}/state.sqlite", "disableWAL": "true"})
+
+
+def sqlite_in_memory(request: pytest.FixtureRequest) -> Opened:
+    return opener(SqliteState, {"connectionString": ":memory:"})
+
+
+MATRIX = [memory, sqlite_file, sqlite_without_wal, sqlite_in_memory]
+
+
+@pytest.mark.parametrize("check", state_kit.CHECKS, ids=repr)
+@pytest.mark.parametrize("store", MATRIX, ids=lambda one: one.__name__)
+def test_kit(
+    store: Callable[[pytest.FixtureRequest], Opened], check: state_kit.Check, request: pytest.FixtureRequest
+) -> None:
+    """Each fact of the kit holds for each store that declares the features it is about."""
+    try:
+        asyncio.run(check.run(store(request)))
+    except state_kit.Skipped as reason:
+        pytest.skip(str(reason))
