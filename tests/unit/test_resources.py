@@ -207,7 +207,7 @@ def test_near_misses(tmp_path: Path) -> None:
         (minimal("HTTPEndpoint", "x", spec="{baseUrl: u, clientTLS: {renegotiation: x}}"), "use one of: Never"),
         (minimal("Compnent", "x"), "(did you mean dapr.io/v1alpha1 Component?)"),
         (minimal("Configuration", "x"), "name its file with --config"),
-        ("kind: [", "0.yaml:2:"),
+        ("kind: [", "0.yaml:1: did not find"),
         ("- a\n- b\n", "0.yaml:1: expected a mapping, found a list"),
         ("5", "expected a mapping, found 5"),
     ],
