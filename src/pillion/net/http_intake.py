@@ -5,8 +5,8 @@ Never knows: the socket, the service's answers, time.
 
 `httptools` in its strict mode already refuses: Content-Length twice or beside Transfer-Encoding, a transfer coding that
 does not end in chunked, bad chunk sizes, obs-fold, bare CR or LF, NUL and controls, blanks before a colon. What it
-lets through and this module refuses: codings besides chunked, chunked in HTTP/1.0, several or no Host, CONNECT, versions
-other than 1.0 and 1.1, targets that are neither a path nor absolute.
+lets through and this module refuses: codings besides chunked, chunked in HTTP/1.0, several or no Host, CONNECT,
+versions other than 1.0 and 1.1, targets that are neither a path nor absolute.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Refused(Exception):
 class Exchange:
     """One request on its way through a connection.
 
-    `stream` is set when the service wants to read the body itself, `pieces` collects it otherwise. `complete` tells that
-    the request has arrived whole; `refusal` is a status to answer instead of asking the service. `expects` is true while
-    the client waits for `100 Continue`. `settings` is the HTTP2-Settings of a request that asks for h2c.
+    `stream` is set when the service wants to read the body itself, `pieces` collects it otherwise. `complete` tells
+    that the request has arrived whole; `refusal` is a status to answer instead of asking the service. `expects` is true
+    while the client waits for `100 Continue`. `settings` is the HTTP2-Settings of a request that asks for h2c.
     """
 
     __slots__ = (

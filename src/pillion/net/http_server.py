@@ -54,7 +54,8 @@ class HttpServer:
     """A factory of connections for listeners: `await listen.tcp(server, ...)`.
 
     `max_body` limits request bodies in bytes (0 or less: no limit), `max_head` request heads (4 KiB more are allowed).
-    A head must arrive within `head_timeout_s`; a connection without a request is closed after `idle_timeout_s`, if given.
+    A head must arrive within `head_timeout_s`; a connection without a request is closed after `idle_timeout_s`, if
+    given.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ else:
 
 
 class HttpConnection(Intake, asyncio.Protocol):
-    """One connection. States: sniffing the first bytes, exchanging, lingering (only waiting for the client to close)."""
+    """One connection. States: sniffing the first bytes, exchanging, lingering (only waiting for the client's end)."""
 
     __slots__ = (
         "__weakref__",

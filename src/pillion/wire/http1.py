@@ -66,7 +66,7 @@ def canonical(name: bytes) -> bytes:
 
 
 class _Leads(dict[bytes, bytes]):
-    """Memo from a lower-case name to what stands before its value: `\\r\\nContent-Type: `. Empty: leave the field out."""
+    """Memo from a lower-case name to what stands before its value, `\\r\\nContent-Type: `. Empty: leave it out."""
 
     def __init__(self, left_out: Iterable[bytes], *, strict: bool) -> None:
         super().__init__((name, b"") for name in left_out)
@@ -102,8 +102,9 @@ def content_length(length: int) -> bytes:
 
 
 def response_head(status: int, headers: Headers, tail: bytes) -> bytes:
-    """Return the head of a response; `tail` is its framing: `content_length(n)`, `CHUNKED` or `END`, after `CLOSE` or not.
+    """Return the head of a response.
 
+    `tail` is its framing: `content_length(n)`, `CHUNKED` or `END`, with or without `CLOSE` before it.
     Names that are no tokens are left out; CR, LF and NUL in values become spaces (RFC 9110 5.5).
     """
     line = _STATUS_LINES.get(status)
