@@ -1,0 +1,395 @@
+"""`pubsub.sqlite`: a durable broker in one SQLite file, for any number of processes of one machine
+(`docs/decisions/sqlite-broker.md`).
+
+A publish returns after the commit that holds the message. Each consumer group gets every message at least once, its
+members share them. Knows: settings, publishing, and the turns of a subscription. The tables are `sqlite_queue`'s,
+waking and watching over other processes `sqlite_hub`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import orjson
+
+from pillion.components import sqlite_hub
+from pillion.components import sqlite_queue as queue
+from pillion.components.sqlite_engine import Location
+from pillion.components.workers import Outcome, Workers
+from pillion.errors import ComponentError, ConfigError
+from pillion.kinds.component import seconds, setting
+from pillion.kinds.message_timing import due_time_of, ttl_of
+from pillion.kinds.pubsub import Delivery, Feature
+from pillion.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from pillion.components.sqlite_hub import Hub
+    from pillion.kinds.component import Context
+    from pillion.kinds.pubsub import BulkEntry, Publish
+
+log = logging.getLogger("pillion.components.sqlite_broker")
+
+TIDY_AFTER = 1000
+"""Acknowledgements after which handled messages are deleted at once; fewer wait for `TIDY_S` seconds of company."""
+TIDY_S = 1.0
+RETRY_S = 1.0
+"""The pause after a turn that failed (disk full, another process in the way)."""
+
+
+class SqlitePubSub:
+    """One component; those of one file in one process share its hub."""
+
+    features = frozenset({Feature.MESSAGE_TTL, Feature.BULK_PUBLISH, Feature.DELAY})
+
+    @dataclass(frozen=True)
+    class Settings:
+        connection_string: str = setting(
+            "", aliases=("url",), help="path of the file; by default messages.db in the data folder of `pillion run`"
+        )
+        consumer_id: str = setting("", key="consumerID", help="the consumer group; by default the app id")
+        processing_timeout: float = setting(
+            60.0, parse=seconds, help="how long a handler may take; then it is cancelled and its message redelivered"
+        )
+        redeliver_interval: float = setting(15.0, parse=seconds, help="the pause before a rejected message comes again")
+        max_deliveries: int = setting(0, help="how often a message may be rejected before it is given up; 0: for ever")
+        dead_letter_topic: str = setting("", help="where given-up messages go; without it they are logged and dropped")
+        concurrency: int = setting(10, help="messages of one subscription in their handlers at the same time")
+        queue_depth: int = setting(100, help="messages that one subscription takes from the file ahead of its handlers")
+        retention: float = setting(
+            86_400.0, parse=seconds, help="how long messages of a topic without any consumer group are kept"
+        )
+        group_retention: float = setting(
+            604_800.0, parse=seconds, help="how long a consumer group without any member is remembered; 0: for ever"
+        )
+
+    def __init__(self, settings: Settings, context: Context) -> None:
+        self._settings = settings
+        self._context = context
+        self._group = settings.consumer_id or context.app_id or context.name
+        self._hub: Hub | None = None
+        self._subscriptions: set[_Subscription] = set()
+
+    async def open(self) -> None:
+        settings = self._settings
+        path = settings.connection_string
+        if not path:
+            if not self._context.data_dir:
+                raise ConfigError(
+                    "connectionString is missing", where=self._context.name, mend="give the path of the broker's file"
+                )
+            path = os.path.join(self._context.data_dir, "messages.db")
+        self._hub = await sqlite_hub.enter(
+            Location.parse(path),
+            lease_s=settings.processing_timeout or 60.0,
+            retention_s=settings.retention,
+            group_retention_s=settings.group_retention,
+        )
+
+    async def ping(self) -> None:
+        await self._opened().engine.read(lambda db: db.execute("SELECT layout FROM broker_about").fetchone())
+
+    async def close(self) -> None:
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            await sqlite_hub.leave(hub)
+
+    def _opened(self) -> Hub:
+        if self._hub is None:
+            raise ComponentError("the SQLite broker is closed")
+        return self._hub
+
+    async def publish(self, message: Publish) -> None:
+        hub = self._opened()
+        row, due = _row(message.topic, message, time.time())
+        if due is None:
+            await hub.engine.write_row(queue.publish, row)
+        else:
+            await hub.engine.write(partial(queue.publish_all, rows=(), delayed=((row, due),)))
+        hub.ring(message.topic)
+
+    async def bulk_publish(
+        self, topic: str, entries: Sequence[BulkEntry], metadata: Mapping[str, str]
+    ) -> list[tuple[str, str]]:
+        """Publish in one transaction; entries whose metadata cannot be read are refused before."""
+        hub = self._opened()
+        now = time.time()
+        failed: list[tuple[str, str]] = []
+        rows: list[queue.Row] = []
+        delayed: list[tuple[queue.Row, float]] = []
+        for entry in entries:
+            try:
+                row, due = _row(topic, entry, now, metadata)
+            except ComponentError as error:
+                failed.append((entry.entry_id, str(error)))
+                continue
+            if due is None:
+                rows.append(row)
+            else:
+                delayed.append((row, due))
+        await hub.engine.write(partial(queue.publish_all, rows=rows, delayed=delayed))
+        hub.ring(topic)
+        return failed
+
+    async def subscribe(
+        self, topic: str, metadata: Mapping[str, str], handler: Callable[[Delivery], Awaitable[None]]
+    ) -> _Subscription:
+        hub = self._opened()
+        subscription = _Subscription(hub, self._settings, topic, self._group, handler, self._subscriptions.discard)
+        await subscription.start()
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def __repr__(self) -> str:
+        return f"<SqlitePubSub {self._context.name}, group {self._group}: {self._hub!r}>"
+
+
+def _row(
+    topic: str, message: Publish | BulkEntry, now: float, shared: Mapping[str, str] | None = None
+) -> tuple[queue.Row, float | None]:
+    """Return the row of a message and when it is due (None: at once). Its life counts from that time."""
+    metadata = {**shared, **message.metadata} if shared else message.metadata
+    if not metadata:
+        return (topic, now, None, message.content_type or None, None, message.data), None
+    due = due_time_of(metadata, now)
+    life = ttl_of(metadata)
+    expires = None if life is None else (due or now) + life
+    text = orjson.dumps(metadata if isinstance(metadata, dict) else dict(metadata)).decode()
+    return (topic, now, expires, message.content_type or None, text, message.data), due
+
+
+class _Leased(Delivery):
+    """A delivery with the number of its message."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, topic: str, row: queue.Leased) -> None:
+        self.id, failures, content_type, metadata, self.data = row
+        self.topic = topic
+        self.metadata = orjson.loads(metadata) if metadata else {}
+        self.content_type = content_type or ""
+        self.attempt = failures + 1
+
+
+class _Subscription:
+    """One member of a consumer group. One task takes turns with the file: each turn settles what handlers have done
+    since the last one and leases as many messages as there is room for.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        settings: SqlitePubSub.Settings,
+        topic: str,
+        group: str,
+        handler: Callable[[Delivery], Awaitable[None]],
+        ended: Callable[[_Subscription], None],
+    ) -> None:
+        self.topic = topic
+        self.group = 0
+        self._group_name = group
+        self._hub = hub
+        self._settings = settings
+        self._ended = ended
+        self._tasks = Tasks(f"subscription {topic}")
+        self._workers: Workers[_Leased] = Workers(
+            self._tasks,
+            handler,
+            self._settle,
+            concurrency=settings.concurrency,
+            timeout_s=settings.processing_timeout,
+        )
+        self._depth = max(1, settings.queue_depth, settings.concurrency)
+        self._done: list[int] = []
+        self._failed: list[tuple[int, float]] = []
+        self._returned: list[int] = []
+        self._more = True
+        self._stopping = False
+        self._ending = False
+        self._handled = 0
+        self._signal = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tidy: asyncio.TimerHandle | None = None
+        self._turns: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._join()
+        self._hub.add(self)
+        self._signal.set()
+        self._turns = self._tasks.start(self._run(), "turns")
+
+    async def _join(self) -> None:
+        self.group = await self._hub.engine.write(
+            partial(queue.join, topic=self.topic, name=self._group_name, now=time.time())
+        )
+
+    # --- what the hub calls ---
+
+    def wake(self) -> None:
+        """There may be something new."""
+        if not self._stopping:
+            self._more = True
+            self._signal.set()
+
+    def holds(self) -> bool:
+        return self._workers.held > 0
+
+    def let_go(self) -> None:
+        self._workers.withdraw()
+
+    # --- what handlers have done ---
+
+    def _settle(self, delivery: _Leased, outcome: Outcome) -> None:
+        if outcome is Outcome.DONE:
+            self._done.append(delivery.id)
+        elif outcome is Outcome.CUT_SHORT:
+            self._returned.append(delivery.id)
+        else:
+            self._failed.append((delivery.id, time.time() + self._settings.redeliver_interval))
+        self._signal.set()
+
+    # --- turns ---
+
+    async def _run(self) -> None:
+        while True:
+            await self._signal.wait()
+            self._signal.clear()
+            want = 0 if self._stopping or not self._more else max(0, self._depth - self._workers.held)
+            if want or self._unsettled or self._handled >= TIDY_AFTER:
+                went_well = await self._turn(want)
+                if not went_well and self._ending:
+                    return
+            if self._ending and not self._unsettled:
+                return
+
+    @property
+    def _unsettled(self) -> bool:
+        return bool(self._done or self._failed or self._returned)
+
+    async def _turn(self, want: int) -> bool:
+        """Take one turn; False when it failed and nothing has changed."""
+        settings = self._settings
+        now = time.time()
+        turn = queue.Turn(
+            topic=self.topic,
+            group=self.group,
+            owner=self._hub.owner,
+            owner_until=self._hub.until() if want else 0.0,
+            now=now,
+            want=want,
+            done=self._done,
+            failed=self._failed,
+            returned=self._returned,
+            max_deliveries=settings.max_deliveries,
+            dead_letter_topic=settings.dead_letter_topic,
+            tidy=self._handled >= TIDY_AFTER,
+        )
+        self._done, self._failed, self._returned = [], [], []
+        if want:
+            self._more = False
+        if turn.tidy:
+            self._handled = 0
+        try:
+            given = await self._hub.engine.write(partial(queue.exchange, turn=turn))
+        except ComponentError as error:
+            log.warning("topic %s: a turn failed and is tried again: %s", self.topic, error)
+            self._done[:0], self._failed[:0], self._returned[:0] = turn.done, turn.failed, turn.returned
+            self._more = True
+            self._signal.clear()
+            self._wake_at(now + RETRY_S)
+            return False
+        await self._receive(turn, given)
+        return True
+
+    async def _receive(self, turn: queue.Turn, given: queue.Given) -> None:
+        if given.lost:
+            self._hub.lost()
+        if given.rows:
+            fresh = [_Leased(self.topic, row) for row in given.rows]
+            if self._stopping:
+                self._returned += [delivery.id for delivery in fresh]
+                self._signal.set()
+            else:
+                self._workers.put(fresh)
+        self._bury(turn, given.buried)
+        if turn.returned:
+            self._hub.ring(self.topic)
+        if not given.group_known:
+            await self._join()
+            given.more = True
+        if given.more:
+            self._more = True
+            self._signal.set()
+        if given.next_due is not None:
+            self._wake_at(given.next_due)
+        self._tidy_later(len(turn.done) + len(given.buried))
+
+    def _bury(self, turn: queue.Turn, buried: list[int]) -> None:
+        if not buried:
+            return
+        if turn.dead_letter_topic:
+            log.warning("%d messages of topic %s went to topic %s", len(buried), self.topic, turn.dead_letter_topic)
+            self._hub.ring(turn.dead_letter_topic)
+        else:
+            log.error("%d messages of topic %s failed too often and are dropped", len(buried), self.topic)
+
+    def _wake_at(self, when: float) -> None:
+        """Take a turn at a time (seconds since 1970)."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, when - time.time()) + 0.001, self._timed)
+
+    def _timed(self) -> None:
+        self._timer = None
+        self._more = self._more or not self._stopping
+        self._signal.set()
+
+    def _tidy_later(self, handled: int) -> None:
+        self._handled += handled
+        if 0 < self._handled < TIDY_AFTER and self._tidy is None and not self._stopping:
+            self._tidy = asyncio.get_running_loop().call_later(TIDY_S, self._tidy_now)
+        elif self._handled >= TIDY_AFTER:
+            self._signal.set()
+
+    def _tidy_now(self) -> None:
+        self._tidy = None
+        if self._handled:
+            self._handled = max(self._handled, TIDY_AFTER)
+            self._signal.set()
+
+    # --- the end ---
+
+    async def pause(self) -> None:
+        self._stopping = True
+        self._hub.remove(self)
+        untouched = self._workers.withdraw()
+        if untouched:
+            self._returned += [delivery.id for delivery in untouched]
+            self._signal.set()
+
+    async def close(self) -> None:
+        """Wait for running handlers, then settle everything. What fails here becomes free with the owner's end."""
+        await self.pause()
+        await self._workers.finish()
+        self._workers.stop()
+        for timer in (self._timer, self._tidy):
+            if timer is not None:
+                timer.cancel()
+        self._ending = True
+        self._signal.set()
+        if self._turns is not None:
+            await asyncio.wait([self._turns])
+        await self._tasks.close()
+        self._ended(self)
+
+    def __repr__(self) -> str:
+        return f"<subscription of {self.topic} as {self._group_name}: {self._workers!r}>"
