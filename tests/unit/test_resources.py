@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pillion.errors import ConfigError
 from pillion.kinds.fields import Fields
-from pillion.kinds.resources import BulkOptions, Item, Rule, SecretRef
+from pillion.kinds.resources import BulkOptions, Item, Route, SecretRef
 from pillion.sidecar.load import Resources, load
 from pillion.wire import yamltext
 from pillion.wire.yamltext import YamlError, go_float, json_text, parse, split
@@ -315,7 +315,7 @@ def test_subscriptions(tmp_path: Path) -> None:
     old = minimal("Subscription", "first", spec="{pubsubname: b, topic: t, route: /old}")
     found = read(tmp_path, old, SUBSCRIPTION, old.replace("/old", "/newer")).subscriptions
     assert [(s.name, s.rules[-1].path) for s in found] == [("first", "/newer"), ("orders", "/orders")]
-    assert found[1].rules == (Rule('event.type == "new"', "/new"), Rule("", "/orders"))
+    assert found[1].rules == (Route('event.type == "new"', "/new"), Route("", "/orders"))
     assert found[1].metadata == {"rawPayload": "true", "size": "1.5"}
     assert found[1].dead_letter_topic == "dead"
     assert found[1].bulk == BulkOptions(True, 10, 250)

@@ -123,6 +123,25 @@ class Fields:
         """Return a list of mappings."""
         return [Fields(node, path, self.notes) for node, path in self._list(name)]
 
+    def pairs(self, name: str) -> list[tuple[str, str]]:
+        """Return a list of `key=value` texts, or of mappings with `name` and `value`; others are noted."""
+        found = []
+        for node, path in self._list(name):
+            if isinstance(node.value, dict):
+                entry = Fields(node, path, self.notes)
+                found.append((entry.text("name"), entry.text("value")))
+                continue
+            key, equals, value = self._text(node, path).partition("=")
+            if equals:
+                found.append((key, value))
+            else:
+                self.notes.append(f"{where(node, path)}: is not of the form name=value; ignored")
+        return found
+
+    def know(self, *names: str) -> None:
+        """Declare fields that are known but were not read."""
+        self._known.update(names)
+
     def free(self, name: str) -> Any:
         """Return a value of any form, without lines; None when absent."""
         node = self.raw(name)

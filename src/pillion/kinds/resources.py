@@ -71,7 +71,7 @@ class ComponentResource(Resource):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Route:
     """A route: the CEL expression `match` ("" is always) and the application's path."""
 
     match: str
@@ -93,7 +93,7 @@ class SubscriptionResource(Resource):
 
     pubsub: str = ""
     topic: str = ""
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Route, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     dead_letter_topic: str = ""
     bulk: BulkOptions = BulkOptions()
@@ -205,7 +205,7 @@ def component(document: Fields) -> ComponentResource:
     return made
 
 
-def _subscription(document: Fields, rules: Callable[[Fields], tuple[Rule, ...]]) -> SubscriptionResource:
+def _subscription(document: Fields, rules: Callable[[Fields], tuple[Route, ...]]) -> SubscriptionResource:
     spec = document.nested("spec")
     for name in ("pubsubname", "topic"):
         if not spec.text(name):
@@ -228,7 +228,7 @@ def _subscription(document: Fields, rules: Callable[[Fields], tuple[Rule, ...]])
 
 def subscription1(document: Fields) -> SubscriptionResource:
     """Read a Subscription v1alpha1: one route."""
-    return _subscription(document, lambda spec: (Rule("", spec.text("route")),) if spec.text("route") else ())
+    return _subscription(document, lambda spec: (Route("", spec.text("route")),) if spec.text("route") else ())
 
 
 def subscription2(document: Fields) -> SubscriptionResource:
@@ -236,15 +236,15 @@ def subscription2(document: Fields) -> SubscriptionResource:
     return _subscription(document, _routes)
 
 
-def _routes(spec: Fields) -> tuple[Rule, ...]:
+def _routes(spec: Fields) -> tuple[Route, ...]:
     routes = spec.nested("routes")
     rules = []
     for entry in routes.items("rules"):
-        rules.append(Rule(entry.text("match"), entry.text("path")))
+        rules.append(Route(entry.text("match"), entry.text("path")))
         entry.done()
     default = routes.text("default")
     routes.done()
-    return (*rules, Rule("", default)) if default else tuple(rules)
+    return (*rules, Route("", default)) if default else tuple(rules)
 
 
 RENEGOTIATION = ("", "Never", "OnceAsClient", "FreelyAsClient")

@@ -87,7 +87,7 @@ def parse(text: str, *, source: str = "", first_line: int = 1) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = (error.problem or error.context or "not YAML").strip()
-        line = min(mark.line, text.count("\n")) if mark else 0
+        line = min(mark.line, text.rstrip().count("\n")) if mark else 0
         raise YamlError(what, first_line + line) from error
     except (yaml.YAMLError, UnicodeError) as error:
         raise YamlError(f"not YAML: {error}".splitlines()[0], first_line) from error
