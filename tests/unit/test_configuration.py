@@ -93,7 +93,7 @@ WHOLE = (
     trustDomain: mine
     policies:
     - appId: a
-      namespace: n
+      namespace: prod
       trustDomain: t
       defaultAction: allow
       operations: [{name: /x/*, httpVerb: [POST, "*"], action: deny}]
@@ -129,7 +129,7 @@ def test_every_field(tmp_path: Path) -> None:
     assert found.api_allowed == (ApiRule("state", "v1.0", "http"),)
     assert found.api_denied == (ApiRule("invoke", "v1", "grpc"),)
     (policy,) = found.access_control.policies
-    assert (policy.app_id, policy.namespace, policy.trust_domain, policy.default_action) == ("a", "n", "t", "allow")
+    assert (policy.app_id, policy.namespace, policy.trust_domain, policy.default_action) == ("a", "prod", "t", "allow")
     assert policy.operations == (AccessOperation("/x/*", ("POST", "*"), "deny"),)
     assert found.secret_scopes == (SecretScope("s", False, frozenset("k"), frozenset("l")),)
 
@@ -138,7 +138,7 @@ def test_merging(tmp_path: Path) -> None:
     """3.1: scalars overwrite, mappings merge in any case, lists are replaced, free-form values too."""
     found = read(
         tmp_path,
-        "{tracing: {samplingRate: '1', stdout: true}, components: {deny: [a]}, nameResolution: {configuration: {a: 1}}}",
+        "{tracing: {samplingRate: 1, stdout: true}, components: {deny: [a]}, nameResolution: {configuration: {a: 1}}}",
         "{Tracing: {SamplingRate: '0.2', stdout: ~}, components: {deny: [c]}, nameresolution: {configuration: {b: 2}}}",
         "{accessControl: {defaultAction: ''}}",
     ).configuration
