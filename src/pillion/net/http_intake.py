@@ -139,8 +139,9 @@ class Intake:
 
     def parse(self, data: bytes | memoryview) -> bytes:
         """Parse one slice. Return bytes that belong to another protocol (behind a request for h2c), mostly none."""
-        self._fed += len(data)
-        self._quiet += len(data)
+        size = len(data)
+        self._fed = self._fed + size if self._in_head else size  # an upper bound of the size of any head seen
+        self._quiet += size
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -148,7 +149,7 @@ class Intake:
         except httptools.HttpParserError as error:
             self._broken(error)
         if self._in_head:
-            if self._fed > self._head_limit:
+            if self._fed > self._head_limit + SLICE:  # the count may include what stood before the head in its slice
                 self._refuse(431)
         elif self._quiet > self._head_limit and self.incoming is not None and self.incoming.length is None:
             self._refuse(400)  # chunk extensions or trailers without end
@@ -189,6 +190,7 @@ class Intake:
         for a request without a body, because what follows it must not reach the HTTP/1.1 parser.
         """
         self._upgrading = False
+        self._quiet = 0
         seen, fields = self._seen, self._fields
         if (
             self.takes_h2c
@@ -199,7 +201,7 @@ class Intake:
             self._h2c_settings = seen.get(b"http2-settings")
         head = self._plain_head(fields)
         self._parser = httptools.HttpRequestParser(self)
-        self._fed = 0
+        self._in_head = False
         before = self.queue[-1] if self.queue else None
         self.parse(head)
         self._h2c_settings = None
@@ -246,7 +248,6 @@ class Intake:
             self._check_version(version)
         if self._fed > self._head_limit and self._head_size() > self._head_limit:
             raise Refused(431)
-        self._fed = 0
         target = self._target
         if target[0] != 47:  # "/"
             target = self._check_target(target)
@@ -281,7 +282,7 @@ class Intake:
         if exchange is None:
             return
         self.incoming = None
-        self._fed = self._quiet = 0
+        self._quiet = 0
         exchange.complete = True
         if not exchange.keep_alive:
             self.deaf = True
