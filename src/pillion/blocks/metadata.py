@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import orjson
@@ -17,7 +17,7 @@ from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pillion.api.call import HttpCall, RpcCall
 
@@ -42,18 +42,6 @@ class ComponentRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SubscriptionRow:
-    """An active subscription; `kind` is DECLARATIVE, PROGRAMMATIC or STREAMING, `rules` are (match, path)."""
-
-    pubsub_name: str
-    topic: str
-    kind: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    rules: Sequence[tuple[str, str]] = ()
-    dead_letter_topic: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class AppConnection:
     """How the application is reached; the health fields only where probes are on."""
 
@@ -75,7 +63,7 @@ class Facts:
     runtime_version: str
     features: Sequence[str] = ()
     components: Callable[[], Sequence[ComponentRow]] = list
-    subscriptions: Callable[[], Sequence[SubscriptionRow]] = list
+    subscriptions: Callable[[], Sequence[m.PubsubSubscription]] = list
     http_endpoints: Callable[[], Sequence[str]] = list
     resiliencies: Callable[[], Sequence[str]] = list
     app: AppConnection | None = None
@@ -111,14 +99,7 @@ class MetadataBlock:
             reply.registered_components.add(
                 name=row.name, type=row.type, version=row.version, capabilities=row.capabilities
             )
-        for item in facts.subscriptions():
-            rules = m.PubsubSubscriptionRules(
-                rules=[m.PubsubSubscriptionRule(match=match, path=path) for match, path in item.rules]
-            )
-            reply.subscriptions.add(
-                pubsub_name=item.pubsub_name, topic=item.topic, metadata=item.metadata, rules=rules,
-                dead_letter_topic=item.dead_letter_topic, type=m.PubsubSubscriptionType.Value(item.kind),
-            )  # fmt: skip
+        reply.subscriptions.extend(facts.subscriptions())
         for name in facts.http_endpoints():
             reply.http_endpoints.add(name=name)
         for name in facts.resiliencies():
