@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillion.components.memory import MemoryState
+from pillion.components.redis import RedisState
 from pillion.components.sqlite import SqliteState
 from pillion.kinds.component import Context, decode
 from pillion.testing import state_kit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pillion.kinds.state import StateStore
+    from servers import RedisCluster, RedisServer
 
     Opened = Callable[[], AbstractAsyncContextManager[StateStore]]
     Row = Callable[[pytest.FixtureRequest], Opened]
@@ -55,7 +57,29 @@ def sqlite_in_memory(request: pytest.FixtureRequest) -> Opened:
     return opener(SqliteState, {"connectionString": ":memory:"})
 
 
-MATRIX = [memory, sqlite_file, sqlite_without_wal, sqlite_in_memory]
+def redis_node(request: pytest.FixtureRequest) -> Opened:
+    server: RedisServer = request.getfixturevalue("redis_server")
+    return opener(RedisState, {"redisHost": server.address})
+
+
+def redis_tls_acl(request: pytest.FixtureRequest) -> Opened:
+    server: RedisServer = request.getfixturevalue("redis_tls_server")
+    tls = server.certificates
+    assert tls is not None
+    request.getfixturevalue("monkeypatch").setenv("SSL_CERT_FILE", str(tls.authority))
+    metadata = {"redisHost": server.host, "redisPort": str(server.port), "redisDB": "3", "enableTLS": "true"}
+    metadata |= {"redisUsername": server.username, "redisPassword": server.password}
+    return opener(
+        RedisState, {**metadata, "clientCert": tls.client.read_text(), "clientKey": tls.client_key.read_text()}
+    )
+
+
+def redis_in_a_cluster(request: pytest.FixtureRequest) -> Opened:
+    cluster: RedisCluster = request.getfixturevalue("redis_cluster")
+    return opener(RedisState, {"redisHost": cluster.addresses, "redisType": "cluster"})
+
+
+MATRIX = [memory, sqlite_file, sqlite_without_wal, sqlite_in_memory, redis_node, redis_tls_acl, redis_in_a_cluster]
 
 
 @pytest.mark.parametrize("check", state_kit.CHECKS, ids=repr)
