@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -68,6 +69,10 @@ class Rejected(Exception):
     """
 
 
+class Withheld(asyncio.CancelledError):
+    """A handler was cut short because its subscription is ending: nothing is known of the message, which stays the
+    broker's as if this sidecar had stopped. Neither an acknowledgement nor a rejection; it counts against nobody.
+    """
 
 
 class Subscription(Protocol):

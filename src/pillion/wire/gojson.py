@@ -51,6 +51,14 @@ def loads_spelled(text: bytes) -> Any:
     return value
 
 
+def loads_exact(text: bytes) -> Any:
+    """Parse one whole document whose numbers keep their spelling when it is written again; raises ValueError."""
+    value = orjson.loads(text)
+    if _ODD_NUMBER.search(text) is not None:
+        value = json.loads(text, parse_float=_literal, parse_int=_integer)
+    return value
+
+
 _SPACE = " \t\r\n"
 
 

@@ -1,0 +1,411 @@
+"""Publishing: one event or many, over HTTP and gRPC (spec `http-api.md` 4.3, `grpc-api.md` 2 gate P and 3).
+
+Knows: the order of checks, what is put around a payload, which failure is whose. Never knows: which broker, or how
+bytes travel. The payload of one JSON event is canonicalised once; nothing else of it is looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from pillion.api.call import EMPTY
+from pillion.api.operation import Http, Operation, Rpc
+from pillion.api.render import JSON
+from pillion.blocks import pubsub_faults as faults
+from pillion.blocks.broker import EventTime, Identifiers, described
+from pillion.blocks.bulk_publish import publish_all
+from pillion.clock import SystemClock, rfc3339
+from pillion.errors import ApiError, ComponentError
+from pillion.kinds.component import go_bool
+from pillion.kinds.message_timing import ttl_of
+from pillion.kinds.pubsub import BulkEntry
+from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
+from pillion.wire import gojson
+from pillion.wire.cloudevents import (
+    CLOUDEVENT,
+    NotAnEvent,
+    Payload,
+    Stamp,
+    overrides_of,
+    payload_kind,
+    payload_member,
+)
+from pillion.wire.messages import runtime as m
+from pillion.wire.messages import wellknown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from google.protobuf.message import Message
+
+    from pillion.api.call import HttpCall, RpcCall
+    from pillion.blocks.broker import Broker, Meter
+    from pillion.clock import Clock
+    from pillion.errors import Fault
+
+EMPTY_REPLY = wellknown.Empty()
+REMEMBERED = 1024
+"""Topics whose envelope fragments are kept."""
+LONGEST_HEADER = 4096
+"""Clients limit header lines to 8 KiB or so; failed entries that do not fit here are in the body alone."""
+
+
+class PublishBlock:
+    """The handlers. `brokers` is the live registry: components come and go while the sidecar runs."""
+
+    def __init__(
+        self, app_id: str, brokers: Mapping[str, Broker], *, clock: Clock | None = None, meter: Meter | None = None
+    ) -> None:
+        self._app_id = app_id
+        self._brokers = brokers
+        self._clock = clock or SystemClock()
+        self._time = EventTime(self._clock)
+        self._new_id = Identifiers()
+        self._meter = meter
+        self._stamps: dict[tuple[str, str], Stamp] = {}
+
+    def operations(self) -> list[Operation]:
+        """The rows of this block."""
+        write = ("POST", "PUT")
+        bulk, alpha = "v1.0/publish/bulk/{pubsub}/{topic*}", "v1.0-alpha1/publish/bulk/{pubsub}/{topic*}"
+        return [
+            Operation(
+                "PublishEvent", "publish", http=(Http(write, "v1.0/publish/{pubsub}/{topic*}", self.publish),),
+                rpc=Rpc(("PublishEvent",), m.PublishEventRequest, self.rpc_publish),
+            ),
+            Operation(
+                "BulkPublishEvent", "publish", http=(Http(write, bulk, self.bulk),),
+                rpc=Rpc(("BulkPublishEvent",), m.BulkPublishRequest, self.rpc_bulk),
+            ),
+            Operation(
+                "BulkPublishEventAlpha1", "publish", "v1alpha1", http=(Http(write, alpha, self.bulk),),
+                rpc=Rpc(("BulkPublishEventAlpha1",), m.BulkPublishRequest, self.rpc_bulk),
+            ),
+        ]  # fmt: skip
+
+    # -- what both protocols share
+
+    def _raw(self, broker: Broker, metadata: Mapping[str, str]) -> bool:
+        value = metadata.get("rawPayload", "")
+        if not value:
+            return False
+        try:
+            return go_bool(value)
+        except ValueError as error:
+            raise ApiError(faults.METADATA, value=value, resource=broker.name, metadata=metadata) from error
+
+    def _stamp(self, broker: Broker, topic: str) -> Stamp:
+        key = (broker.name, topic)
+        stamp = self._stamps.get(key)
+        if stamp is None:
+            if len(self._stamps) >= REMEMBERED:
+                self._stamps.clear()
+            stamp = self._stamps[key] = Stamp(broker.name, topic, self._app_id)
+        return stamp
+
+    def _expiration(self, broker: Broker, metadata: Mapping[str, str]) -> str:
+        if broker.keeps_ttl:
+            return ""
+        try:
+            ttl = ttl_of(metadata)
+        except ComponentError:  # the reference ignores a life it cannot read
+            return ""
+        return "" if ttl is None else rfc3339(self._clock.now() + ttl)
+
+    def _event(
+        self,
+        broker: Broker,
+        topic: str,
+        body: bytes,
+        content_type: str,
+        metadata: Mapping[str, str],
+        call: HttpCall | RpcCall,
+    ) -> bytes:
+        """Return the envelope around `body`; raises `ApiError`."""
+        stamp = self._stamp(broker, topic)
+        expiration, overrides = "", None
+        if metadata:
+            expiration, overrides = self._expiration(broker, metadata), overrides_of(metadata)
+        parent = call.traceparent
+        state = call.tracestate if parent else ""
+        if payload_kind(content_type) is Payload.EVENT:
+            try:
+                return stamp.adopt(body, time=self._time(), parent=parent, state=state, expiration=expiration)
+            except NotAnEvent as error:
+                about = {"appID": self._app_id, "error": str(error)}
+                raise ApiError(faults.CLOUDEVENT, resource=broker.name, metadata=about) from error
+        return stamp.envelope(
+            payload_member(body, content_type), content_type, event_id=self._new_id(), time=self._time(), parent=parent,
+            state=state, expiration=expiration, overrides=overrides,
+        )  # fmt: skip
+
+    @staticmethod
+    def _traced(metadata: Mapping[str, str], call: HttpCall | RpcCall) -> Mapping[str, str]:
+        """Metadata of a raw message: it has no envelope that could carry the trace."""
+        parent = call.traceparent
+        if not parent:
+            return metadata
+        trace = {"traceparent": parent}
+        if call.tracestate:
+            trace["tracestate"] = call.tracestate
+        return {**trace, **metadata}
+
+    def _admit(self, broker: Broker, topic: str) -> None:
+        if not broker.may_publish(topic):
+            raise self._failed(faults.FORBIDDEN, broker, topic, "")
+
+    def _failed(self, fault: Fault, broker: Broker, topic: str, error: str) -> ApiError:
+        text = f"topic {topic} is not allowed for app id {self._app_id}" if fault is faults.FORBIDDEN else error
+        about = {"topic": topic, "error": text}
+        return ApiError(
+            fault, topic=topic, pubsub=broker.name, error=error, app=self._app_id, resource=broker.name, metadata=about
+        )
+
+    async def _publish(
+        self, broker: Broker, topic: str, data: bytes, content_type: str, metadata: Mapping[str, str]
+    ) -> None:
+        started = self._clock.monotonic() if self._meter is not None else 0.0
+        try:
+            await broker.publish(topic, data, content_type, metadata)
+        except (ComponentError, TimeoutError) as error:
+            self._count(broker, topic, False, started)
+            raise self._failed(faults.PUBLISH, broker, topic, described(error)) from error
+        self._count(broker, topic, True, started)
+
+    def _count(self, broker: Broker, topic: str, success: bool, started: float) -> None:
+        if self._meter is not None:
+            self._meter.egress(broker.name, topic, success, (self._clock.monotonic() - started) * 1000)
+
+    # -- HTTP
+
+    async def publish(self, call: HttpCall) -> Response:
+        name, topic = call.params
+        broker = self._brokers.get(name)
+        if broker is None:
+            raise ApiError(faults.NOT_FOUND, pubsub=name, metadata=call.metadata())
+        try:
+            body = call.body()
+        except (BodyTooLarge, BodyIncomplete) as error:
+            raise self._failed(faults.PUBLISH, broker, topic, str(error)) from error
+        metadata: Mapping[str, str] = call.metadata() if call.query_text else EMPTY
+        content_type = call.header(b"content-type")
+        if metadata and self._raw(broker, metadata):
+            metadata = self._traced(metadata, call)
+        else:
+            body = self._event(broker, topic, body, content_type, metadata, call)
+            content_type = CLOUDEVENT
+        self._admit(broker, topic)
+        await self._publish(broker, topic, body, content_type, metadata)
+        return Response(204)
+
+    async def bulk(self, call: HttpCall) -> Response:
+        name, topic = call.params
+        metadata = call.metadata()
+        broker = self._brokers.get(name)
+        if broker is None:
+            raise ApiError(faults.NOT_FOUND, pubsub=name, metadata=metadata)
+        about = {"appID": self._app_id}
+        try:
+            body = call.body()
+        except (BodyTooLarge, BodyIncomplete) as error:
+            raise self._failed(faults.PUBLISH, broker, topic, str(error)) from error
+        raw = self._raw(broker, metadata)
+        try:
+            rows = read_rows(body)
+        except ValueError as error:
+            raise ApiError(
+                faults.UNMARSHAL,
+                topic=topic,
+                pubsub=name,
+                error=error,
+                resource=name,
+                metadata={**about, "error": str(error)},
+            ) from error
+        entries = []
+        for row in rows:
+            try:
+                data = event_bytes(row.event, row.content_type)
+            except ValueError as error:
+                raise ApiError(
+                    faults.ENVELOPE, entry=row.entry_id, topic=topic, pubsub=name, error=error, resource=name,
+                    metadata={**about, "error": str(error)},
+                ) from error  # fmt: skip
+            entries.append(BulkEntry(row.entry_id, data, row.content_type, merged(row.metadata, metadata)))
+        self._check_ids(entries, broker, topic)
+        self._enclose(entries, broker, topic, metadata, call, raw=raw)
+        self._admit(broker, topic)
+        failed, _ = await publish_all(broker, topic, entries, metadata)
+        self._count_all(broker, topic, entries, failed)
+        return (
+            bulk_failure(self._failed(faults.PUBLISH, broker, topic, failed[0][1]), failed) if failed else Response(204)
+        )
+
+    # -- gRPC
+
+    def _gate(self, name: str, topic: str, metadata: Mapping[str, str]) -> tuple[Broker, bool]:
+        """Gate P of the specification; returns the broker and whether the payload is raw."""
+        if not name:
+            raise ApiError(faults.NAME_EMPTY, metadata=metadata)
+        broker = self._brokers.get(name)
+        if broker is None:
+            raise ApiError(faults.NOT_FOUND, pubsub=name)
+        if not topic:
+            raise ApiError(faults.TOPIC_EMPTY, pubsub=name, resource=name, metadata=metadata)
+        return broker, self._raw(broker, metadata)
+
+    async def rpc_publish(self, call: RpcCall, request: m.PublishEventRequest) -> Message:
+        metadata: Mapping[str, str] = dict(request.metadata)
+        topic, data, content_type = request.topic, request.data, request.data_content_type
+        broker, raw = self._gate(request.pubsub_name, topic, metadata)
+        if raw:
+            metadata = self._traced(metadata, call)
+        else:
+            data = self._event(broker, topic, data, content_type, metadata, call)
+            content_type = CLOUDEVENT
+        self._admit(broker, topic)
+        await self._publish(broker, topic, data, content_type, metadata)
+        return EMPTY_REPLY
+
+    async def rpc_bulk(self, call: RpcCall, request: m.BulkPublishRequest) -> Message:
+        metadata = dict(request.metadata)
+        topic = request.topic
+        broker, raw = self._gate(request.pubsub_name, topic, metadata)
+        entries = [
+            BulkEntry(e.entry_id, e.event, e.content_type, merged(dict(e.metadata) or None, metadata))
+            for e in request.entries
+        ]
+        self._check_ids(entries, broker, topic)
+        self._enclose(entries, broker, topic, metadata, call, raw=raw)
+        self._admit(broker, topic)
+        failed, partial = await publish_all(broker, topic, entries, metadata)
+        self._count_all(broker, topic, entries, failed)
+        if failed and not partial:
+            raise self._failed(faults.PUBLISH, broker, topic, failed[0][1])
+        reply = m.BulkPublishResponse()
+        for entry_id, error in failed:
+            reply.failedEntries.add(entry_id=entry_id, error=error)
+        return reply
+
+    # -- bulk, both protocols
+
+    def _check_ids(self, entries: Sequence[BulkEntry], broker: Broker, topic: str) -> None:
+        seen: set[str] = set()
+        for entry in entries:
+            if not entry.entry_id or entry.entry_id in seen:
+                text = "entryId is duplicated or not present for entry"
+                raise ApiError(
+                    faults.ENTRY_IDS, topic=topic, pubsub=broker.name, resource=broker.name,
+                    metadata={"appID": self._app_id, "error": text},
+                )  # fmt: skip
+            seen.add(entry.entry_id)
+
+    def _enclose(
+        self, entries: Sequence[BulkEntry], broker: Broker, topic: str, shared: Mapping[str, str],
+        call: HttpCall | RpcCall, *, raw: bool,
+    ) -> None:  # fmt: skip
+        for entry in entries:
+            if raw:
+                entry.metadata = self._traced(entry.metadata, call)
+            else:
+                entry.data = self._event(broker, topic, entry.data, entry.content_type, entry.metadata, call)
+                entry.content_type = CLOUDEVENT
+
+    def _count_all(
+        self, broker: Broker, topic: str, entries: Sequence[BulkEntry], failed: Sequence[tuple[str, str]]
+    ) -> None:
+        if self._meter is not None:
+            broken = {entry_id for entry_id, _ in failed}
+            for entry in entries:
+                self._meter.egress(broker.name, topic, entry.entry_id not in broken, 0.0)
+
+
+class _Row:
+    """One element of a bulk publish body."""
+
+    __slots__ = ("content_type", "entry_id", "event", "metadata")
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.entry_id = _text(fields, "entryid", "EntryId")
+        self.content_type = _text(fields, "contenttype", "ContentType")
+        self.event = fields.get("event")
+        metadata = fields.get("metadata")
+        if metadata is not None and not (
+            isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+        ):
+            raise ValueError("metadata of an entry must be an object of strings")
+        self.metadata: dict[str, str] | None = metadata
+
+
+def read_rows(body: bytes) -> list[_Row]:
+    """Parse the body of a bulk publish; keys match in any case. Raises ValueError with a text for the caller."""
+    items = gojson.loads(body)
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        raise ValueError(f"json: cannot unmarshal {_kind(items)} into Go value of type []http.bulkPublishMessageEntry")
+    rows = []
+    for item in items:
+        if not isinstance(item, dict):
+            raise ValueError(f"json: cannot unmarshal {_kind(item)} into Go value of type http.bulkPublishMessageEntry")
+        rows.append(_Row({key.lower(): value for key, value in item.items()}))
+    return rows
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    return {str: "string", int: "number", float: "number", list: "array"}.get(type(value), "object")
+
+
+def _text(fields: Mapping[str, Any], key: str, name: str) -> str:
+    value = fields.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(
+            f"json: cannot unmarshal {_kind(value)} into Go struct field bulkPublishMessageEntry.{name} of type string"
+        )
+    return value
+
+
+def event_bytes(event: Any, content_type: str) -> bytes:
+    """Return the bytes that an entry's `event` stands for; raises ValueError when the two do not fit."""
+    kind = payload_kind(content_type)
+    base = content_type.partition(";")[0].strip().lower()
+    if kind in (Payload.JSON, Payload.EVENT):
+        return gojson.dumps_canonical(event)
+    if base == "application/octet-stream":
+        if not isinstance(event, str):
+            raise ValueError("an event of content type application/octet-stream must be a base64 string")
+        try:
+            return base64.b64decode(event.replace("\r", "").replace("\n", ""), validate=True)
+        except ValueError as error:
+            raise ValueError(f"the event is not base64: {error}") from error
+    if base.startswith("text/") or base == "application/xml":
+        if not isinstance(event, str):
+            raise ValueError(f"an event of content type {content_type} must be a string")
+        return event.encode()
+    raise ValueError(f"content type {content_type!r} cannot be published in bulk")
+
+
+def merged(own: Mapping[str, str] | None, shared: Mapping[str, str]) -> Mapping[str, str]:
+    """Metadata of an entry: the request's is added only to an entry that has some of its own, which wins."""
+    return EMPTY if own is None else {**shared, **own}
+
+
+def bulk_failure(error: ApiError, failed: Sequence[tuple[str, str]]) -> Response:
+    """Return the answer for a bulk of which something could not be published."""
+    rows = [{"entryId": entry_id, "error": text} if text else {"entryId": entry_id} for entry_id, text in failed]
+    body = gojson.escaped(orjson.dumps({"failedEntries": rows, "errorCode": error.fault.http_code}))
+    headers = [JSON, (b"metadata.error", _header(error.text.encode("utf-8", "replace")[:LONGEST_HEADER]))]
+    if len(body) <= LONGEST_HEADER:
+        headers.append((b"metadata.responsedata", body))
+    return Response(error.http_status, headers, body)
+
+
+def _header(value: bytes) -> bytes:
+    """Keep a text inside its header line: control characters become blanks (RFC 9110 5.5)."""
+    return bytes(byte if byte >= 32 and byte != 127 else 32 for byte in value)
