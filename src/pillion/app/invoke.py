@@ -1,6 +1,7 @@
 """An invocation as a request to the application beside this sidecar, and its answer as a reply.
 
-Knows: how a call looks to an HTTP and to a gRPC application (spec `http-api.md` 4.1, `grpc-api.md` 5 and 7). Never knows: who calls, from where, and what becomes of the reply.
+Knows: how a call looks to an HTTP and to a gRPC application (spec `http-api.md` 4.1, `grpc-api.md` 5 and 7). Never
+knows: who calls, from where, and what becomes of the reply.
 """
 
 from __future__ import annotations

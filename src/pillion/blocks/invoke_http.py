@@ -38,8 +38,8 @@ _PREFIX = re.compile(rb"/+v1\.0/+invoke/+")
 def path_target(path: bytes) -> tuple[str, str] | None:
     """Return target and normalised method of `/v1.0/invoke/<target>/method/<method>`, None when it is not that.
 
-    The path is decoded first and then split at the first `/method/`; the target is decoded once more. Raises `BadMethod`
-    and `ValueError` for a target with a broken escape.
+    The path is decoded first and then split at the first `/method/`; the target is decoded once more. Raises
+    `BadMethod`, and `ValueError` for a target with a broken escape.
     """
     lead = _PREFIX.match(path)
     if lead is None:
@@ -76,7 +76,7 @@ def login_target(authorization: bytes) -> str:
 
 
 async def http_response(reply: Reply, *, sse: bool, buffered: bool) -> Response:
-    """Return the answer of an HTTP client. `buffered`: collect the body of an unsuccessful one (fixed-length requests)."""
+    """Return the answer of an HTTP client. `buffered`: collect the body of one that is no success."""
     if reply.code < 100:
         return _from_status(reply)
     headers = reply.headers

@@ -7,7 +7,7 @@ headers, `content-type`, `content-length` and the trace context are not among th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pillion.wire.http1 import HOP_BY_HOP
 from pillion.wire.methods import named_in_connection
@@ -16,6 +16,7 @@ from pillion.wire.trace import MAX_STATE, NONE, valid_parent
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
 EVENT_STREAM = b"text/event-stream"
 _USUAL = (b"keep-alive", b"close", b"Keep-Alive", b"TE", b"")
@@ -75,8 +76,8 @@ class Invocation:
     """
 
     __slots__ = (
-        "app_id", "baggage", "body", "content_type", "headers", "length", "login", "method", "namespace", "odd", "query",
-        "relayed", "route", "sse", "traceparent", "tracestate", "type_url", "verb",
+        "app_id", "baggage", "body", "content_type", "headers", "length", "login", "method", "namespace", "odd",
+        "query", "relayed", "route", "sse", "traceparent", "tracestate", "type_url", "verb",
     )  # fmt: skip
 
     def __init__(
@@ -239,7 +240,7 @@ class InvokePolicy(Protocol):
     Raises what the last attempt raised, `TimeoutError`, or the breaker's own error.
     """
 
-    def __call__(self, attempt: Callable[[], Awaitable[Reply]], *, replayable: bool) -> Awaitable[Reply]: ...
+    def __call__(self, attempt: Callable[[], Awaitable[T]], *, replayable: bool) -> Awaitable[T]: ...
 
 
 class InvokePolicies(Protocol):

@@ -1,7 +1,7 @@
 """Invocation of an application through the sidecar beside it: the calling half of spec `grpc-api.md` 8.
 
-Knows: how an invocation becomes messages of `CallLocalStream` and how its reply comes back, what a caller's sidecar adds,
-which failures are repeated. Never knows: the application, policies, how channels work.
+Knows: how an invocation becomes messages of `CallLocalStream` and how its reply comes back, what a caller's sidecar
+adds, which failures are repeated. Never knows: the application, policies, how channels work.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NO_FIELDS = "response does not contain the required fields in the leading chunk"
 
 
 class PeerClient:
-    """Calls to other sidecars in the name of this one. `host_address` and `host_name` go into the forwarding headers."""
+    """Calls to other sidecars in the name of this one. `host_address` and `host_name` go into forwarding headers."""
 
     def __init__(
         self,

@@ -89,12 +89,10 @@ def safe_query(query: bytes) -> bytes:
 # --- header names --------------------------------------------------------------------------------------------------
 
 RESERVED = frozenset(
-    f"{name}".encode()
-    for name in (
-        "accept accept-charset accept-language accept-ranges connection keep-alive proxy-connection transfer-encoding "
-        "upgrade cache-control content-type content-length cookie date expect from host if-match if-none-match "
-        "if-modified-since if-unmodified-since if-schedule-tag-match max-forwards origin pragma referer via warning"
-    ).split()
+    b"accept accept-charset accept-language accept-ranges connection keep-alive proxy-connection transfer-encoding "
+    b"upgrade cache-control content-type content-length cookie date expect from host if-match if-none-match "
+    b"if-modified-since if-unmodified-since if-schedule-tag-match max-forwards origin pragma referer via "
+    b"warning".split()
 )
 """HTTP headers that get the prefix `dapr-` as gRPC metadata (spec `grpc-api.md` 5)."""
 
@@ -103,7 +101,7 @@ _UNSAFE = re.compile(rb"[\x00\r\n]")
 
 
 def sendable(name: bytes, value: bytes) -> bool:
-    """Whether a header that came out of a message may be written into a head of HTTP/1.1 without changing its meaning."""
+    """Whether a header that came out of a message may be written into a head of HTTP/1.1."""
     return is_token(name) and _UNSAFE.search(value) is None
 
 

@@ -1,0 +1,291 @@
+"""The internal server: what other sidecars ask of this one (spec `grpc-api.md` 8).
+
+Knows: `CallLocal` and `CallLocalStream`, access rules as one callable, where other methods go. Never knows: how calls
+arrive, what the rules are, actors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pillion.app.invoke import NO_APP, invoke_app
+from pillion.blocks.invoke import quoted
+from pillion.errors import Code, ComponentError
+from pillion.kinds.invocation import Invocation
+from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Method, RpcError
+from pillion.net.http_client import HttpError
+from pillion.peers.client import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE
+from pillion.wire import envelope, trace
+from pillion.wire.methods import VERBS, BadMethod, guarded, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from pillion.app.channel import AppChannel
+    from pillion.kinds.invocation import Headers, Reply
+    from pillion.net.exchange import Metadata, ServerCall, Streaming
+
+    Authorize = Callable[[str | None, str, str], None]
+    """Called with the caller's SPIFFE id (None without mTLS), the decoded method and the verb; raises `RpcError`."""
+    Identity = Callable[[ServerCall], str | None]
+
+ACTOR_METHODS = tuple(SERVICE + name for name in ("CallActor", "CallActorReminder", "CallActorStream"))
+NO_FIELDS = "request does not contain the required fields in the leading chunk"
+NO_MESSAGE = "field Message is nil"
+_WITH_BODY = ("POST", "PUT", "PATCH")
+_APP_FAILURES = (RpcError, ComponentError, HttpError, BodyTooLarge, BodyIncomplete, OSError, ValueError)
+
+
+class InternalService:
+    """The `GrpcService` of the internal port.
+
+    `app` returns the channel to the application, None while there is none. `authorize` is absent when no rules are
+    configured; `identity` tells who the peer of a call is by its certificate. `proxy` serves methods of applications.
+    `further` are methods by full name that others serve here, actors above all.
+    """
+
+    def __init__(
+        self,
+        app: Callable[[], AppChannel | None],
+        *,
+        proxy: Streaming,
+        authorize: Authorize | None = None,
+        identity: Identity | None = None,
+        further: Mapping[str, Method] | None = None,
+    ) -> None:
+        self._app = app
+        self._authorize = authorize
+        self._identity = identity
+        self._proxy = Method(streaming=proxy)
+        self._methods = {name: Method(streaming=_unimplemented) for name in ACTOR_METHODS}
+        self._methods[CALL_LOCAL] = Method(unary=self._call_local)
+        self._methods[CALL_LOCAL_STREAM] = Method(streaming=self._call_local_stream)
+        self._methods.update(further or {})
+
+    def find(self, method: str, metadata: Metadata) -> Method | None:
+        return self._methods.get(method, self._proxy)
+
+    async def _call_local(self, call: ServerCall, request: bytes) -> bytes:
+        """The unary form, for peers that know no other."""
+        app = self._channel()
+        try:
+            head = envelope.read_request(request)
+        except envelope.BadEnvelope as error:
+            raise _malformed(str(error)) from error
+        if head.method is None:
+            raise _malformed(NO_MESSAGE)
+        invocation = self._invocation(call, head, head.method)
+        invocation.body = head.data
+        invocation.length = len(head.data)
+        reply = await _ask(app, invocation)
+        body = await _whole(reply)
+        return envelope.response_head(
+            reply.code,
+            _shown(reply, len(body)),
+            reply.content_type,
+            reply.message,
+            reply.details,
+            reply.trailers,
+            reply.type_url,
+            body,
+        )
+
+    async def _call_local_stream(self, call: ServerCall) -> None:
+        """The streaming form: head and body in pieces, both ways."""
+        app = self._channel()
+        message = await call.receive()
+        if message is None:
+            raise _malformed(NO_FIELDS)
+        try:
+            lead, payload, sequence = envelope.read_stream_message(message)
+            head = envelope.read_request(lead) if lead is not None else None
+        except envelope.BadEnvelope as error:
+            raise _malformed(str(error)) from error
+        if head is None or head.headers is None or head.method is None:
+            raise _malformed(NO_FIELDS)
+        if payload is not None and sequence:
+            raise _out_of_order(sequence, 0)
+        invocation = self._invocation(call, head, head.method)
+        await _set_body(call, invocation, payload)
+        reply = await _ask(app, invocation)
+        if invocation.sse and reply.http:
+            await _not_an_error(reply)
+            code = 0
+        else:
+            code = reply.code
+        await _answer(call, reply, code)
+
+    def _channel(self) -> AppChannel:
+        app = self._app()
+        if app is None:
+            raise RpcError(Code.INTERNAL, NO_APP)
+        return app
+
+    def _invocation(self, call: ServerCall, head: envelope.RequestHead, method: str) -> Invocation:
+        """Return the call that a head describes, if its caller may make it."""
+        verb = VERBS[head.verb] if head.verb < len(VERBS) else "NONE"
+        try:
+            method = normalise(method)
+            if self._authorize is not None:
+                who = self._identity(call) if self._identity is not None else None
+                self._authorize(who, guarded(method), verb)
+        except BadMethod as error:
+            raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
+        invocation = Invocation("", "", method, verb, head.query, length=None)
+        for name, value in call.metadata:
+            if name == "grpc-trace-bin" and isinstance(value, bytes):
+                invocation.traceparent = trace.from_binary(value).encode() or invocation.traceparent
+            elif (
+                name == "traceparent" and isinstance(value, str) and not invocation.traced and trace.valid_parent(value)
+            ):
+                invocation.traceparent = value.encode()
+            elif name == "tracestate" and isinstance(value, str) and len(value) <= trace.MAX_STATE:
+                invocation.tracestate = value.encode("latin-1")
+        invocation.take(head.headers or [])
+        if head.content_type:
+            invocation.content_type = head.content_type
+        invocation.type_url = head.type_url
+        return invocation
+
+
+async def _unimplemented(call: ServerCall) -> None:
+    raise RpcError(Code.UNIMPLEMENTED, f"this sidecar hosts no actors: {call.method}")
+
+
+def _malformed(text: str) -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, f"parsing InternalInvokeRequest error: {text}")
+
+
+def _out_of_order(sequence: int, expected: int) -> RpcError:
+    return RpcError(Code.INVALID_ARGUMENT, f"invalid sequence number received: {sequence} (expected: {expected})")
+
+
+# --- bodies --------------------------------------------------------------------------------------------------------
+
+
+class _Arriving:
+    """The body of a call that is still arriving in messages. What breaks the protocol breaks off the request."""
+
+    def __init__(self, call: ServerCall, length: int | None, payload: bytes | None) -> None:
+        self.length = length
+        self.trailers: Headers = []
+        self._call = call
+        self._payload = payload or b""
+        self._sequence = 0 if payload is None else 1
+
+    def __aiter__(self) -> _Arriving:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece, self._payload = self._payload, b""
+        while not piece:
+            message = await self._call.receive()
+            if message is None:
+                raise StopAsyncIteration
+            try:
+                lead, payload, sequence = envelope.read_stream_message(message)
+            except envelope.BadEnvelope as error:
+                raise _malformed(str(error)) from error
+            if lead:
+                raise RpcError(Code.INVALID_ARGUMENT, "request metadata found in non-leading chunk")
+            if payload is not None:
+                if sequence != self._sequence:
+                    raise _out_of_order(sequence, self._sequence)
+                self._sequence += 1
+                piece = payload
+        return piece
+
+    async def read(self) -> bytes:
+        return b"".join([piece async for piece in self])
+
+
+async def _set_body(call: ServerCall, invocation: Invocation, payload: bytes | None) -> None:
+    """Give the invocation its body: whole when all of it has arrived, otherwise as it comes."""
+    if payload is not None and invocation.length == len(payload):
+        invocation.body = payload
+        return
+    if payload is None and (
+        invocation.length == 0 or (invocation.length is None and invocation.verb not in _WITH_BODY)
+    ):
+        # Verbs that seldom have a body: an application must not be told of one that is empty.
+        arriving = _Arriving(call, None, None)
+        async for piece in arriving:
+            arriving._payload = piece
+            invocation.body = arriving
+            invocation.length = None
+            return
+        invocation.length = 0
+        return
+    invocation.body = _Arriving(call, invocation.length, payload)
+
+
+async def _ask(app: AppChannel, invocation: Invocation) -> Reply:
+    try:
+        return await invoke_app(app, invocation)
+    except _APP_FAILURES as error:
+        raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
+
+
+async def _whole(reply: Reply) -> bytes:
+    if isinstance(reply.body, bytes):
+        return reply.body
+    return b"".join([piece async for piece in reply.body])
+
+
+async def _not_an_error(reply: Reply) -> None:
+    """An event stream has no room for another status than 200 (spec `http-api.md` 4.1)."""
+    if not 200 <= reply.code < 300:
+        await _close(reply.body)
+        text = f"received non-successful status code in response: {reply.code}"
+        raise RpcError(Code.INTERNAL, f"error invoking app channel: {text}")
+
+
+def _shown(reply: Reply, length: int | None) -> Headers:
+    """Return the headers of a reply as they travel: with the type and, where it is known, the length of its body."""
+    if not reply.http:
+        return reply.headers
+    headers = reply.headers
+    if reply.content_type:
+        headers.append((b"content-type", reply.content_type))
+    if length is not None:
+        headers.append((b"content-length", b"%d" % length))
+    return headers
+
+
+async def _answer(call: ServerCall, reply: Reply, code: int) -> None:
+    body = reply.body
+    whole = isinstance(body, bytes)
+    head = envelope.response_head(
+        code,
+        _shown(reply, reply.length),
+        reply.content_type,
+        reply.message,
+        reply.details,
+        reply.trailers,
+        reply.type_url,
+    )
+    if isinstance(body, bytes):
+        await call.send(envelope.stream_message(head, body[:CHUNK] if len(body) > CHUNK else body, 0))
+        for sequence, at in enumerate(range(CHUNK, len(body), CHUNK), 1):
+            await call.send(envelope.stream_message(None, body[at : at + CHUNK], sequence))
+        return
+    try:
+        await call.send(envelope.stream_message(head, b"", 0))
+        sequence = 0
+        async for piece in body:
+            for at in range(0, len(piece), CHUNK):
+                part = piece if len(piece) <= CHUNK else piece[at : at + CHUNK]
+                await call.send(envelope.stream_message(None, part, sequence))
+                sequence += 1
+        whole = True
+    except (HttpError, BodyIncomplete) as error:
+        raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
+    finally:
+        if not whole:
+            await _close(body)
+
+
+async def _close(body: bytes | AsyncIterator[bytes]) -> None:
+    closing = getattr(body, "aclose", None)
+    if closing is not None:
+        await closing()
