@@ -230,11 +230,12 @@ class Intake:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
+        value = value.strip()
         if name in _WATCHED:
             if name == b"host" and name in self._seen:
                 raise Refused(400)
-            self._seen[name] = value.strip()
-        self._fields.append((name, value.strip()))
+            self._seen[name] = value
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser

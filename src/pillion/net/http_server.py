@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pillion.net.exchange import BodyIncomplete, Response
 from pillion.net.http_intake import SLICE, Exchange, Intake
 from pillion.wire import http1
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator
 
     from pillion.net.exchange import HttpService, Request
 
@@ -114,14 +115,9 @@ class HttpServer:
 
 
 if sys.version_info >= (3, 12):
-
-    def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return asyncio.Task(work, loop=loop, eager_start=True)
-
+    _start = partial(asyncio.Task[None], eager_start=True)
 else:
-
-    def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        return loop.create_task(work)
+    _start = asyncio.Task
 
 
 class HttpConnection(Intake, asyncio.Protocol):
@@ -190,10 +186,10 @@ class HttpConnection(Intake, asyncio.Protocol):
             data = self._sniff(data)
             if not data:
                 return
-        if self._current is not None or self._held or len(data) > SLICE or self.deaf:
-            self._hold(data)
+        if self._current is None and not self._held and len(data) <= SLICE and not self.deaf:
+            self._parse_or_hand_over(data)
         else:
-            self.parse_or_hand_over(data)
+            self._hold(data)
         self._advance()
 
     def eof_received(self) -> bool | None:
@@ -239,6 +235,7 @@ class HttpConnection(Intake, asyncio.Protocol):
         return data
 
     def _hand_over(self, data: bytes, exchange: Exchange | None = None) -> None:
+        self._lost = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -249,10 +246,10 @@ class HttpConnection(Intake, asyncio.Protocol):
         else:
             self._server.h2(self._transport, data, upgrade=exchange.request, settings=exchange.settings or b"")
 
-    def parse_or_hand_over(self, data: bytes | memoryview) -> None:
+    def _parse_or_hand_over(self, data: bytes | memoryview) -> None:
         """Parse a slice, and answer a request for h2c when nothing stands before it."""
         rest = self.parse(data)
-        if self.queue and self.queue[-1].settings is not None:
+        if self.takes_h2c and self.queue and self.queue[-1].settings is not None:
             if self._current is None and len(self.queue) == 1 and not self._held:
                 self._transport.write(http1.SWITCH_TO_H2C)
                 self._hand_over(rest, self.queue.popleft())
@@ -322,16 +319,18 @@ class HttpConnection(Intake, asyncio.Protocol):
                 if self._current is None and self.queue:
                     self._begin(self.queue.popleft())
                 elif self._held and self._may_parse():
-                    self.parse_or_hand_over(self._next_slice())
+                    self._parse_or_hand_over(self._next_slice())
                 else:
                     break
         finally:
             self._advancing = False
-        if self._lost or self._sniffed == b"" or self._transport.is_closing():
-            return
-        self._after_advance()
+        if self.incoming is not None or self._held_size or self.deaf or not (self._reading and self._writable):
+            self._settle()
 
-    def _after_advance(self) -> None:
+    def _settle(self) -> None:
+        """Invite a body that is waited for, set whether the socket is read, and close when nothing more can come."""
+        if self._lost or self._transport.is_closing():
+            return
         incoming = self.incoming
         if self._current is None and incoming is not None and incoming.expects:
             self._say_continue(incoming)
@@ -360,8 +359,8 @@ class HttpConnection(Intake, asyncio.Protocol):
                 exchange.request.body = stream.take()
             else:
                 exchange.request.body = stream
-        task = _start(self._serve(exchange), self._loop)
-        if self._current is exchange:
+        task = _start(self._serve(exchange), loop=self._loop)
+        if self._current is exchange:  # not done yet, as an eager task may be
             self._task = task
 
     async def _serve(self, exchange: Exchange) -> None:
@@ -512,7 +511,8 @@ class HttpConnection(Intake, asyncio.Protocol):
         if (idle_timeout_s := self._server.idle_timeout_s) is not None:
             self._idle_since = self._loop.time()
             self._arm(self._idle_since + idle_timeout_s)
-        self._advance()
+        if self.queue or self._held_size or self.incoming is not None or not self._reading:
+            self._advance()
 
     # The end, and time.
 

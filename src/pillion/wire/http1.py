@@ -85,7 +85,9 @@ class _Leads(dict[bytes, bytes]):
 
 _RESPONSE_LEADS = _Leads(FRAMING, strict=False)
 _REQUEST_LEADS = _Leads((*FRAMING, b"host", b"expect", b"http2-settings"), strict=True)
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+_FINAL_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus if status >= 200
+}
 _LENGTHS = [b"\r\nContent-Length: %d\r\n\r\n" % length for length in range(2048)]
 
 
@@ -93,7 +95,7 @@ def status_line(status: int) -> bytes:
     """Return `HTTP/1.1 200 OK` without its line end. Raises `ValueError` unless 200 <= status <= 999."""
     if not 200 <= status <= 999:
         raise ValueError(f"{status} cannot be the status of a response")
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status" % status
+    return _FINAL_LINES.get(status) or b"HTTP/1.1 %d Status" % status
 
 
 def content_length(length: int) -> bytes:
@@ -107,8 +109,7 @@ def response_head(status: int, headers: Headers, tail: bytes) -> bytes:
     `tail` is its framing: `content_length(n)`, `CHUNKED` or `END`, with or without `CLOSE` before it.
     Names that are no tokens are left out; CR, LF and NUL in values become spaces (RFC 9110 5.5).
     """
-    line = _STATUS_LINES.get(status)
-    parts = [line if line is not None and status >= 200 else status_line(status)]
+    parts = [_FINAL_LINES.get(status) or status_line(status)]
     for name, value in headers:
         if lead := _RESPONSE_LEADS[name]:
             parts.append(lead)
