@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pytest
 
 from pillion.components.memory_broker import MemoryPubSub
+from pillion.components.redis_streams import RedisPubSub
 from pillion.components.sqlite_broker import SqlitePubSub
 from pillion.kinds.component import Context, decode
 from pillion.testing.pubsub_kit import PubSubKit
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pillion.kinds.pubsub import PubSub
+    from servers import RedisServer
 
 
 class TestMemory(PubSubKit):
@@ -38,3 +40,15 @@ class TestSqlite(PubSubKit):
         metadata = {"connectionString": str(self.path), "redeliverInterval": "50ms"}
         settings = decode(SqlitePubSub.Settings, metadata, where="test")
         yield SqlitePubSub(settings, Context("sqlite", app_id=app_id))
+
+
+@pytest.mark.redis
+class TestRedis(PubSubKit):
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_server: RedisServer) -> None:
+        self.address = redis_server.address
+
+    @contextlib.asynccontextmanager
+    async def broker(self, app_id: str) -> AsyncIterator[PubSub]:
+        metadata = {"redisHost": self.address, "processingTimeout": "200ms", "redeliverInterval": "50"}
+        yield RedisPubSub(decode(RedisPubSub.Settings, metadata, where="test"), Context("redis", app_id=app_id))

@@ -171,6 +171,7 @@ class _Leased(Delivery):
     """A delivery with the number of its message."""
 
     __slots__ = ("id",)
+    id: int
 
     def __init__(self, topic: str, row: queue.Leased) -> None:
         self.id, failures, content_type, metadata, self.data = row
