@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-from importlib import metadata as distributions
 from typing import TYPE_CHECKING, Any
 
 from pillion.components.catalog import COMPONENTS, Entry
@@ -35,6 +34,8 @@ class Catalogue:
     @classmethod
     def installed(cls) -> Catalogue:
         """Return our entries and those of every installed package. A package that cannot be read is logged."""
+        from importlib import metadata as distributions
+
         catalogue = cls()
         for point in distributions.entry_points(group=GROUP):
             if point.value == "pillion.components.catalog:COMPONENTS":
