@@ -177,12 +177,12 @@ def test_fields_in_any_case(tmp_path: Path) -> None:
 
 def test_near_misses(tmp_path: Path) -> None:
     """Unknown fields pass; one that nearly spells a known one is told, with file, line and field."""
-    text = minimal("Component", "x", spec="\n  type: state.in-memory\n  metdata: []\n  comment: hello\n  verson: v1\n")
+    text = minimal("Component", "x", spec="\n  type: state.in-memory\n  meadata: []\n  comment: hello\n  versoon: v1\n")
     found = read(tmp_path, text)
     assert [component.name for component in found.components] == ["x"]
     assert found.warnings == (
-        f"{tmp_path}/0.yaml:7: spec.metdata: unknown field is ignored (did you mean metadata?)",
-        f"{tmp_path}/0.yaml:9: spec.verson: unknown field is ignored (did you mean version?)",
+        f"{tmp_path}/0.yaml:7: spec.meadata: unknown field is ignored (did you mean metadata?)",
+        f"{tmp_path}/0.yaml:9: spec.versoon: unknown field is ignored (did you mean version?)",
     )
 
 
@@ -205,7 +205,7 @@ def test_near_misses(tmp_path: Path) -> None:
         (minimal("Subscription", "x", spec="{topic: t}"), "spec.pubsubname: is missing"),
         (minimal("HTTPEndpoint", "x", spec="{}"), "spec.baseUrl: is missing"),
         (minimal("HTTPEndpoint", "x", spec="{baseUrl: u, clientTLS: {renegotiation: x}}"), "use one of: Never"),
-        (minimal("Compnent", "x"), "(did you mean dapr.io/v1alpha1 Component?)"),
+        (minimal("Componnt", "x"), "(did you mean dapr.io/v1alpha1 Component?)"),
         (minimal("Configuration", "x"), "name its file with --config"),
         ("kind: [", "0.yaml:1: did not find"),
         ("- a\n- b\n", "0.yaml:1: expected a mapping, found a list"),
