@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from pillion.net.grpc_server import GrpcOptions, GrpcSide
+from pillion.net.h2_driver import Driver, Keepalive
 from pillion.net.h2_streams import HttpSide, plain, refuse
-from pillion.wire.h2_connection import Connection, Stream
-from pillion.wire.h2_frames import ErrorCode, H2Error
+from pillion.wire.h2_connection import Stream
+from pillion.wire.h2_frames import ErrorCode, H2Error, error_name
 from pillion.wire.h2_headers import Malformed, RequestHead
 from pillion.wire.h2_limits import Limits
 
@@ -25,21 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pillion.net.h2")
 
-_PING = b"keepaliv"
 _MAX_STRIKES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Keepalive:
-    """When a server looks after a silent connection. Seconds; None switches a rule off (spec `grpc-api.md` 1)."""
-
-    ping_after_s: float | None = 10.0
-    ping_timeout_s: float = 5.0
-    idle_s: float | None = 180.0
-    min_ping_interval_s: float | None = 8.0
-    """Clients that ping faster are sent away; grpc A8 forgives two."""
-    hello_s: float = 20.0
-    """How long a new connection may take to send its SETTINGS."""
+_DRAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +38,8 @@ class ServerOptions:
     keepalive: Keepalive = field(default_factory=Keepalive)
     grpc: GrpcOptions = field(default_factory=GrpcOptions)
     max_body: int = 4 << 20
-    write_high: int = 1 << 18
-    """Bytes that the transport may hold before streams have to wait."""
+    min_ping_interval_s: float | None = 8.0
+    """Clients that ping faster are sent away; grpc A8 forgives two."""
 
 
 class H2Server:
@@ -164,78 +152,33 @@ def _settings_payload(value: bytes) -> bytes:
         raise H2Error(ErrorCode.PROTOCOL_ERROR, "HTTP2-Settings is not base64url") from error
 
 
-class H2ServerConnection(asyncio.Protocol):
-    """One connection of an `H2Server`: the `Listener` of its machine and the owner of its timers."""
-
-    transport: asyncio.Transport
+class H2ServerConnection(Driver):
+    """One connection of an `H2Server`."""
 
     def __init__(self, server: H2Server) -> None:
+        options = server.options
+        super().__init__(client=False, limits=options.limits, keepalive=options.keepalive)
         self.server = server
-        self.loop = asyncio.get_running_loop()
         self.peer: Peer = None
-        self.h2 = Connection(self, client=False, wake=self._wake, limits=server.options.limits, now=self.loop.time())
         self._grpc = server.grpc
         self._http = server.http
-        self._opened_at = self._read_at = self._busy_at = self.loop.time()
-        self._settled = False
-        self._ping_due: float | None = None
         self._strikes = 0
         self._pinged_at = float("-inf")
         self._frames_at_ping = -1
         self._draining = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._lost = False
-
-    # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple) and len(peer) >= 2:
             self.peer = (peer[0], peer[1])
-        self.transport.set_write_buffer_limits(high=self.server.options.write_high)
+        super().connection_made(transport)
         self.server.opened(self)
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() not in (None, "h2"):
-            self.transport.close()
-            return
-        self.h2.start()
-        self._tick()
-
-    def data_received(self, data: bytes) -> None:
-        h2 = self.h2
-        self._read_at = now = self.loop.time()
-        h2.receive(data, now)
-        if out := h2.take():
-            self.transport.write(out)
-        if h2.closed:
-            self.transport.close()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def pause_writing(self) -> None:
-        self.h2.pause()
-
-    def resume_writing(self) -> None:
-        self.h2.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self.h2.lost("the connection was lost" if exc is None else f"the connection was lost: {exc}")
+        super().connection_lost(exc)
         self.server.gone(self)
 
-    def _wake(self) -> None:
-        self.loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        out = self.h2.take()
-        if out and not self._lost:
-            self.transport.write(out)
-
-    # -- the machine's listener ---------------------------------------------------------------------------------------
+    # -- what the machine tells ---------------------------------------------------------------------------------------
 
     def accept(self, stream_id: int, head: RequestHead) -> Stream:
         make = head.plan
@@ -252,15 +195,12 @@ class H2ServerConnection(asyncio.Protocol):
             return self._http.plan(head)
         return refuse(415 if self._grpc is not None else 404)
 
-    def settled(self) -> None:
-        self._settled = True
-
     def pinged(self) -> None:
         """Hold clients to the least ping interval as grpc A8 has it: what we sent in between forgives all strikes."""
-        least = self.server.options.keepalive.min_ping_interval_s
+        least = self.server.options.min_ping_interval_s
         if least is None:
             return
-        now = self._read_at
+        now = self.read_at
         if self.h2.frames_sent != self._frames_at_ping:
             self._strikes = 0
         elif now - self._pinged_at < least:
@@ -270,87 +210,43 @@ class H2ServerConnection(asyncio.Protocol):
         self._frames_at_ping = self.h2.frames_sent
         self._pinged_at = now
 
-    def ping_acked(self, payload: bytes) -> None:
-        """Any byte received counts as life; nothing else hangs on the answer."""
-
     def going_away(self, last_id: int, code: int, text: bytes) -> None:
-        """A client that says goodbye closes its side when it has all answers."""
+        """A client that says goodbye gets the answers it still waits for."""
         if code:
-            log.info("client %s: GOAWAY %s %s", self.peer, code, text[:200].decode("utf-8", "replace"))
-        if not self.h2.streams:
-            self.loop.call_soon(self._close_drained)
+            log.info("%r: GOAWAY %s %s", self, error_name(code), text[:200].decode("utf-8", "replace"))
+        self.loop.call_soon(self._close_drained)
 
     def quiet(self) -> None:
-        self._busy_at = self._read_at
+        self.busy_at = self.read_at
         if self.h2.refusing or self.h2.goaway_received:
             self.loop.call_soon(self._close_drained)
 
-    def failed(self, error: H2Error) -> None:
-        log.info("client %s: %s", self.peer, error)
-        self.loop.call_soon(self._close_drained)
-
     # -- ends ---------------------------------------------------------------------------------------------------------
 
+    def idled(self) -> None:
+        self.drain()
+
     def _close_drained(self) -> None:
-        if self.h2.streams or self._lost:
-            return
-        self._flush()
-        self.transport.close()
+        if not self.h2.streams:
+            self._close()
 
     def drain(self) -> None:
         """Begin the graceful end: two GOAWAYs one round trip apart, then the end of the last stream."""
-        if self._draining or self._lost:
-            return
-        self._draining = True
-        self.h2.drain()
-        # A client that does not answer the PING gets the final GOAWAY a little later all the same.
-        self.loop.call_later(1.0, self.h2.refuse_new)
+        if not self._draining and not self.is_lost:
+            self._draining = True
+            self.h2.drain()
+            # A client that does not answer the PING gets the final GOAWAY a little later all the same.
+            self.loop.call_later(_DRAIN_S, self.h2.refuse_new)
 
     def finish(self) -> None:
         """End now: open calls are cancelled."""
-        if self._lost:
+        if self.is_lost:
             return
         self.h2.refuse_new()
         for stream in list(self.h2.streams.values()):
             self.h2.reset(stream, ErrorCode.CANCEL)
             stream.was_reset(ErrorCode.CANCEL, "the server is shutting down")
-        self._flush()
-        self.h2.lost("the server is shutting down")
-        self.transport.close()
-        self.loop.call_later(1.0, self.transport.abort)
-
-    def _tick(self) -> None:
-        """Look at every timed rule and come back when the first of them is due."""
-        keep, now = self.server.options.keepalive, self.loop.time()
-        due = now + 3600
-        if not self._settled:
-            if now >= self._opened_at + keep.hello_s:
-                self.transport.abort()
-                return
-            due = self._opened_at + keep.hello_s
-        if keep.idle_s is not None and not self.h2.streams and not self._draining:
-            if now >= self._busy_at + keep.idle_s:
-                self.drain()
-            else:
-                due = min(due, self._busy_at + keep.idle_s)
-        elif keep.idle_s is not None:
-            due = min(due, now + keep.idle_s)
-        if keep.ping_after_s is not None:
-            if self._ping_due is not None and self._read_at >= self._ping_due - keep.ping_timeout_s:
-                self._ping_due = None
-            if self._ping_due is not None:
-                if now >= self._ping_due:
-                    log.info("client %s: no answer to a keepalive ping", self.peer)
-                    self.transport.abort()
-                    return
-                due = min(due, self._ping_due)
-            elif now >= self._read_at + keep.ping_after_s:
-                self.h2.ping(_PING)
-                self._ping_due = now + keep.ping_timeout_s
-                due = min(due, self._ping_due)
-            else:
-                due = min(due, self._read_at + keep.ping_after_s)
-        self._timer = self.loop.call_at(due, self._tick)
+        self._close()
 
     def upgraded(self, request: Request, settings: bytes) -> None:
         """Begin with stream 1 as `H2Server.take_over` describes it."""
