@@ -20,7 +20,7 @@ from pillion.kinds.resources import ComponentResource, Item, SecretRef
 from pillion.kinds.state import Feature
 from pillion.sidecar import environment
 from pillion.sidecar.catalogue import Catalogue, construct, implementation
-from pillion.sidecar.components import Components, InitError, Loaded, Surroundings
+from pillion.sidecar.components import Components, InitError, Loaded
 from pillion.sidecar.metadata import Resolver, unquoted
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def component(name: str, type: str = "state.probe", version: str = "v1", **metad
 
 
 def registry(environ: Mapping[str, str] | None = None, **around: Any) -> Components:
-    surroundings = Surroundings("app", environment.read(environ or {}), **around)
-    return Components(surroundings, CATALOGUE)
+    return Components(app_id="app", environment=environment.read(environ or {}), catalogue=CATALOGUE, **around)
 
 
 def opened(*resources: ComponentResource, **around: Any) -> Components:
@@ -356,7 +355,7 @@ def test_changes() -> None:
         seen.append((loaded.name, here))
 
     async def scenario() -> None:
-        components = Components(Surroundings("app", environment.read({}), actors=True), CATALOGUE, changed=changed)
+        components = registry(actors=True, changed=changed)
         await components.open([component("x", word="1", actorStateStore="true")])
         await components.update(component("x", word="1", actorStateStore="true"))
         assert Probe.told == ["open x"]
@@ -401,7 +400,7 @@ def test_counting() -> None:
             counted.append(f"{reason} {resource.name}")
 
     async def scenario() -> None:
-        components = Components(Surroundings("app", environment.read({})), CATALOGUE, witness=Witness())
+        components = registry(witness=Witness())
         for resource in (component("a"), component("b", "state.none"), component("c", fail="open")):
             await components.add(replace(resource, ignore_errors=True))
 
@@ -414,7 +413,7 @@ def test_real_components(tmp_path: Path) -> None:
     (tmp_path / "secrets.json").write_text(json.dumps({"db": "file.sqlite"}))
 
     async def scenario() -> None:
-        components = Components(Surroundings("app", environment.read({})))
+        components = Components(app_id="app", environment=environment.read({}))
         store = component("files", "secretstores.local.file", secretsFile=str(tmp_path / "secrets.json"))
         state = replace(
             component("state", "state.in-memory"), metadata=(Item("x", None, SecretRef("db")),), secret_store="files"
@@ -448,3 +447,18 @@ def test_foreign_catalogue_entries(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert "the first is used" in caplog.text
     with pytest.raises(ConfigError):
         construct(entry, {"a": "", "A": ""}, Context("x"), where="x")
+
+
+def test_name_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resolver comes from the Configuration: free-form settings, the type without its prefix."""
+    monkeypatch.setattr(
+        Catalogue, "installed", classmethod(lambda cls: cls((Entry("nameresolution.x", "v1", "pillion_probes:Probe"),)))
+    )
+    env = environment.read({"NAMESPACE": "ns"})
+    made: Any = Components.resolver("X", "", {"word": ["a", 1], "fail": None}, app_id="app", environment=env)
+    assert made.settings.word == '["a",1]'
+    assert made.context == Context("X", "app", "ns")
+    with pytest.raises(ConfigError, match=r"couldn't find nameresolution.z/v1 .*did you mean nameresolution.x"):
+        Components.resolver("z", "v1", None, app_id="app", environment=env)
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        Components.resolver("x", "v1", [1], app_id="app", environment=env)

@@ -129,10 +129,10 @@ def test_context() -> None:
         logger.info("from a task")
 
     async def scenario() -> None:
-        logs.app_id.set("orders")
-        with logs.component("store (state.redis/v1)"):
-            task = asyncio.create_task(speak())
-        logger.info("after")
+        with logs.of_app("orders"):
+            with logs.component("store (state.redis/v1)"):
+                task = asyncio.create_task(speak())
+            logger.info("after")
         await task
 
     asyncio.run(scenario())

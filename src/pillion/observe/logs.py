@@ -48,6 +48,16 @@ FATAL = logging.CRITICAL
 
 
 @contextlib.contextmanager
+def of_app(application: str) -> Iterator[None]:
+    """Name the application in lines logged here and in tasks started here."""
+    token = app_id.set(application)
+    try:
+        yield
+    finally:
+        app_id.reset(token)
+
+
+@contextlib.contextmanager
 def component(label: str) -> Iterator[None]:
     """Name the component, `name (type/version)`, in lines logged here and in tasks started here."""
     token = _component.set(label)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillion.components.catalog import COMPONENTS, Entry
 from pillion.errors import ConfigError, MissingExtra
-from pillion.kinds.component import Component, Context, decode
+from pillion.kinds.component import Context, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -95,8 +95,7 @@ def implementation(entry: Entry) -> Any:
         raise ConfigError(f"{entry.type} cannot be imported: {error}") from error
 
 
-def construct(entry: Entry, metadata: Mapping[str, str], context: Context, *, where: str) -> Component:
-    """Decode the settings and make the component, without effects. Raises `ConfigError` naming `where`."""
+def construct(entry: Entry, metadata: Mapping[str, str], context: Context, *, where: str) -> Any:
+    """Decode the settings and return the component, without effects. Raises `ConfigError` naming `where`."""
     made = implementation(entry)
-    component: Component = made(decode(made.Settings, metadata, where=where), context)
-    return component
+    return made(decode(made.Settings, metadata, where=where), context)

@@ -10,6 +10,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+import orjson
+
 from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import Component, Context, truthy
 from pillion.kinds.keys import KeyPrefix
@@ -21,6 +23,7 @@ from pillion.sidecar.metadata import Resolver
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pillion.kinds.names import Resolver as NameResolver
     from pillion.kinds.resources import ComponentResource
     from pillion.sidecar.environment import Environment
 
@@ -31,7 +34,7 @@ CATEGORIES = (
 )  # fmt: skip
 
 
-class InitError(Exception):
+class InitError(ComponentError):
     """A component could not be loaded. `kind` is INIT_FAILURE, INIT_COMPONENT_FAILURE or CREATE_COMPONENT_FAILURE."""
 
     def __init__(self, kind: str, resource: ComponentResource, why: object) -> None:
@@ -77,38 +80,34 @@ class Loaded:
         return tuple(sorted(str(feature) for feature in getattr(self.component, "features", ())))
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all components of one sidecar share. `actors`: whether an actor state store is looked for."""
-
-    app_id: str
-    environment: Environment
-    data_dir: str = ""
-    kubernetes: bool = False
-    actors: bool = False
-    deny: tuple[str, ...] = ()
-    strict_sandbox: bool = False
-
-
 class Components:
     """The registry. `states`, `pubsubs` and so on are live views by name: components come and go.
 
-    `changed` is called with each component that arrived (True) or is about to go (False).
+    `actors` tells whether an actor state store is looked for, `deny` are the types that are not loaded. `changed` is
+    called with each component that arrived (True) or is about to go (False).
     """
 
     def __init__(
         self,
-        around: Surroundings,
-        catalogue: Catalogue | None = None,
         *,
+        app_id: str,
+        environment: Environment,
+        data_dir: str = "",
+        kubernetes: bool = False,
+        actors: bool = False,
+        deny: Sequence[str] = (),
+        strict_sandbox: bool = False,
+        catalogue: Catalogue | None = None,
         witness: Witness | None = None,
         changed: Callable[[Loaded, bool], None] | None = None,
     ) -> None:
-        self._around = around
+        self._app_id, self._environment, self._data_dir = app_id, environment, data_dir
+        self._kubernetes, self._actors, self._strict_sandbox = kubernetes, actors, strict_sandbox
+        self._deny = frozenset(deny)
         self._catalogue = Catalogue.installed() if catalogue is None else catalogue
         self._witness = witness
         self._changed = changed
-        self._resolver = Resolver(around.app_id, around.environment)
+        self._resolver = Resolver(app_id, environment)
         self._by_category: dict[str, dict[str, Loaded]] = {category: {} for category in CATEGORIES}
         self.all: dict[str, Loaded] = {}
         self.parked: dict[str, dict[str, ComponentResource]] = {}
@@ -180,6 +179,32 @@ class Components:
         self.actor_store = None
         return all(await asyncio.gather(*(_close(loaded.resource, loaded.component) for loaded in everything)))
 
+    @staticmethod
+    def resolver(
+        name: str, version: str, settings: Any, *, app_id: str, environment: Environment, data_dir: str = ""
+    ) -> NameResolver:
+        """Make the name resolution component `nameresolution.<name>`, not yet open, from its free-form settings.
+
+        It is no resource: a Configuration chooses it. Raises `ConfigError`.
+        """
+        where = f"nameresolution.{name}"
+        catalogue = Catalogue.installed()
+        entry = catalogue.find(where, version)
+        if entry is None:
+            raise ConfigError(
+                f"couldn't find {where}/{version}", where="spec.nameResolution", mend=catalogue.near(where, version)
+            )
+        if not isinstance(settings, (dict, type(None))):
+            raise ConfigError("configuration must be a mapping", where="spec.nameResolution.configuration")
+        texts = {
+            key: value if isinstance(value, str) else orjson.dumps(value).decode()
+            for key, value in (settings or {}).items()
+            if value is not None
+        }
+        context = Context(name=name, app_id=app_id, namespace=environment.namespace_raw, data_dir=data_dir)
+        resolver: NameResolver = construct(entry, texts, context, where=where)
+        return resolver
+
     def _existing(self, name: str) -> ComponentResource | None:
         if name in self.all:
             return self.all[name].resource
@@ -198,7 +223,7 @@ class Components:
                 await self.add(waiting)
 
     def _denied(self, resource: ComponentResource) -> bool:
-        deny = self._around.deny
+        deny = self._deny
         if not deny:
             return False
         typed = f"{resource.type}/{resource.version}"
@@ -208,7 +233,7 @@ class Components:
         if self._denied(resource):
             log.warning("component %s is denied by the configuration; skipped", resource.label)
             return None
-        store = resource.secret_store or ("kubernetes" if self._around.kubernetes else "")
+        store = resource.secret_store or ("kubernetes" if self._kubernetes else "")
         refers = any(item.secret is not None for item in resource.metadata)
         if refers and store and store not in self.secrets:
             log.warning("component %s waits for the secret store %r", resource.label, store)
@@ -244,8 +269,8 @@ class Components:
             resource.metadata, store=secrets, namespace=resource.namespace, owner=resource.label
         )
         if _category(resource) == "pubsub":
-            _consumer(metadata, self._around.app_id)
-        if self._around.strict_sandbox and resource.type.lower() in ("bindings.wasm", "middleware.http.wasm"):
+            _consumer(metadata, self._app_id)
+        if self._strict_sandbox and resource.type.lower() in ("bindings.wasm", "middleware.http.wasm"):
             for key in [key for key in metadata if key.lower() == "strictsandbox"]:
                 del metadata[key]
             metadata["strictSandbox"] = "true"
@@ -262,31 +287,32 @@ class Components:
             raise InitError("CREATE_COMPONENT_FAILURE", resource, what)
         context = Context(
             name=resource.name,
-            app_id=self._around.app_id,
-            namespace=self._around.environment.namespace_raw,
-            data_dir=self._around.data_dir,
+            app_id=self._app_id,
+            namespace=self._environment.namespace_raw,
+            data_dir=self._data_dir,
         )
-        return construct(entry, metadata, context, where=resource.where)
+        component: Component = construct(entry, metadata, context, where=resource.where)
+        return component
 
     def _describe(self, loaded: Loaded) -> None:
         """Work out prefixes, scopes and the actor store; raises `ConfigError`."""
-        around, category = self._around, _category(loaded.resource)
+        category, app_id = _category(loaded.resource), self._app_id
         if category == "state":
-            namespace = around.environment.namespace_raw
+            namespace = self._environment.namespace_raw
             loaded.prefix = KeyPrefix.for_component(
-                loaded.metadata, component=loaded.name, app_id=around.app_id, namespace=namespace
+                loaded.metadata, component=loaded.name, app_id=app_id, namespace=namespace
             )
             if self._is_actor_store(loaded) and self.actor_store is not None:
                 raise ConfigError(f"detected duplicate actor state store: {self.actor_store.name} and {loaded.name}")
         elif category == "lock":
-            loaded.prefix = KeyPrefix.for_lock(loaded.metadata, component=loaded.name, app_id=around.app_id)
+            loaded.prefix = KeyPrefix.for_lock(loaded.metadata, component=loaded.name, app_id=app_id)
         elif category == "pubsub":
-            loaded.scopes = TopicScopes.parse(loaded.metadata, around.app_id)
+            loaded.scopes = TopicScopes.parse(loaded.metadata, app_id)
             for entry in loaded.scopes.ignored:
                 log.warning("component %s: the scope %r restricts nobody (write app=topic1,topic2)", loaded.name, entry)
 
     def _is_actor_store(self, loaded: Loaded) -> bool:
-        if not self._around.actors or _category(loaded.resource) != "state":
+        if not self._actors or _category(loaded.resource) != "state":
             return False
         return any(key.lower() == "actorstatestore" and truthy(value) for key, value in loaded.metadata.items())
 

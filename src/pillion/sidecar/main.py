@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pillion import REFERENCE_VERSION, __version__
@@ -69,7 +70,7 @@ def _start(options: Options, surroundings: Environment) -> int:
     try:
         check(options, surroundings)
         run = importlib.import_module("pillion.sidecar.lifecycle").run
-        status: int = run(options, surroundings)
+        status: int = run(replace(options, warnings=()), surroundings)
     except ConfigError as error:
         log.critical("Fatal error from runtime: %s", error)
         return FAILED
