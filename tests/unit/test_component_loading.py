@@ -447,18 +447,3 @@ def test_foreign_catalogue_entries(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     assert "the first is used" in caplog.text
     with pytest.raises(ConfigError):
         construct(entry, {"a": "", "A": ""}, Context("x"), where="x")
-
-
-def test_name_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The resolver comes from the Configuration: free-form settings, the type without its prefix."""
-    monkeypatch.setattr(
-        Catalogue, "installed", classmethod(lambda cls: cls((Entry("nameresolution.x", "v1", "pillion_probes:Probe"),)))
-    )
-    env = environment.read({"NAMESPACE": "ns"})
-    made: Any = Components.resolver("X", "", {"word": ["a", 1], "fail": None}, app_id="app", environment=env)
-    assert made.settings.word == '["a",1]'
-    assert made.context == Context("X", "app", "ns")
-    with pytest.raises(ConfigError, match=r"couldn't find nameresolution.z/v1 .*did you mean nameresolution.x"):
-        Components.resolver("z", "v1", None, app_id="app", environment=env)
-    with pytest.raises(ConfigError, match="must be a mapping"):
-        Components.resolver("x", "v1", [1], app_id="app", environment=env)

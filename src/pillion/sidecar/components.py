@@ -10,8 +10,6 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import orjson
-
 from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import Component, Context, truthy
 from pillion.kinds.keys import KeyPrefix
@@ -23,7 +21,6 @@ from pillion.sidecar.metadata import Resolver
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pillion.kinds.names import Resolver as NameResolver
     from pillion.kinds.resources import ComponentResource
     from pillion.sidecar.environment import Environment
 
@@ -178,32 +175,6 @@ class Components:
             members.clear()
         self.actor_store = None
         return all(await asyncio.gather(*(_close(loaded.resource, loaded.component) for loaded in everything)))
-
-    @staticmethod
-    def resolver(
-        name: str, version: str, settings: Any, *, app_id: str, environment: Environment, data_dir: str = ""
-    ) -> NameResolver:
-        """Make the name resolution component `nameresolution.<name>`, not yet open, from its free-form settings.
-
-        It is no resource: a Configuration chooses it. Raises `ConfigError`.
-        """
-        where = f"nameresolution.{name}"
-        catalogue = Catalogue.installed()
-        entry = catalogue.find(where, version)
-        if entry is None:
-            raise ConfigError(
-                f"couldn't find {where}/{version}", where="spec.nameResolution", mend=catalogue.near(where, version)
-            )
-        if not isinstance(settings, (dict, type(None))):
-            raise ConfigError("configuration must be a mapping", where="spec.nameResolution.configuration")
-        texts = {
-            key: value if isinstance(value, str) else orjson.dumps(value).decode()
-            for key, value in (settings or {}).items()
-            if value is not None
-        }
-        context = Context(name=name, app_id=app_id, namespace=environment.namespace_raw, data_dir=data_dir)
-        resolver: NameResolver = construct(entry, texts, context, where=where)
-        return resolver
 
     def _existing(self, name: str) -> ComponentResource | None:
         if name in self.all:

@@ -5,7 +5,6 @@ Knows: exit codes and what is printed before there is a log. Never knows: what r
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pillion import REFERENCE_VERSION, __version__
-from pillion.errors import ConfigError
+from pillion.errors import ComponentError, ConfigError
 from pillion.observe import logs
 from pillion.sidecar import environment, flags
 from pillion.sidecar.arguments import UsageError
@@ -69,15 +68,15 @@ def _start(options: Options, surroundings: Environment) -> int:
     logs.app_id.set(options.app_id)
     try:
         check(options, surroundings)
-        run = importlib.import_module("pillion.sidecar.lifecycle").run
-        status: int = run(replace(options, warnings=()), surroundings)
-    except ConfigError as error:
+        from pillion.sidecar.lifecycle import run  # all that serves, which --version need not wait for
+
+        return run(replace(options, warnings=()), surroundings)
+    except (ConfigError, ComponentError) as error:
         log.critical("Fatal error from runtime: %s", error)
         return FAILED
     except Exception as error:
         log.critical("Fatal error from runtime: %s", error, exc_info=error)
         return FAILED
-    return status
 
 
 def build_info() -> str:
