@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import Message
-
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.errors import ApiError, Code, Fault
 from pillion.net.exchange import Response
@@ -15,6 +13,8 @@ from pillion.wire.messages import wellknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
 

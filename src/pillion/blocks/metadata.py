@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import orjson
 from google.protobuf import json_format
-from google.protobuf.message import Message
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
@@ -18,6 +17,8 @@ from pillion.wire.messages import wellknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
 

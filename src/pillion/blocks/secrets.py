@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from google.protobuf.message import Message
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
@@ -16,6 +13,8 @@ from pillion.wire.messages import runtime as m
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.kinds.secrets import SecretStore
@@ -47,12 +46,11 @@ class Scopes(Protocol):
     def allows(self, store: str, key: str) -> bool: ...
 
 
-@dataclass(slots=True)
-class Store:
+class Store(Protocol):
     """A loaded secret store."""
 
-    name: str
-    component: SecretStore
+    @property
+    def component(self) -> SecretStore: ...
 
 
 class SecretsBlock:

@@ -7,8 +7,8 @@ store, or how bytes travel. HTTP values are JSON documents that are re-encoded, 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 from google.protobuf.message import Message
@@ -45,13 +45,17 @@ CONSISTENCY = ("", "eventual", "strong")
 EMPTY = wellknown.Empty()
 
 
-@dataclass(slots=True)
-class Store:
+class Store(Protocol):
     """A loaded store, and how its keys are written."""
 
-    name: str
-    component: StateStore
-    prefix: KeyPrefix
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def component(self) -> StateStore: ...
+
+    @property
+    def prefix(self) -> KeyPrefix: ...
 
 
 class StateBlock:

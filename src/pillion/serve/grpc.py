@@ -18,10 +18,11 @@ from pillion.wire import baggage, trace
 from pillion.wire.messages import rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Iterable
 
     from pillion.api.operation import Operation, Rpc
     from pillion.net.exchange import Metadata, ServerCall, Streaming
+    from pillion.observe.logs import ApiLog
 
 log = logging.getLogger("pillion.serve.grpc")
 UNTRACED = frozenset({"/dapr.proto.runtime.v1.Dapr/InvokeService"})
@@ -40,7 +41,7 @@ class GrpcApi:
         proxy: Streaming,
         api_token: str = "",
         tracing: bool = True,
-        api_log: Callable[[str, str, int, float], None] | None = None,
+        api_log: ApiLog | None = None,
         extras: dict[str, Method] | None = None,
     ) -> None:
         self._methods: dict[str, Method] = dict(extras or {})
@@ -139,7 +140,7 @@ def rejection(code: Code, http_code: int, title: str, text: str) -> RpcError:
     return RpcError(code, title, status.SerializeToString())
 
 
-def _logged(name: str, method: Method, write: Callable[[str, str, int, float], None]) -> Method:
+def _logged(name: str, method: Method, api_log: ApiLog) -> Method:
     """Log each call: method, user agent, numeric code, duration in milliseconds (spec `runtime.md` 1.6)."""
 
     async def watch(call: ServerCall, work: Awaitable[object]) -> object:
@@ -151,7 +152,9 @@ def _logged(name: str, method: Method, write: Callable[[str, str, int, float], N
             raise
         finally:
             agent = call.first("user-agent")
-            write(name, agent if isinstance(agent, str) else "", code, (time.perf_counter() - started) * 1000)
+            api_log.grpc(
+                name, agent=agent if isinstance(agent, str) else "", code=code, elapsed_s=time.perf_counter() - started
+            )
 
     if method.unary is not None:
         inner = method.unary

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pillion.api.operation import Operation
     from pillion.net.exchange import Headers, Request
+    from pillion.observe.logs import ApiLog
 
     Handler = Callable[[Request], Awaitable[Response]]
 
@@ -30,16 +31,6 @@ log = logging.getLogger("pillion.serve.http")
 HEALTH = (b"/v1.0/healthz", b"/v1.0/healthz/outbound")
 _NO_TRACE = (b"traceparent", trace.NONE.encode())
 METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
-
-
-@dataclass(frozen=True, slots=True)
-class ApiLog:
-    """How API calls are logged (spec `runtime.md` 1.6): full URLs or operation names, health probes or not."""
-
-    write: Callable[[str, str, int, int, float], None]
-    """Called with method text, user agent, status, size in bytes, duration in milliseconds."""
-    obfuscate: bool = False
-    omit_health: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,20 +194,21 @@ def _cross_origin(serve: Handler, origins: tuple[str, ...]) -> Handler:
     return cross_origin
 
 
-def _logged(serve: Handler, settings: ApiLog, routes: Routes) -> Handler:
+def _logged(serve: Handler, api_log: ApiLog, routes: Routes) -> Handler:
     async def logged(request: Request) -> Response:
         started = time.perf_counter()
         response = await serve(request)
         path = request.target.partition(b"?")[0]
-        if settings.omit_health and path.startswith(HEALTH[0]):
-            return response
-        method = f"{request.method} {_shown(path)}"
-        if settings.obfuscate:
+        try:
             match = routes.find(request.method, path)
-            method = f"{request.method} {match[0].path}" if match else "InvokeService"
+        except BadEscape:
+            match = None
         agent = (request.header(b"user-agent") or b"").decode("latin-1")
         size = len(response.body) if isinstance(response.body, bytes) else 0
-        settings.write(method, agent, response.status, size, (time.perf_counter() - started) * 1000)
+        api_log.http(
+            request.method, _shown(path), match[0].path if match else "InvokeService",
+            agent=agent, code=response.status, size=size, elapsed_s=time.perf_counter() - started,
+        )  # fmt: skip
         return response
 
     return logged

@@ -1,0 +1,313 @@
+"""One sidecar, from its options to its end. Several live in one process on one loop.
+
+This is the place where everything is wired; it reads from top to bottom in the order of spec `runtime.md` 1.4, and the
+order matters: the APIs answer before the application is there, because applications want their secrets and
+configuration before they open their port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pillion.app.health import port_open, watch
+from pillion.blocks.health import Readiness
+from pillion.errors import ConfigError
+from pillion.kinds.component import Context
+from pillion.kinds.names import Instance
+from pillion.net import listen
+from pillion.observe import logs
+from pillion.peers.endpoints import Endpoint
+from pillion.sidecar import address, checks, configuration, environment, load
+from pillion.sidecar.catalogue import Catalogue, construct
+from pillion.sidecar.components import Components
+from pillion.sidecar.metadata import Resolver as Values
+from pillion.sidecar.surface import Brokers, Surface
+from pillion.tasks import Tasks
+from pillion.wire.yamltext import json_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pillion.kinds.config import Configuration, NameResolution
+    from pillion.kinds.names import Resolver
+    from pillion.kinds.resources import ComponentResource, HTTPEndpointResource
+    from pillion.sidecar.environment import Environment
+    from pillion.sidecar.flags import Options
+
+log = logging.getLogger("pillion.sidecar")
+LISTENER_GRACE_S = 10.0
+"""How long open HTTP connections may go on once the sidecar stops (spec `http-api.md` 1)."""
+FORCED = 1
+RUNTIME = "runtime"
+
+
+class Sidecar:
+    """A sidecar. `start` returns when its APIs answer; `ended` resolves with an exit code when it has ended.
+
+    `components` are loaded before those of the resource folders: the defaults of `pillion run`. `names` is the resolver
+    used when the configuration names none. `data_dir` is the folder of the shared registry and of default stores.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        environment: Environment,
+        *,
+        data_dir: str = "",
+        components: Sequence[ComponentResource] = (),
+        names: str = "mdns",
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.options = options
+        self.app_id = options.app_id
+        self.environment = environment
+        self.http_port = options.dapr_http_port
+        self.grpc_port = options.dapr_grpc_port
+        self.internal_port = 0
+        self.inbound = Readiness()
+        self.outbound = Readiness()
+        self.ended: asyncio.Future[int] = loop.create_future()
+        self._data_dir = data_dir
+        self._defaults = tuple(components)
+        self._default_names = names
+        self._tasks = Tasks(f"sidecar {options.app_id}")
+        self._stack = AsyncExitStack()
+        self._surface: Surface | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._began = loop.time()
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Lines logged here, and in tasks and connections begun here, carry this application's id."""
+        token = logs.app_id.set(self.app_id)
+        try:
+            yield
+        finally:
+            logs.app_id.reset(token)
+
+    # -- start
+
+    async def start(self) -> None:
+        """Start in the specified order. Raises `ConfigError`, `CannotListen` or `InitError`; then nothing is left open."""
+        with self._speaking():
+            try:
+                await self._start()
+            except BaseException:
+                await self.stop()
+                raise
+
+    async def _start(self) -> None:
+        options = self.options
+        checks.check(options, self.environment)
+        self.internal_port = address.internal_port(self.app_id, options.dapr_internal_grpc_port)
+        host = options.advertised_address or address.host_address(self.environment)
+        self.environment = self.environment.including(
+            environment.own_variables(options, internal_port=self.internal_port, host_address=host)
+        )
+        config = self._configuration()
+        resources = load.load(options.resources_path, app_id=self.app_id, namespace=self.environment.namespace_raw)
+        for warning in resources.warnings:
+            log.warning("%s", warning)
+
+        catalogue = Catalogue.installed()
+        resolver = await self._resolver(catalogue, config.name_resolution)
+        brokers = Brokers()
+        components = Components(
+            app_id=self.app_id,
+            environment=self.environment,
+            data_dir=self._data_dir,
+            kubernetes=options.mode == "kubernetes",
+            actors=bool(options.placement_host_address),
+            deny=config.components_deny,
+            strict_sandbox=config.wasm_strict_sandbox,
+            catalogue=catalogue,
+            changed=brokers.component_changed,
+        )
+        self._stack.push_async_callback(components.close)
+        await components.open((*self._defaults, *resources.components))
+
+        surface = Surface(
+            options,
+            self.environment,
+            config,
+            components=components,
+            brokers=brokers,
+            endpoints=await self._endpoints(resources.http_endpoints, components),
+            resiliencies=[resource.name for resource in resources.resiliencies],
+            resolver=resolver,
+            host=host,
+            inbound=self.inbound,
+            outbound=self.outbound,
+            stop=self.request_stop,
+        )
+        self._surface = surface
+        self._stack.push_async_callback(surface.close, LISTENER_GRACE_S)
+        await surface.declare(resources.subscriptions)
+        self.inbound.expect(RUNTIME)
+        self.outbound.expect(RUNTIME)
+        await self._listen(surface)
+        if resolver is not None:
+            await self._register(resolver, host)
+        self.outbound.ready(RUNTIME)
+        self._tasks.start(self._follow_application(surface), "following the application")
+
+    def _configuration(self) -> Configuration:
+        found = configuration.read(self.options.config, self.environment)
+        for warning in found.warnings:
+            log.warning("%s", warning)
+        return found.configuration
+
+    async def _resolver(self, catalogue: Catalogue, wanted: NameResolution) -> Resolver | None:
+        """An unknown resolver is fatal; one that cannot start is logged, and other applications are not found."""
+        name = wanted.component or self._default_names
+        entry = catalogue.find(f"nameresolution.{name}", wanted.version)
+        if entry is None:
+            hint = catalogue.near(f"nameresolution.{name}", wanted.version)
+            raise ConfigError(f"couldn't find name resolver {name}/{wanted.version}", where="nameResolution", mend=hint)
+        settings = wanted.settings if isinstance(wanted.settings, dict) else {}
+        metadata = {key: value if isinstance(value, str) else json_text(value) for key, value in settings.items()}
+        context = Context(name, self.app_id, self.environment.namespace, self._data_dir)
+        resolver: Any = construct(entry, metadata, context, where="nameResolution")
+        self._stack.push_async_callback(resolver.close)
+        try:
+            await resolver.open()
+        except Exception as error:
+            log.error("name resolution %s cannot start, other applications will not be found: %s", name, error)
+            return None
+        found: Resolver = resolver
+        return found
+
+    async def _endpoints(
+        self, resources: Sequence[HTTPEndpointResource], components: Components
+    ) -> dict[str, Endpoint]:
+        values = Values(self.app_id, self.environment)
+        found = {}
+        for resource in resources:
+            store = components.secrets.get(resource.secret_store)
+            secrets = store.component if store is not None else None
+            owner, namespace = f"HTTPEndpoint {resource.name}", resource.namespace
+            headers = await values.resolve(resource.headers, store=secrets, namespace=namespace, owner=owner)
+            pems = await values.resolve(resource.tls, store=secrets, namespace=namespace, owner=owner)
+            found[resource.name] = Endpoint(
+                resource.name,
+                resource.base_url,
+                tuple(headers.items()),
+                root_ca=pems.get("rootCA", ""),
+                certificate=pems.get("certificate", ""),
+                private_key=pems.get("privateKey", ""),
+            )
+        return found
+
+    async def _listen(self, surface: Surface) -> None:
+        options = self.options
+        addresses = options.dapr_listen_addresses or ("",)
+        if options.unix_domain_socket:
+            grpc = await listen.unix(surface.grpc_server, Path(options.socket_path("grpc")))
+            self._stack.callback(grpc.close)
+            http = await listen.unix(surface.http_server, Path(options.socket_path("http")))
+            self._stack.callback(http.close)
+            log.info("APIs listen on %s and %s", *grpc.paths, *http.paths)
+        else:
+            grpc = await listen.tcp(surface.grpc_server, addresses, options.dapr_grpc_port)
+            self._stack.callback(grpc.close)
+            self.grpc_port = grpc.port
+            http = await listen.tcp(surface.http_server, addresses, options.dapr_http_port)
+            self._stack.callback(http.close)
+            self.http_port = http.port
+            log.info("gRPC API listens on port %d, HTTP API on port %d", grpc.port, http.port)
+        if options.dapr_public_port is not None:
+            where = (options.dapr_public_listen_address,)
+            public = await listen.tcp(surface.public_server, where, options.dapr_public_port)
+            self._stack.callback(public.close)
+        where = (options.dapr_internal_grpc_listen_address,)
+        inner = await listen.tcp(surface.internal_server, where, self.internal_port)
+        self._stack.callback(inner.close)
+        self.internal_port = inner.port
+
+    async def _register(self, resolver: Resolver, host: str) -> None:
+        instance = Instance(
+            self.app_id,
+            self.environment.namespace,
+            host.strip("[]"),
+            self.internal_port,
+            self.http_port,
+            self.options.app_port,
+        )
+        try:
+            await resolver.register(instance)
+        except Exception as error:
+            log.error("this sidecar cannot be announced, others will not find it: %s", error)
+
+    # -- the application
+
+    async def _follow_application(self, surface: Surface) -> None:
+        """Wait for the application's port, then follow its health: subscriptions run while it is well."""
+        options, channel = self.options, surface.channel
+        if channel is not None:
+            await port_open(channel.address, channel.port, tls=options.app_protocol in ("https", "grpcs"))
+        took_ms = (asyncio.get_running_loop().time() - self._began) * 1000
+        log.info("dapr initialized. Status: Running. Init Elapsed %dms", took_ms)
+        self.inbound.ready(RUNTIME)
+        if channel is None or not options.enable_app_health_check:
+            await surface.application(True)
+            return
+        await watch(
+            channel,
+            path=options.app_health_check_path,
+            interval_s=options.app_health_probe_interval,
+            timeout_s=options.app_health_probe_timeout / 1000,
+            threshold=options.app_health_threshold,
+            changed=surface.application,
+        )
+
+    # -- end
+
+    def request_stop(self, force: bool = False) -> None:
+        """Begin to stop and return at once; `ended` resolves with 0, or with 1 at once when forced."""
+        if force:
+            self._end(FORCED)
+        elif self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+
+    async def stop(self) -> None:
+        """Stop in order: no new messages, those on their way, then APIs, names and components. May be called again."""
+        self.request_stop()
+        assert self._stopping is not None
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        """The grace period bounds all of it; beyond that the process is told to end as it is."""
+        code = 0
+        grace_s = self.options.dapr_graceful_shutdown_seconds or None
+        with self._speaking():
+            self.inbound.unready(RUNTIME)
+            try:
+                async with asyncio.timeout(grace_s) as limit:
+                    if self._surface is not None:
+                        await self._surface.quiesce(grace_s if grace_s is not None else LISTENER_GRACE_S)
+                    await self._tasks.close()
+                    await self._stack.aclose()
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                log.critical("Graceful shutdown timeout exceeded, forcing shutdown")
+                code = FORCED
+            except Exception as error:
+                log.critical("Fatal error from runtime: %s", error, exc_info=error)
+                code = FORCED
+            else:
+                log.info("Daprd shutdown gracefully")
+        self._end(code)
+
+    def _end(self, code: int) -> None:
+        if not self.ended.done():
+            self.ended.set_result(code)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Sidecar {self.app_id}, HTTP {self.http_port}, gRPC {self.grpc_port}, missing: {self.inbound.missing()}>"
+        )

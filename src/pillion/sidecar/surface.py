@@ -1,0 +1,295 @@
+"""The blocks of one sidecar, the APIs they are served by, and the channel to its application.
+
+Built once, when everything it needs is loaded; afterwards the composition stays: components come and go in the live
+registries that the blocks hold. Reads from top to bottom.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import TYPE_CHECKING
+
+from pillion import REFERENCE_VERSION
+from pillion.app.channel import AppChannel
+from pillion.app.grpc_topics import GrpcTopics
+from pillion.app.topics import HttpTopics
+from pillion.blocks import reserved
+from pillion.blocks.broker import Broker
+from pillion.blocks.health import HealthBlock
+from pillion.blocks.invoke import InvokeBlock
+from pillion.blocks.metadata import AppConnection, ComponentRow, Facts, MetadataBlock
+from pillion.blocks.publish import PublishBlock
+from pillion.blocks.secrets import SecretsBlock
+from pillion.blocks.state import StateBlock
+from pillion.blocks.streaming import StreamingBlock
+from pillion.blocks.subscriptions import Subscriptions
+from pillion.net import tls
+from pillion.net.grpc_client import Channel
+from pillion.net.grpc_server import GrpcOptions
+from pillion.net.h2_driver import Keepalive
+from pillion.net.h2_pool import PoolOptions
+from pillion.net.h2_server import H2Server, ServerOptions
+from pillion.net.http_client import HttpClient
+from pillion.net.http_server import HttpServer
+from pillion.observe.logs import ApiLog
+from pillion.peers.client import PeerClient
+from pillion.peers.endpoints import External
+from pillion.peers.pool import Pool
+from pillion.peers.proxy import Proxy
+from pillion.peers.resolve import Directory
+from pillion.security.scopes import SecretScopes
+from pillion.serve.grpc import GrpcApi
+from pillion.serve.http import HttpApi, HttpSettings
+from pillion.serve.internal import InternalService
+from pillion.serve.public import PublicApi
+from pillion.wire.durations import render_duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pillion.app.channel import HttpTransport
+    from pillion.blocks.health import Readiness
+    from pillion.kinds.config import Configuration
+    from pillion.kinds.names import Resolver
+    from pillion.kinds.resources import SubscriptionResource
+    from pillion.kinds.topics import TopicsOfApp
+    from pillion.net.exchange import ClientStream, GrpcChannel, Metadata
+    from pillion.peers.endpoints import Endpoint
+    from pillion.peers.proxy import OpenApp
+    from pillion.peers.resolve import Target
+    from pillion.sidecar.components import Components, Loaded
+    from pillion.sidecar.environment import Environment
+    from pillion.sidecar.flags import Options
+
+log = logging.getLogger("pillion.sidecar")
+PEER_POOL = PoolOptions(connect_timeout_s=30.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=180.0, always=True))
+"""Towards other sidecars: pings also without calls, connections kept for three idle minutes (spec `grpc-api.md` 1)."""
+HEAD_SLACK = 64
+"""Response heads of the application may be this many times longer than request heads are allowed to be."""
+
+
+class Brokers:
+    """The live registry of brokers, as the blocks see them; kept by the component registry's events."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Broker] = {}
+        self.changed: Callable[[str], None] = lambda name: None
+
+    def component_changed(self, loaded: Loaded, arrived: bool) -> None:
+        if not loaded.type.lower().startswith("pubsub."):
+            return
+        if arrived:
+            broker = Broker(loaded.name, loaded.component, loaded.scopes, metadata=loaded.metadata)
+            self.by_name[loaded.name] = broker
+        else:
+            self.by_name.pop(loaded.name, None)
+        self.changed(loaded.name)
+
+
+class Surface:
+    """Everything between the loaded components and the listeners.
+
+    `inbound` and `outbound` are what the health block answers; `stop(force)` begins the sidecar's end.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        environment: Environment,
+        config: Configuration,
+        *,
+        components: Components,
+        brokers: Brokers,
+        endpoints: Mapping[str, Endpoint],
+        resiliencies: Sequence[str],
+        resolver: Resolver | None,
+        host: str,
+        inbound: Readiness,
+        outbound: Readiness,
+        stop: Callable[[bool], None],
+    ) -> None:
+        app_id, namespace = options.app_id, environment.namespace
+
+        # To the application, to other sidecars, to servers outside.
+        self.channel = _channel(options, environment)
+        channel = self.channel
+        self._external = External(endpoints, max_head=options.read_buffer_size * HEAD_SLACK)
+        self._directory = Directory(resolver)
+
+        def dial(address: str, target: Target) -> GrpcChannel:
+            return Channel(address, max_receive=_no_limit(options.max_body_size), options=PEER_POOL)
+
+        self._peers = PeerClient(
+            app_id, namespace, self._directory, Pool(dial), host_address=host, host_name=socket.gethostname()
+        )
+        proxy = Proxy(app_id, namespace, lambda: _opener(channel), self._peers, endpoints=endpoints)
+
+        # Messages to the application.
+        topics = _topics(channel, app_id)
+        self.subscriptions = Subscriptions(
+            brokers.by_name, topics, ask="subscribe" not in options.disable_init_endpoints
+        )
+        self._streaming = StreamingBlock(brokers.by_name, self.subscriptions)
+
+        # The blocks and their rows.
+        invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external)
+        facts = Facts(
+            app_id,
+            REFERENCE_VERSION,
+            features=config.features,
+            components=lambda: [
+                ComponentRow(loaded.name, loaded.type, loaded.version, loaded.capabilities)
+                for loaded in components.all.values()
+            ],
+            subscriptions=self.subscriptions.rows,
+            http_endpoints=lambda: list(endpoints),
+            resiliencies=lambda: resiliencies,
+            app=_connection(options) if channel is not None else None,
+        )
+        metadata = MetadataBlock(facts).operations()
+        health = HealthBlock(app_id, inbound, outbound, stop).operations()
+        operations = [
+            *StateBlock(app_id, components.states).operations(),
+            *PublishBlock(app_id, brokers.by_name).operations(),
+            *self._streaming.operations(),
+            *SecretsBlock(components.secrets, SecretScopes.of(config.secret_scopes)).operations(),
+            *invoke.operations(),
+            *metadata,
+            *health,
+        ]
+        operations += reserved.operations(operations)
+
+        # The APIs.
+        log_calls = config.api_logging.enabled if options.enable_api_logging is None else options.enable_api_logging
+        api_log = (
+            ApiLog(
+                obfuscate_urls=config.api_logging.obfuscate_urls,
+                omit_health_checks=config.api_logging.omit_health_checks,
+            )
+            if log_calls
+            else None
+        )
+        tracing = config.tracing.sampling_rate != "0"
+        settings = HttpSettings(
+            api_token=environment.api_token,
+            origins=options.allowed_origins or None,
+            tracing=tracing,
+            api_log=api_log,
+        )
+        http = HttpApi(operations, settings, invoke.http)
+        grpc = GrpcApi(
+            operations,
+            proxy=proxy.serve,
+            api_token=environment.api_token,
+            tracing=tracing,
+            api_log=api_log,
+        )
+        internal = InternalService(lambda: channel, proxy=proxy.serve)
+
+        # The servers.
+        limits = GrpcOptions(max_receive=_no_limit(options.max_body_size), max_send=_no_limit(options.max_body_size))
+        server_options = ServerOptions(grpc=limits, max_body=options.max_body_size)
+        http2 = H2Server(http=http, options=server_options) if environment.http2_cleartext else None
+        self.http_server = HttpServer(
+            http,
+            max_body=options.max_body_size,
+            max_head=options.read_buffer_size,
+            h2=http2.take_over if http2 is not None else None,
+        )
+        self.grpc_server = H2Server(grpc=grpc, options=server_options)
+        self.internal_server = H2Server(grpc=internal, options=server_options)
+        self.public_server = HttpServer(
+            PublicApi([*metadata, *health]), max_body=options.max_body_size, max_head=options.read_buffer_size
+        )
+        self._h2_servers = [server for server in (self.grpc_server, self.internal_server, http2) if server is not None]
+
+    async def declare(self, resources: Sequence[SubscriptionResource]) -> None:
+        """Take the declarative subscriptions; they start when the application is well. Raises `ConfigError`."""
+        await self.subscriptions.declare(resources)
+
+    async def application(self, healthy: bool) -> None:
+        """The application became healthy, or unhealthy."""
+        if healthy:
+            await self.subscriptions.app_healthy()
+        else:
+            await self.subscriptions.app_unhealthy()
+
+    async def quiesce(self, grace_s: float) -> None:
+        """Take no further messages; those on their way may still be answered, over APIs that still serve."""
+        await self._streaming.close(grace_s)
+        await self.subscriptions.close(grace_s)
+
+    async def close(self, grace_s: float) -> None:
+        """End the connections: open calls may finish within `grace_s` seconds."""
+        for server in self._h2_servers:
+            await server.close(grace_s)
+        await self.http_server.close(grace_s)
+        await self.public_server.close(grace_s)
+        await self._peers.close()
+        await self._external.close()
+        await self._directory.close()
+        if self.channel is not None:
+            await self.channel.close()
+
+
+def _channel(options: Options, environment: Environment) -> AppChannel | None:
+    """The way to the application, None when no port is given."""
+    if options.app_port <= 0:
+        return None
+    host, port, protocol = options.app_channel_address, options.app_port, options.app_protocol
+    secure = protocol in ("https", "grpcs")
+    http: HttpTransport | None = None
+    grpc: GrpcChannel | None = None
+    if protocol in ("grpc", "grpcs"):
+        context = tls.unverified_client_context(alpn=("h2",)) if secure else None
+        grpc = Channel(f"{host}:{port}", tls=context, max_receive=_no_limit(options.max_body_size))
+    elif protocol == "h2c":
+        raise NotImplementedError
+    else:
+        context = tls.unverified_client_context() if secure else None
+        http = HttpClient(host, port, tls=context, max_head=options.read_buffer_size * HEAD_SLACK)
+    return AppChannel(
+        protocol, http=http, grpc=grpc, token=environment.app_api_token, limit=options.app_max_concurrency,
+        address=host, port=port,
+    )  # fmt: skip
+
+
+def _opener(channel: AppChannel | None) -> OpenApp | None:
+    if channel is None or channel.grpc is None:
+        return None
+    opened = channel
+
+    def open_app(method: str, metadata: Metadata, timeout_s: float | None) -> ClientStream:
+        return opened.stream(method, metadata=metadata, timeout_s=timeout_s)
+
+    return open_app
+
+
+def _topics(channel: AppChannel | None, app_id: str) -> TopicsOfApp | None:
+    if channel is None:
+        return None
+    return HttpTopics(channel, app_id) if channel.http is not None else GrpcTopics(channel)
+
+
+def _no_limit(size: int) -> int:
+    """A body size of 0 or less means no limit; a message still has to fit into 32 bits."""
+    return size if size > 0 else 2**31 - 1
+
+
+def _connection(options: Options) -> AppConnection:
+    if not options.enable_app_health_check:
+        return AppConnection(
+            options.app_port, options.app_protocol, options.app_channel_address, max(options.app_max_concurrency, 0)
+        )
+    http = options.app_protocol not in ("grpc", "grpcs")
+    return AppConnection(
+        options.app_port,
+        options.app_protocol,
+        options.app_channel_address,
+        max(options.app_max_concurrency, 0),
+        health_path=options.app_health_check_path if http else "",
+        health_interval=render_duration(options.app_health_probe_interval),
+        health_timeout=render_duration(options.app_health_probe_timeout / 1000),
+        health_threshold=options.app_health_threshold,
+    )
