@@ -75,7 +75,8 @@ class Active:
         try:
             await asyncio.wait([ending], timeout=grace_s)
             if not ending.done():
-                log.warning("%s ends with messages unfinished; the broker keeps them", self.subscription)
+                if busy := self.carrier.busy:
+                    log.warning("%s ends with %d handlers at work; the broker keeps theirs", self.subscription, busy)
                 self.carrier.abandon()
                 await asyncio.wait([ending], timeout=LAST_WORD_S)
         finally:

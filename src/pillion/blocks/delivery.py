@@ -166,6 +166,11 @@ class Carrier:
         for task in self._running:
             task.cancel()
 
+    @property
+    def busy(self) -> int:
+        """How many handlers are at work."""
+        return len(self._running)
+
     def decide(self, delivery: Delivery) -> tuple[Fate, Event | None, str]:
         return decide(self.plan, delivery, self._clock.now(), self._new_id)
 
