@@ -223,10 +223,19 @@ class Sidecar:
             where = (options.dapr_public_listen_address,)
             public = await listen.tcp(surface.public_server, where, options.dapr_public_port)
             self._stack.callback(public.close)
-        where = (options.dapr_internal_grpc_listen_address,)
-        inner = await listen.tcp(surface.internal_server, where, self.internal_port)
+        inner = await self._listen_internally(surface)
         self._stack.callback(inner.close)
         self.internal_port = inner.port
+
+    async def _listen_internally(self, surface: Surface) -> listen.Listeners:
+        """The derived port may have been taken since it was chosen; then any other will do, nobody knows it yet."""
+        where = (self.options.dapr_internal_grpc_listen_address,)
+        if self.options.dapr_internal_grpc_port:
+            return await listen.tcp(surface.internal_server, where, self.internal_port)
+        try:
+            return await listen.tcp(surface.internal_server, where, self.internal_port, retry_s=0.0)
+        except listen.CannotListen:
+            return await listen.tcp(surface.internal_server, where, 0)
 
     async def _register(self, resolver: Resolver, host: str) -> None:
         instance = Instance(

@@ -19,6 +19,7 @@ from pillion.observe import logs
 from pillion.sidecar import environment, flags
 from pillion.sidecar.arguments import UsageError
 from pillion.sidecar.checks import check
+from pillion.sidecar.components import InitError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
