@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillion.components.memory import MemoryState
+from pillion.components.postgresql import PostgresState1, PostgresState2
 from pillion.components.redis import RedisState
 from pillion.components.sqlite import SqliteState
 from pillion.kinds.component import Context, decode
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pillion.kinds.state import StateStore
-    from servers import RedisCluster, RedisServer
+    from servers import PostgresServer, RedisCluster, RedisServer
 
     Opened = Callable[[], AbstractAsyncContextManager[StateStore]]
     Row = Callable[[pytest.FixtureRequest], Opened]
@@ -79,7 +80,27 @@ def redis_in_a_cluster(request: pytest.FixtureRequest) -> Opened:
     return opener(RedisState, {"redisHost": cluster.addresses, "redisType": "cluster"})
 
 
-MATRIX = [memory, sqlite_file, sqlite_without_wal, sqlite_in_memory, redis_node, redis_tls_acl, redis_in_a_cluster]
+def postgres_1(request: pytest.FixtureRequest) -> Opened:
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return opener(PostgresState1, {"connectionString": server.dsn})
+
+
+def postgres_2(request: pytest.FixtureRequest) -> Opened:
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return opener(PostgresState2, {"url": server.url, "tablePrefix": "kit_", "queryExecMode": "exec"})
+
+
+MATRIX = [
+    memory,
+    sqlite_file,
+    sqlite_without_wal,
+    sqlite_in_memory,
+    pytest.param(redis_node, marks=pytest.mark.redis),
+    pytest.param(redis_tls_acl, marks=pytest.mark.redis),
+    pytest.param(redis_in_a_cluster, marks=pytest.mark.redis),
+    pytest.param(postgres_1, marks=pytest.mark.postgresql),
+    pytest.param(postgres_2, marks=pytest.mark.postgresql),
+]
 
 
 @pytest.mark.parametrize("check", state_kit.CHECKS, ids=repr)

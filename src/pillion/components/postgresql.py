@@ -1,0 +1,426 @@
+"""`state.postgresql`: version 1 keeps values as jsonb, version 2 as bytes (spec `components.md` 2.2).
+
+Knows: both layouts, which are the reference's, and their statements. Never knows: connections; `postgresql_pool` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from pillion.clock import rfc3339
+from pillion.components.like import check_like
+from pillion.components.postgresql_pool import PostgresPool, PostgresSettings, identifier, mapping_of, touched
+from pillion.errors import ComponentError, EtagInvalid, EtagMismatch
+from pillion.kinds.component import Context, seconds, setting
+from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, escaped, ttl_of
+from pillion.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+log = logging.getLogger("pillion.components.postgresql")
+
+MIGRATION_S = 60.0
+"""How long one process waits for another that prepares the tables."""
+
+
+def _interval(text: str) -> float:
+    return seconds(text) if text.strip() else 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStateSettings(PostgresSettings):
+    """Metadata of both versions."""
+
+    metadata_table_name: str = setting("dapr_metadata", help="table of migrations and clean-up")
+    cleanup_interval: float = setting(
+        3600.0,
+        aliases=("cleanupIntervalInSeconds",),
+        parse=_interval,
+        help="how often expired rows are removed; 0: never",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresState1Settings(PostgresStateSettings):
+    """Metadata of version 1."""
+
+    table_name: str = setting("state", help="table of the values")
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresState2Settings(PostgresStateSettings):
+    """Metadata of version 2."""
+
+    table_prefix: str = setting("", help="the values are in <tablePrefix>state")
+
+
+_EXPIRY = "CURRENT_TIMESTAMP + $3::integer * interval '1 second'"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What differs between the versions, as text for statements.
+
+    `insert` and `update` take $1 key, $2 value, $3 seconds to live or NULL; `{flag}` in them is `true` for bytes.
+    """
+
+    table: str
+    metadata: str
+    level_key: str
+    cleanup_key: str
+    steps: tuple[tuple[str, ...], ...]
+    """The statements of each migration; each is harmless when it was done before."""
+    etag: str
+    flag: str
+    value: str
+    expires: str
+    insert: str
+    update: str
+
+
+def layout_1(table: str, metadata: str) -> Layout:
+    """Version 1: jsonb; bytes are a JSON string of base64 with a flag beside it; the ETag is the row's `xmin`."""
+    index = f"{table.rpartition('.')[2]}_row_id_uidx"
+    return Layout(
+        table=table,
+        metadata=metadata,
+        level_key="migrations",
+        cleanup_key="last-cleanup",
+        steps=(
+            (
+                f"""CREATE TABLE IF NOT EXISTS {table} (
+                    key text NOT NULL PRIMARY KEY, value jsonb NOT NULL, isbinary boolean NOT NULL,
+                    insertdate timestamp with time zone NOT NULL DEFAULT now(), updatedate timestamp with time zone)""",
+            ),
+            (f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS expiredate timestamp with time zone",),
+            (
+                f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS row_id bigint GENERATED ALWAYS AS IDENTITY",
+                f"CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {table} (row_id)",
+            ),
+        ),
+        etag="xmin::text",
+        flag="isbinary",
+        value="value::text",
+        expires="expiredate",
+        insert=f"(key, value, isbinary, expiredate) VALUES ($1, $2::text::jsonb, {{flag}}, {_EXPIRY})",
+        update=f"value = $2::text::jsonb, isbinary = {{flag}}, updatedate = CURRENT_TIMESTAMP, expiredate = {_EXPIRY}",
+    )
+
+
+def layout_2(prefix: str, metadata: str) -> Layout:
+    """Version 2: bytes as they are, a random UUID as ETag."""
+    table = f"{prefix}state"
+    bare = table.rpartition(".")[2]
+    return Layout(
+        table=table,
+        metadata=metadata,
+        level_key=f"migrations-state-v2-{prefix}",
+        cleanup_key=f"last-cleanup-state-v2-{prefix}",
+        steps=(
+            (
+                f"""CREATE TABLE IF NOT EXISTS {table} (
+                    key text NOT NULL PRIMARY KEY, value bytea NOT NULL, etag uuid NOT NULL DEFAULT gen_random_uuid(),
+                    created_at timestamp with time zone NOT NULL DEFAULT now(), updated_at timestamp with time zone,
+                    expires_at timestamp with time zone)""",
+                f"CREATE INDEX IF NOT EXISTS {bare}_expires_at_idx ON {table} (expires_at)",
+            ),
+            (
+                f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS row_id bigint GENERATED ALWAYS AS IDENTITY",
+                f"CREATE UNIQUE INDEX IF NOT EXISTS {bare}_row_id_uidx ON {table} (row_id)",
+            ),
+        ),
+        etag="etag::text",
+        flag="false",
+        value="value",
+        expires="expires_at",
+        insert=f"(key, value, expires_at) VALUES ($1, $2::bytea, {_EXPIRY})",
+        update=f"value = $2::bytea, etag = gen_random_uuid(), updated_at = CURRENT_TIMESTAMP, expires_at = {_EXPIRY}",
+    )
+
+
+class _PostgresState(ABC):
+    """What both versions share."""
+
+    features = frozenset({Feature.ETAG, Feature.TRANSACTIONAL, Feature.TTL, Feature.KEYS_LIKE})
+    max_operations = 0
+
+    def __init__(self, settings: PostgresStateSettings, context: Context, layout: Layout) -> None:
+        self._settings = settings
+        self._where = f"component {context.name}"
+        self._pool = PostgresPool(settings, self._where)
+        self._tasks = Tasks(self._where)
+        self._layout = layout
+        self._statements(layout)
+
+    def _statements(self, layout: Layout) -> None:
+        table, expires = layout.table, layout.expires
+        alive = f"({expires} IS NULL OR {expires} > CURRENT_TIMESTAMP)"
+        self._select = (
+            f"SELECT key, {layout.value} AS value, {layout.flag} AS flag, {layout.etag} AS etag, {expires} AS expires"
+            f" FROM {table} WHERE key = ANY($1::text[]) AND {alive}"
+        )
+        self._upsert, self._insert_first, self._update = {}, {}, {}
+        for flag in (False, True):
+            literal = "true" if flag else "false"
+            insert, change = layout.insert.format(flag=literal), layout.update.format(flag=literal)
+            upsert = f"INSERT INTO {table} AS old {insert} ON CONFLICT (key) DO UPDATE SET {change}"
+            self._upsert[flag] = upsert
+            self._insert_first[flag] = (
+                f"{upsert} WHERE old.{expires} IS NOT NULL AND old.{expires} <= CURRENT_TIMESTAMP"
+            )
+            self._update[flag] = f"UPDATE {table} SET {change} WHERE key = $1 AND {layout.etag} = $4 AND {alive}"
+        self._delete = f"DELETE FROM {table} WHERE key = $1"
+        self._delete_version = f"DELETE FROM {table} WHERE key = $1 AND {layout.etag} = $2 AND {alive}"
+        self._keys = (
+            f"SELECT row_id, key FROM {table} WHERE key LIKE $1 AND row_id > $2 AND {alive} ORDER BY row_id LIMIT $3"
+        )
+        self._claim_cleanup = (
+            f"INSERT INTO {layout.metadata} AS old (key, value) VALUES ($1, CURRENT_TIMESTAMP::text)"
+            " ON CONFLICT (key) DO UPDATE SET value = CURRENT_TIMESTAMP::text WHERE"
+            " old.value::timestamptz < CURRENT_TIMESTAMP - $2::interval"
+        )
+        self._cleanup = f"DELETE FROM {table} WHERE {expires} IS NOT NULL AND {expires} <= CURRENT_TIMESTAMP"
+
+    async def open(self) -> None:
+        await self._pool.open()
+        await self._prepare()
+        if self._settings.cleanup_interval > 0:
+            self._tasks.start(self._clean_regularly(self._settings.cleanup_interval), "clean-up")
+
+    async def ping(self) -> None:
+        await self._pool.fetch("SELECT 1")
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        await self._pool.close()
+
+    # --- operations ---
+
+    async def get(self, request: Get) -> Found:
+        check_options("", request.consistency)
+        rows = await self._pool.fetch(self._select, [request.key])
+        if not rows:
+            return Found(request.key)
+        found = self._found(rows[0])
+        if found.error:
+            raise ComponentError(found.error)
+        return found
+
+    async def bulk_get(self, requests: Sequence[Get]) -> list[Found]:
+        if not requests:
+            return []
+        rows = mapping_of(await self._pool.fetch(self._select, [request.key for request in requests]), "key")
+        return [self._found(rows[one.key]) if one.key in rows else Found(one.key) for one in requests]
+
+    async def set(self, request: Set) -> None:
+        self._check(request, await self._pool.execute(*self._command(request)))
+
+    async def delete(self, request: Delete) -> None:
+        self._check(request, await self._pool.execute(*self._command(request)))
+
+    async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None:
+        # Every transaction takes its row locks in the order of the keys, so that two of them cannot deadlock. The
+        # sort is stable: operations on the same key keep their order, and no others can be told apart afterwards.
+        ordered = sorted(operations, key=lambda operation: operation.key)
+        commands = [(operation, self._command(operation)) for operation in ordered]
+        if len(commands) == 1:
+            [(operation, command)] = commands
+            self._check(operation, await self._pool.execute(*command))
+            return
+
+        async def apply(connection: Any) -> None:
+            for operation, command in commands:
+                self._check(operation, touched(await connection.execute(*command)))
+
+        if commands:
+            await self._pool.transaction(apply)
+
+    async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]:
+        """The token is the row id of the last key of the page before."""
+        if token and not (token.isascii() and token.isdigit() and len(token) <= 18):
+            raise ComponentError(f"keys like: the continuation token {token!r} is not one of this store's")
+        most = limit + 1 if limit > 0 else None
+        rows = await self._pool.fetch(self._keys, check_like(pattern), int(token or 0), most)
+        page = rows[:limit] if limit > 0 else rows
+        return [row["key"] for row in page], str(page[-1]["row_id"]) if len(rows) > len(page) else ""
+
+    # --- parts ---
+
+    def _command(self, operation: Operation) -> tuple[Any, ...]:
+        """Return the statement of an operation and its arguments."""
+        check_options(operation.concurrency, operation.consistency)
+        etag = self._etag(operation.etag) if operation.etag else None
+        if isinstance(operation, Delete):
+            return (self._delete, operation.key) if etag is None else (self._delete_version, operation.key, etag)
+        ttl = ttl_of(operation.metadata)
+        flag, value = self._encode(operation)
+        values = (operation.key, value, ttl if ttl and ttl > 0 else None)
+        if etag is not None:
+            return (self._update[flag], *values, etag)
+        if operation.concurrency == "first-write":
+            return (self._insert_first[flag], *values)
+        return (self._upsert[flag], *values)
+
+    def _check(self, operation: Operation, rows: int) -> None:
+        if rows:
+            return
+        if operation.etag:
+            raise EtagMismatch
+        if isinstance(operation, Set):
+            raise ComponentError("no item was updated")
+
+    def _found(self, row: Any) -> Found:
+        expires = row["expires"]
+        metadata = {} if expires is None else {"ttlExpireTime": rfc3339(expires.astimezone(UTC).timestamp())}
+        try:
+            return Found(row["key"], self._decode(row["value"], row["flag"]), row["etag"], metadata)
+        except ValueError:
+            return Found(row["key"], error=f"the stored value of key {row['key']!r} is not base64")
+
+    @abstractmethod
+    def _etag(self, text: str) -> str:
+        """Return the ETag as the statement compares it; raises `EtagInvalid` or `EtagMismatch`."""
+
+    @abstractmethod
+    def _encode(self, request: Set) -> tuple[bool, str | bytes]:
+        """Return the flag and the value for the statement."""
+
+    @abstractmethod
+    def _decode(self, value: Any, flag: bool) -> bytes:
+        """Return the value as it was given to `set`; raises ValueError."""
+
+    # --- tables ---
+
+    async def _prepare(self) -> None:
+        """Bring the tables up to date while no other process does: it holds the row `lock` of the metadata table. The
+        transaction that holds it is rolled back; the migrations run beside it.
+        """
+        meta = self._layout.metadata
+        await self._create(f"CREATE TABLE IF NOT EXISTS {meta} (key text NOT NULL PRIMARY KEY, value text NOT NULL)")
+        await self._pool.execute(
+            f"INSERT INTO {meta} (key, value) VALUES ('lock', 'lock') ON CONFLICT (key) DO NOTHING"
+        )
+        async with self._pool.connection() as holder:
+            lock = holder.transaction()
+            await lock.start()
+            try:
+                await holder.fetch(f"SELECT value FROM {meta} WHERE key = 'lock' FOR UPDATE", timeout=MIGRATION_S)
+                await self._migrate()
+            finally:
+                await lock.rollback()
+
+    async def _migrate(self) -> None:
+        layout = self._layout
+        [row] = await self._pool.fetch("SELECT to_regclass($1) IS NOT NULL AS made", layout.table)
+        levels = await self._pool.fetch(f"SELECT value FROM {layout.metadata} WHERE key = $1", layout.level_key)
+        level = levels[0]["value"] if levels else "0"
+        if not level.isdigit():
+            raise ComponentError(f"postgresql: the migration level {level!r} is not a number")
+        # The level of version 1 is kept once for all its tables: a second table is missing at any level.
+        done = int(level) if row["made"] else 0
+        for statements in layout.steps[done:]:
+            for statement in statements:
+                await self._create(statement)
+        if int(level) < len(layout.steps):
+            await self._pool.execute(
+                f"INSERT INTO {layout.metadata} VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = $2",
+                layout.level_key,
+                str(len(layout.steps)),
+            )
+
+    async def _create(self, statement: str) -> None:
+        """Execute a CREATE … IF NOT EXISTS, again if another process was quicker: they can collide in the catalogue."""
+        try:
+            await self._pool.execute(statement)
+        except ComponentError as error:
+            if not isinstance(error.__cause__, asyncpg.UniqueViolationError | asyncpg.DuplicateObjectError):
+                raise
+            await self._pool.execute(statement)
+
+    async def _clean_regularly(self, interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await self.clean_up(interval_s)
+            except ComponentError as error:
+                log.warning("%s: expired rows could not be removed: %s", self._where, error)
+
+    async def clean_up(self, interval_s: float) -> int:
+        """Remove expired rows unless another process did so within the interval; return how many went."""
+
+        async def clean(connection: Any) -> int:
+            # 100 ms of slack: two timers of the same interval never agree exactly (spec `components.md` 2.2).
+            pause = timedelta(seconds=max(interval_s - 0.1, 0.0))
+            if not touched(await connection.execute(self._claim_cleanup, self._layout.cleanup_key, pause)):
+                return 0
+            return touched(await connection.execute(self._cleanup))
+
+        return await self._pool.transaction(clean)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} table {self._layout.table}, {self._pool}>"
+
+
+class PostgresState1(_PostgresState):
+    """Version 1: jsonb."""
+
+    Settings = PostgresState1Settings
+
+    def __init__(self, settings: PostgresState1Settings, context: Context) -> None:
+        where = f"component {context.name}"
+        table = identifier(settings.table_name, "tableName", where=where)
+        metadata = identifier(settings.metadata_table_name, "metadataTableName", where=where)
+        super().__init__(settings, context, layout_1(table, metadata))
+
+    def _etag(self, text: str) -> str:
+        if text.isascii() and text.isdigit() and int(text[:11]) < 2**32:
+            return text
+        raise EtagInvalid(f"{text!r} is not a number of 32 bits")
+
+    def _encode(self, request: Set) -> tuple[bool, str | bytes]:
+        if request.is_json:
+            return False, escaped(request.value).decode()
+        return True, f'"{base64.b64encode(request.value).decode()}"'
+
+    def _decode(self, value: Any, flag: bool) -> bytes:
+        if not flag:
+            return str(value).encode()
+        text = orjson.loads(value)
+        if not isinstance(text, str):
+            raise ValueError("not a string")
+        return base64.b64decode(text, validate=True)
+
+
+class PostgresState2(_PostgresState):
+    """Version 2: bytes."""
+
+    Settings = PostgresState2Settings
+
+    def __init__(self, settings: PostgresState2Settings, context: Context) -> None:
+        where = f"component {context.name}"
+        identifier(f"{settings.table_prefix}state", "tablePrefix", where=where)
+        metadata = identifier(settings.metadata_table_name, "metadataTableName", where=where)
+        super().__init__(settings, context, layout_2(settings.table_prefix, metadata))
+
+    def _etag(self, text: str) -> str:
+        try:
+            return str(UUID(text))
+        except ValueError:
+            raise EtagMismatch from None
+
+    def _encode(self, request: Set) -> tuple[bool, str | bytes]:
+        return False, escaped(request.value) if request.is_json else request.value
+
+    def _decode(self, value: Any, flag: bool) -> bytes:
+        return bytes(value)
