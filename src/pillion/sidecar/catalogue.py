@@ -63,12 +63,11 @@ class Catalogue:
         versions = sorted(entry.version for (known, _), entry in self._entries.items() if known == type.lower())
         if versions:
             return f"known versions of {type}: {', '.join(versions)}"
-        types = {known for known, _ in self._entries}
         category = type.partition(".")[0].lower()
-        alike = difflib.get_close_matches(type.lower(), sorted(types), n=3, cutoff=0.6)
+        same = sorted({known for known, _ in self._entries if known.startswith(category + ".")})
+        alike = difflib.get_close_matches(type.lower(), same, n=3, cutoff=0.6)
         if alike:
             return f"did you mean {' or '.join(alike)}?"
-        same = sorted(known for known in types if known.startswith(category + "."))
         return f"known: {', '.join(same)}" if same else ""
 
 
