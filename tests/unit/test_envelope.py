@@ -27,7 +27,7 @@ def as_dict(headers: list[tuple[bytes, bytes]]) -> dict[str, list[str]]:
 def test_requests_as_protobuf_sees_them(
     headers: list[tuple[bytes, bytes]], method: str, verb: int, query: str, type_url: str, payload: bytes, sequence: int
 ) -> None:
-    message = envelope.request_message(method, verb, query.encode(), b"a/b", type_url)
+    message = envelope.request_message(envelope.invoke_request(method, verb, query.encode(), b"a/b", type_url))
     data = envelope.stream_message(envelope.request_head(headers, message), payload, sequence)
     seen = internals.InternalInvokeRequestStream.FromString(data)
     assert seen.request.ver == 1
@@ -54,7 +54,13 @@ def test_responses_there_and_back(
     assert {name: list(entry.values) for name, entry in seen.headers.items()} == as_dict(headers)
     assert seen.message.data.value == data
     found = envelope.read_response(seen.SerializeToString())
-    assert (found.code, found.message, found.content_type, found.type_url, found.data) == (code, text, b"a/b", "t", data)
+    assert (found.code, found.message, found.content_type, found.type_url, found.data) == (
+        code,
+        text,
+        b"a/b",
+        "t",
+        data,
+    )
     assert as_dict(found.headers) == as_dict(headers)
     assert as_dict(found.trailers) == as_dict(trailers)
 
@@ -67,7 +73,9 @@ def test_requests_written_by_protobuf_are_read(
         request=internals.InternalInvokeRequest(
             ver=1,
             metadata={name: internals.ListStringValue(values=values) for name, values in as_dict(headers).items()},
-            message=common.InvokeRequest(method=method, http_extension=common.HTTPExtension(verb=verb, querystring="q=1")),
+            message=common.InvokeRequest(
+                method=method, http_extension=common.HTTPExtension(verb=verb, querystring="q=1")
+            ),
         ),
         payload=common.StreamPayload(data=payload, seq=sequence),
     )

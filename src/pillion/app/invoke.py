@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pillion.errors import Code
 from pillion.kinds.invocation import Reply
 from pillion.net.exchange import Request, RpcError
-from pillion.wire.envelope import request_message
+from pillion.wire.envelope import invoke_request
 from pillion.wire.http1 import HOP_BY_HOP
 from pillion.wire.messages import common, rpc
 from pillion.wire.methods import VERB_NUMBERS, BadMethod, app_path, from_metadata_name, to_metadata_name
@@ -126,7 +126,7 @@ def read_response(response: Response) -> Reply:
 async def _invoke_grpc(app: AppChannel, invocation: Invocation) -> Reply:
     data = await invocation.settle()
     metadata = app_metadata(invocation)
-    message = request_message(
+    message = invoke_request(
         invocation.method,
         VERB_NUMBERS.get(invocation.verb, 0),
         invocation.query,

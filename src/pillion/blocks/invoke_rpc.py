@@ -62,10 +62,12 @@ async def rpc_reply(call: RpcCall, reply: Reply) -> common.InvokeResponse:
         metadata += metadata_of([(to_metadata_name(name), value) for name, value in reply.headers])
         metadata.append(("dapr-http-status", str(reply.code)))
         if not 200 <= reply.code < 300:
+            await call.stream.send_headers()  # else they would be trailers, where clients do not look
             raise http_failure(reply.code, body)
     else:
         metadata += metadata_of(reply.headers)
         if reply.code:
+            await call.stream.send_headers()
             raise grpc_failure(reply)
         call.stream.trailing_metadata += metadata_of(reply.trailers)
     data = wellknown.Any(type_url=reply.type_url, value=body)

@@ -37,6 +37,8 @@ REPEATABLE = 4 << 20
 MOST_COLLECTED = 64 << 20
 """Bytes of a gRPC application's reply; it is one message there."""
 RETRIED = (Code.UNAVAILABLE, Code.UNAUTHENTICATED)
+WITH_BODY = ("POST", "PUT", "PATCH")
+"""Verbs for which an empty body is announced; without a length the callee takes it for a chunked one."""
 OUR_OWN = frozenset((b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"))
 NO_STREAMING = "target app '{}' is running a version of Dapr that does not support streaming-based service invocation"
 NO_FIELDS = "response does not contain the required fields in the leading chunk"
@@ -104,7 +106,7 @@ class PeerClient:
         extra: Headers = []
         if invocation.content_type:
             extra.append((b"content-type", invocation.content_type))
-        if invocation.length:
+        if invocation.length or (invocation.length == 0 and invocation.verb in WITH_BODY):
             extra.append((b"content-length", b"%d" % invocation.length))
         if invocation.traced:
             extra.append((b"traceparent", invocation.traceparent))
@@ -113,12 +115,14 @@ class PeerClient:
         if invocation.baggage:
             extra.append((b"baggage", invocation.baggage))
         message = envelope.request_message(
-            invocation.method,
-            VERB_NUMBERS.get(invocation.verb, 0),
-            invocation.query,
-            invocation.content_type,
-            invocation.type_url,
-            data,
+            envelope.invoke_request(
+                invocation.method,
+                VERB_NUMBERS.get(invocation.verb, 0),
+                invocation.query,
+                invocation.content_type,
+                invocation.type_url,
+                data,
+            )
         )
         if invocation.relayed:
             kept = [pair for pair in headers if pair[0] not in OUR_OWN]

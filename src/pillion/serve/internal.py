@@ -14,7 +14,7 @@ from pillion.errors import Code, ComponentError
 from pillion.kinds.invocation import Invocation
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Method, RpcError
 from pillion.net.http_client import HttpError
-from pillion.peers.client import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE
+from pillion.peers.client import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE, WITH_BODY
 from pillion.wire import envelope, trace
 from pillion.wire.methods import VERBS, BadMethod, guarded, normalise
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 ACTOR_METHODS = tuple(SERVICE + name for name in ("CallActor", "CallActorReminder", "CallActorStream"))
 NO_FIELDS = "request does not contain the required fields in the leading chunk"
 NO_MESSAGE = "field Message is nil"
-_WITH_BODY = ("POST", "PUT", "PATCH")
 _APP_FAILURES = (RpcError, ComponentError, HttpError, BodyTooLarge, BodyIncomplete, OSError, ValueError)
 
 
@@ -204,9 +203,7 @@ async def _set_body(call: ServerCall, invocation: Invocation, payload: bytes | N
     if payload is not None and invocation.length == len(payload):
         invocation.body = payload
         return
-    if payload is None and (
-        invocation.length == 0 or (invocation.length is None and invocation.verb not in _WITH_BODY)
-    ):
+    if payload is None and (invocation.length == 0 or (invocation.length is None and invocation.verb not in WITH_BODY)):
         # Verbs that seldom have a body: an application must not be told of one that is empty.
         arriving = _Arriving(call, None, None)
         async for piece in arriving:

@@ -75,52 +75,49 @@ def field(number: int, value: bytes) -> bytes:
 _written: dict[tuple[int, bytes, bytes], bytes] = {}
 
 
-def _entry(number: int, name: bytes, value: bytes) -> bytes:
-    listed = b"\x0a%b%b" % (varint(len(value)), value)
-    inner = b"%b\x12%b%b" % (field(1, canonical(name)), varint(len(listed)), listed)
-    return b"%c%b%b" % (number << 3 | 2, varint(len(inner)), inner)
+def _entry(number: int, name: bytes, values: list[bytes]) -> bytes:
+    listed = b"".join([b"\x0a%b%b" % (varint(len(value)), value) for value in values])
+    spelled = name if name.endswith(b"-bin") or name.startswith((b":", b"grpc-")) else canonical(name)
+    return field(number, b"%b\x12%b%b" % (field(1, spelled), varint(len(listed)), listed))
 
 
 def entries(number: int, headers: list[Header]) -> bytes:
-    """Return headers as entries of the map in field `number`, names in their canonical case."""
+    """Return headers as entries of the map in field `number`, names in their canonical case.
+
+    Names that are gRPC's own keep their lower case, by which other sidecars know them.
+    """
+    if len({name for name, _ in headers}) < len(headers):
+        grouped: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            grouped.setdefault(name, []).append(value)
+        return b"".join([_entry(number, name, values) for name, values in grouped.items()])
     out = []
     known = _written
-    several: set[bytes] = set()
-    seen = set()
     for name, value in headers:
-        if name in seen:
-            several.add(name)
-            continue
-        seen.add(name)
         key = (number, name, value)
         entry = known.get(key)
         if entry is None:
-            entry = _entry(number, name, value)
+            entry = _entry(number, name, [value])
             if len(entry) <= MEMORABLE:
                 if len(known) >= REMEMBERED:
                     known.clear()
                 known[key] = entry
         out.append(entry)
-    for name in several:  # a map keeps the last entry of a key: this one has all the values
-        listed = b"".join(b"\x0a%b%b" % (varint(len(value)), value) for key, value in headers if key == name)
-        inner = b"%b\x12%b%b" % (field(1, canonical(name)), varint(len(listed)), listed)
-        out.append(field(number, inner))
     return b"".join(out)
 
 
-def request_message(
+def invoke_request(
     method: str, verb: int, query: bytes, content_type: bytes, type_url: str = "", data: bytes = b""
 ) -> bytes:
-    """Return the field `message` of a request head: a `common.v1.InvokeRequest`."""
+    """Return a `common.v1.InvokeRequest`."""
     extension = (b"\x08%c" % verb if verb else b"") + field(2, query)
     carried = field(1, type_url.encode()) + field(2, data)
-    inner = (
-        field(1, method.encode())
-        + (field(2, carried) if carried else b"")
-        + field(3, content_type)
-        + (b"\x22%b%b" % (varint(len(extension)), extension) if verb or extension else b"")
-    )
-    return b"\x1a%b%b" % (varint(len(inner)), inner)
+    return b"%b%b%b%b" % (field(1, method.encode()), field(2, carried), field(3, content_type), field(4, extension))
+
+
+def request_message(invoke: bytes) -> bytes:
+    """Return the field `message` of a request head, also when nothing is inside: it has to be there."""
+    return b"\x1a%b%b" % (varint(len(invoke)), invoke)
 
 
 def request_head(headers: list[Header], message: bytes) -> bytes:
@@ -261,8 +258,8 @@ def _headers(entry: bytes | int) -> tuple[Header, ...]:
         elif number == 2:
             values = [_bytes(text) for inner, text in fields(_bytes(value)) if inner == 1]
     found = tuple((name, value) for value in values)
-    for pair in found:
-        if not sendable(*pair):
+    for _, value in found:
+        if not sendable(name.removeprefix(b":"), value):  # `:authority` and its like lose the colon before HTTP
             raise BadEnvelope(f"the header {name!r} cannot be passed on")
     assert isinstance(entry, bytes)
     if len(entry) <= MEMORABLE:
