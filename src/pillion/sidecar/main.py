@@ -19,7 +19,6 @@ from pillion.observe import logs
 from pillion.sidecar import environment, flags
 from pillion.sidecar.arguments import UsageError
 from pillion.sidecar.checks import check
-from pillion.sidecar.components import InitError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,7 +71,7 @@ def _start(options: Options, surroundings: Environment) -> int:
         from pillion.sidecar.lifecycle import run  # all that serves, which --version need not wait for
 
         return run(replace(options, warnings=()), surroundings)
-    except (ConfigError, ComponentError) as error:
+    except (ConfigError, ComponentError, CannotListen) as error:
         log.critical("Fatal error from runtime: %s", error)
         return FAILED
     except Exception as error:
