@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pillion import REFERENCE_VERSION, __version__
 from pillion.errors import ComponentError, ConfigError
+from pillion.net.listen import CannotListen
 from pillion.observe import logs
 from pillion.sidecar import environment, flags
 from pillion.sidecar.arguments import UsageError
