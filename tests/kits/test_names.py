@@ -7,17 +7,19 @@ import contextlib
 import sqlite3
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 from pillion.clock import FakeClock
+from pillion.components.mdns import MdnsNames
 from pillion.components.names_cache import NamesCache
 from pillion.components.processes import Process, alive, this_process
 from pillion.components.registry_names import RegistryNames
 from pillion.components.sqlite_names import SqliteNames
 from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import Context, decode
+from pillion.kinds.names import Instance
 from pillion.testing.names_kit import NamesKit
 
 if TYPE_CHECKING:
@@ -138,6 +140,23 @@ class TestSqlite(NamesKit):
     def test_bad_settings(self, extra: dict[str, str]) -> None:
         with pytest.raises(ConfigError, match="nameresolution sqlite"):
             decode(SqliteNames.Settings, {"connectionString": "x.db", **extra}, where="test")
+
+
+class TestMdns(NamesKit):
+    namespaces: ClassVar = False
+
+    @contextlib.asynccontextmanager
+    async def resolver(self) -> AsyncIterator[Resolver]:
+        yield MdnsNames(MdnsNames.Settings(), Context("names"))
+
+
+class TestMdnsOnIpv6(TestMdns):
+    """Brackets around the host of an address."""
+
+    address: ClassVar = "[fd00::7]"
+
+    def _instance(self, app_id: str, port: int, namespace: str = "") -> Instance:
+        return Instance(app_id, namespace, "fd00::7", port)
 
 
 def test_who_is_alive() -> None:
