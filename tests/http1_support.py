@@ -76,3 +76,12 @@ async def talk(port: int, *pieces: bytes) -> bytes:
 async def head_of(reader: asyncio.StreamReader) -> bytes:
     """Read one head, its empty line included."""
     return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until `condition` holds."""
+    for _ in range(1_000_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("the condition never came true")

@@ -8,6 +8,8 @@ redirects, proxies, cookies. Nothing is retried, except what provably or very li
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections import deque
 from typing import TYPE_CHECKING, cast
@@ -39,8 +41,7 @@ class ConnectFailed(HttpError):
 
     def __init__(self, address: str, cause: BaseException) -> None:
         self.address = address
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause) or type(cause).__name__
-        super().__init__(f"cannot connect to {address}: {reason}")
+        super().__init__(f"cannot connect to {address}: {_reason(cause)}")
 
 
 class ServerDisconnected(HttpError):
@@ -52,6 +53,15 @@ class ServerDisconnected(HttpError):
 
 class MalformedResponse(HttpError):
     """The server sent something that is not HTTP/1.1, or a head beyond the limit."""
+
+
+def _reason(cause: BaseException) -> str:
+    """Return what the system says of an error; asyncio puts a text of its own, with the address again, before it."""
+    if isinstance(cause, TimeoutError):
+        return "timed out"
+    if isinstance(cause, OSError) and not isinstance(cause, (ssl.SSLError, socket.gaierror)) and cause.errno:
+        return os.strerror(cause.errno).lower()
+    return str(cause) or type(cause).__name__
 
 
 class HttpClient:

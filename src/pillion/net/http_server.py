@@ -371,8 +371,10 @@ class HttpConnection(Intake, asyncio.Protocol):
             except Exception:
                 log.exception("request failed: %r", exchange.request)
                 response = Response(500)
-            keep = self._may_keep(exchange)
             body = response.body
+            if not isinstance(body, bytes):
+                self._say_continue(exchange)  # the answer may be made from the request's body
+            keep = self._may_keep(exchange)
             if isinstance(body, bytes):
                 try:
                     self._write_whole(exchange, response, body, keep=keep)
