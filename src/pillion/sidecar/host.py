@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from pillion.tasks import Tasks
 from pillion.wire.yamltext import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from pillion.kinds.config import Configuration, NameResolution
     from pillion.kinds.names import Resolver
@@ -78,22 +78,14 @@ class Sidecar:
         self._stack = AsyncExitStack()
         self._surface: Surface | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._is_up = False
         self._began = loop.time()
-
-    @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Lines logged here, and in tasks and connections begun here, carry this application's id."""
-        token = logs.app_id.set(self.app_id)
-        try:
-            yield
-        finally:
-            logs.app_id.reset(token)
 
     # -- start
 
     async def start(self) -> None:
-        """Start in the specified order. Raises `ConfigError`, `CannotListen` or `InitError`; then nothing is left open."""
-        with self._speaking():
+        """Start in the specified order. Raises `ConfigError`, `CannotListen` or `InitError`; nothing is left open then."""
+        with logs.of_app(self.app_id):
             try:
                 await self._start()
             except BaseException:
@@ -153,6 +145,7 @@ class Sidecar:
         if resolver is not None:
             await self._register(resolver, host)
         self.outbound.ready(RUNTIME)
+        self._is_up = True
         self._tasks.start(self._follow_application(surface), "following the application")
 
     def _configuration(self) -> Configuration:
@@ -170,7 +163,7 @@ class Sidecar:
             raise ConfigError(f"couldn't find name resolver {name}/{wanted.version}", where="nameResolution", mend=hint)
         settings = wanted.settings if isinstance(wanted.settings, dict) else {}
         metadata = {key: value if isinstance(value, str) else json_text(value) for key, value in settings.items()}
-        context = Context(name, self.app_id, self.environment.namespace, self._data_dir)
+        context = Context(name, self.app_id, self.environment.namespace_raw, self._data_dir)
         resolver: Any = construct(entry, metadata, context, where="nameResolution")
         self._stack.push_async_callback(resolver.close)
         try:
@@ -292,7 +285,7 @@ class Sidecar:
         """The grace period bounds all of it; beyond that the process is told to end as it is."""
         code = 0
         grace_s = self.options.dapr_graceful_shutdown_seconds or None
-        with self._speaking():
+        with logs.of_app(self.app_id):
             self.inbound.unready(RUNTIME)
             try:
                 async with asyncio.timeout(grace_s) as limit:
@@ -309,7 +302,8 @@ class Sidecar:
                 log.critical("Fatal error from runtime: %s", error, exc_info=error)
                 code = FORCED
             else:
-                log.info("Daprd shutdown gracefully")
+                if self._is_up:
+                    log.info("Daprd shutdown gracefully")
         self._end(code)
 
     def _end(self, code: int) -> None:
