@@ -173,7 +173,7 @@ async def _nothing(call: HttpCall) -> Response:
 async def serving_app(app: App) -> AsyncIterator[int]:
     server = web.Application()
     server.router.add_route("*", "/{tail:.*}", app.handle)
-    runner = web.AppRunner(server, access_log=None)
+    runner = web.AppRunner(server, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -208,7 +208,7 @@ async def sidecar(
             context = serving_app(app)
             port = await context.__aenter__()
         channel = AppChannel("http", http=HttpClient("127.0.0.1", port), token=token, port=port) if app else None
-        topics: TopicsOfApp | None = HttpTopics(channel, APP_ID) if channel is not None else None
+        topics: TopicsOfApp | None = HttpTopics(channel, APP_ID, pause=_at_once) if channel is not None else None
         subscriptions = Subscriptions(brokers, topics, pause=_at_once)
         found = Sidecar(watched, brokers, subscriptions, channel, http, f"http://127.0.0.1:{listeners.port}")
         try:
