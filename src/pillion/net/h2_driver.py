@@ -52,6 +52,7 @@ class Driver(asyncio.Protocol):
         self.keepalive = keepalive
         self.is_settled = False
         self.is_lost = False
+        self._is_closing = False
         self._opened_at = self.read_at = self.busy_at = self.loop.time()
         self._ping_due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -69,7 +70,7 @@ class Driver(asyncio.Protocol):
         h2 = self.h2
         self.read_at = now = self.loop.time()
         h2.receive(data, now)
-        if out := h2.take():
+        if (out := h2.take()) and not self._is_closing:
             self.transport.write(out)
         if h2.closed:
             self._close()
@@ -84,7 +85,7 @@ class Driver(asyncio.Protocol):
         self.h2.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
+        self.is_lost = self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
         self.h2.lost(str(exc) if exc is not None else "EOF")
@@ -95,15 +96,23 @@ class Driver(asyncio.Protocol):
     def flush(self) -> None:
         """Write what has collected."""
         out = self.h2.take()
-        if out and not self.is_lost:
+        if out and not self._is_closing:
             self.transport.write(out)
 
     def _close(self) -> None:
-        """Close once everything is written, or soon."""
-        if not self.is_lost and not self.transport.is_closing():
-            self.flush()
+        """Say no more, and close when the peer has, or soon.
+
+        Closing at once would answer what the peer still sends with a TCP reset, which may overtake our last bytes.
+        """
+        if self._is_closing:
+            return
+        self.flush()
+        self._is_closing = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
             self.transport.close()
-            self.loop.call_later(_CLOSE_S, self._abort)
+        self.loop.call_later(_CLOSE_S, self._abort)
 
     def _abort(self) -> None:
         if not self.is_lost:

@@ -188,6 +188,8 @@ class H2ServerConnection(Driver):
 
     def _plan(self, head: RequestHead) -> object:
         """Decide once for all requests with this head who serves them."""
+        if head.method == "CONNECT":
+            return refuse(405)
         content_type = next((value for name, value in head.headers if name == b"content-type"), b"")
         if content_type.startswith(b"application/grpc") and self._grpc is not None:
             return self._grpc.plan(head, content_type)
@@ -214,7 +216,7 @@ class H2ServerConnection(Driver):
         """A client that says goodbye gets the answers it still waits for."""
         if code:
             log.info("%r: GOAWAY %s %s", self, error_name(code), text[:200].decode("utf-8", "replace"))
-        self.loop.call_soon(self._close_drained)
+        self.loop.call_later(_DRAIN_S, self._close_drained)  # usually the client closes first
 
     def quiet(self) -> None:
         self.busy_at = self.read_at

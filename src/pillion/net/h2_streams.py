@@ -88,12 +88,17 @@ def refuse(status: int) -> Callable[[H2ServerConnection, int], Stream]:
 
     class Refusal(Stream):
         def received_head(self, head: RequestHead, ended: bool) -> None:
-            block = encode([(b":status", b"%d" % status), (b"content-length", b"0")])
-            self.connection.send_head(self, block, end=True)
-            if not ended:
-                self.connection.reset(self, ErrorCode.NO_ERROR)
+            refuse_stream(self, status, ended)
 
     return lambda connection, stream_id: Refusal(connection.h2, stream_id)
+
+
+def refuse_stream(stream: Stream, status: int, ended: bool) -> None:
+    """Answer with a bare status, and ask a client that still sends to stop."""
+    block = encode([(b":status", b"%d" % status), (b"content-length", b"0")])
+    stream.connection.send_head(stream, block, end=True)
+    if not ended:
+        stream.connection.reset(stream, ErrorCode.NO_ERROR)
 
 
 class Sender(Stream):
@@ -135,7 +140,13 @@ class HttpExchange(Sender):
         most = self.side.max_body
         if (b"expect", b"100-continue") in head.headers:
             self.connection.send_head(self, _CONTINUE)
-        if self.side.service.streams(head.method, head.path, head.headers):
+        try:
+            streams = self.side.service.streams(head.method, head.path, head.headers)
+        except Exception:
+            log.exception("choosing how to read %s failed", head.path)
+            refuse_stream(self, 500, ended)
+            return
+        if streams:
             self._body = Body(self, head.content_length, limit=max(most, 0))
             self._start(self._body)
         elif head.content_length is not None and head.content_length > most > 0:

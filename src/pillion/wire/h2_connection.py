@@ -484,6 +484,9 @@ class Connection:
         self.budget.spend(COST_SETTINGS + len(payload) // 60, self._now)
         self.apply_settings(payload)
         self._control(f.SETTINGS_ACK)
+        for stream in list(self.streams.values()):  # the acknowledgement goes before what the new windows let through
+            if stream.pending and stream.send_window > 0:
+                self._push(stream)
         self.listener.settled()
 
     def apply_settings(self, payload: bytes) -> None:
@@ -517,8 +520,6 @@ class Connection:
             stream.send_window += delta
             if stream.send_window > f.LARGEST_WINDOW:
                 raise H2Error(ErrorCode.FLOW_CONTROL_ERROR, "a window grew too large")
-            if delta > 0 and stream.pending:
-                self._push(stream)
 
     def _on_push(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
         raise H2Error(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE was not allowed")
@@ -867,8 +868,7 @@ class Connection:
             self._waiting[stream.id] = stream
             return self.send_window > 0
         self._waiting.pop(stream.id, None)
-        if not stream.closed or stream.ending:
-            stream.drained()
+        stream.drained()
         return False
 
     def _pump(self) -> None:
