@@ -84,7 +84,7 @@ class Sidecar:
     # -- start
 
     async def start(self) -> None:
-        """Start in the specified order. Raises `ConfigError`, `CannotListen` or `InitError`; nothing is left open then."""
+        """Start in the specified order. Raises `ConfigError`, `CannotListen` or `InitError` and leaves nothing open."""
         with logs.of_app(self.app_id):
             try:
                 await self._start()
