@@ -42,14 +42,22 @@ def check_like(pattern: str) -> str:
 
 
 def like_to_regex(pattern: str) -> re.Pattern[str]:
-    """Return a regular expression to be used with `fullmatch`. Adjacent `%` become one: no catastrophic matching."""
-    pieces: list[str] = []
+    """Return a regular expression to be used with `fullmatch`.
+
+    The text between two `%` is taken at its first place and never tried elsewhere (an atomic group): if any match
+    exists, there is one like that, and hostile patterns cost no more than others.
+    """
+    pieces = [""]
     for wildcard, character in _parts(pattern):
-        piece = {"%": ".*", "_": "."}[character] if wildcard else re.escape(character)
-        if piece == ".*" and pieces and pieces[-1] == ".*":
-            continue
-        pieces.append(piece)
-    return re.compile("".join(pieces), re.DOTALL)
+        if wildcard and character == "%":
+            pieces.append("")
+        else:
+            pieces[-1] += "." if wildcard else re.escape(character)
+    first, *middle = pieces
+    if not middle:
+        return re.compile(first, re.DOTALL)
+    last = middle.pop()
+    return re.compile(first + "".join(f"(?>.*?{piece})" for piece in middle if piece) + f".*{last}", re.DOTALL)
 
 
 def like_to_sqlite_glob(pattern: str) -> str:
