@@ -16,6 +16,8 @@ import json
 import logging
 import os
 import secrets
+import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +165,37 @@ def _read(path: Path) -> Record | None:
         return None
     finally:
         os.close(handle)
+
+
+def wait_gone(record: Record, folder: Path, timeout_s: float) -> bool:
+    """Wait until a sidecar has withdrawn or died; False when it has not after `timeout_s`. Blocks."""
+    until = time.monotonic() + timeout_s
+    while (path := _path_of(record, folder)) is not None:
+        held = threading.Thread(target=_wait_unlocked, args=(path,), daemon=True)
+        held.start()
+        held.join(max(0.0, until - time.monotonic()))
+        if held.is_alive():
+            return False
+    return True
+
+
+def _path_of(record: Record, folder: Path) -> Path | None:
+    """Return the file of a living sidecar; which it is does not change with what it says of itself."""
+    for path in (folder / "running").glob("*.json"):
+        read = _read(path)
+        if read is not None and (read.app_id, read.pid, read.created) == (record.app_id, record.pid, record.created):
+            return path
+    return None
+
+
+def _wait_unlocked(path: Path) -> None:
+    """Wait until the owner of a record lets go of it: it has ended, or has written a newer one."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        finally:
+            os.close(handle)
 
 
 _FIELDS = {field.name: str(field.type) for field in dataclasses.fields(Record)}
