@@ -79,7 +79,11 @@ def test_memo_of_names_is_bounded() -> None:
 
 
 def test_trailers_close_a_chunked_body() -> None:
-    assert http1.chunk(b"abc") == b"3\r\nabc\r\n"
+    written: list[bytes] = []
+    http1.write_chunk(written.append, b"abc")
+    assert written == [b"3\r\nabc\r\n"]
+    http1.write_chunk(written.append, long := b"x" * 65536)
+    assert written[1:] == [b"10000\r\n", long, b"\r\n"]
     assert http1.last_chunk(None) == b"0\r\n\r\n"
     assert http1.last_chunk([(b"x-a", b"1\r\n2"), (b"content-length", b"9")]) == b"0\r\nX-A: 1  2\r\n\r\n"
 

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from http1_support import Routes, head_of, serving, talk
+from pillion.net import listen
 from pillion.net.exchange import Request, Response
+from pillion.net.http_server import HttpServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +35,22 @@ def test_one_request() -> None:
         assert request.headers == [(b"host", b"h"), (b"connection", b"close")]
         assert request.peer is not None
         assert request.version == "1.1"
+
+    asyncio.run(main())
+
+
+def test_clients_have_their_ipv4_address_on_a_socket_for_both() -> None:
+    """`""` listens with one socket for IPv4 and IPv6; that is nobody's business above."""
+
+    async def main() -> None:
+        server = HttpServer(service := Routes(), max_body=0, max_head=4096)
+        listeners = await listen.tcp(server, [""], 0)
+        await talk(listeners.port, LAST)
+        listeners.close()
+        await server.close(1)
+        peer = service.seen[0].peer
+        assert peer is not None
+        assert peer[0] == "127.0.0.1"
 
     asyncio.run(main())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 class Greeter(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(b"hello")
-        transport.close()
+        stream = cast("asyncio.Transport", transport)
+        stream.write(b"hello")
+        stream.close()
 
 
 async def _greeting(host: str, port: int) -> bytes:

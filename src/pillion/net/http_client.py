@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _WHOLE_LIMIT = 65536
 """A body announced to be no longer than this many bytes is collected and returned as `bytes`."""
-_JOIN_LIMIT = 32768
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _WITH_LENGTH = frozenset(("POST", "PUT", "PATCH"))
 _STALE_S = 1.0
@@ -303,10 +302,11 @@ class ClientConnection(asyncio.Protocol):
             self._was_idle_s = self._loop.time() - self._idle_since
         body = request.body
         if isinstance(body, bytes):
-            if len(body) <= _JOIN_LIMIT:
-                self._transport.write(head + body if body else head)
+            if len(body) > http1.JOIN_LIMIT:
+                self._transport.write(head)
+                self._transport.write(body)
             else:
-                self._transport.writelines((head, body))
+                self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._sender = self._loop.create_task(self._send(body))
@@ -334,7 +334,7 @@ class ClientConnection(asyncio.Protocol):
                 if not piece:
                     continue
                 if left is None:
-                    self._transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+                    http1.write_chunk(self._transport.write, piece)
                 else:
                     left -= len(piece)
                     if left < 0:

@@ -30,8 +30,6 @@ _HELD_LIMIT = 65536
 _DRAIN_LIMIT = 262144
 """Bytes of an unread body that are thrown away to keep a connection; more of it ends the connection."""
 _LINGER_S = 1.0
-_JOIN_LIMIT = 32768
-"""Bodies up to this size are joined with their head to one write; larger ones are not copied."""
 
 
 class H2Factory(Protocol):
@@ -173,7 +171,8 @@ class HttpConnection(Intake, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
-        self._peer = (peer[0], peer[1]) if isinstance(peer, tuple) else None
+        if isinstance(peer, tuple):  # a socket for both IP versions shows IPv4 clients as ::ffff:192.0.2.1
+            self._peer = (peer[0].removeprefix("::ffff:") if "." in peer[0] else peer[0], peer[1])
         self._server.connections.add(self)
         if self._server.closing:
             self._transport.abort()
@@ -407,16 +406,15 @@ class HttpConnection(Intake, asyncio.Protocol):
             tail = http1.END if status == 204 else self._bodiless_tail(response, body)
             body = b""
         else:
-            size = len(body)
-            tail = http1.content_length(size)
-            if size > _JOIN_LIMIT:
-                head = http1.response_head(status, response.headers, self._tail(request, tail, keep=keep))
-                self._transport.writelines((head, body))
-                return
+            tail = http1.content_length(len(body))
         if not keep or request.version == "1.0":
             tail = self._tail(request, tail, keep=keep)
         head = http1.response_head(status, response.headers, tail)
-        self._transport.write(head + body if body else head)
+        if len(body) > http1.JOIN_LIMIT:
+            self._transport.write(head)
+            self._transport.write(body)
+        else:
+            self._transport.write(head + body)
 
     @staticmethod
     def _tail(request: Request, tail: bytes, *, keep: bool) -> bytes:
@@ -466,7 +464,7 @@ class HttpConnection(Intake, asyncio.Protocol):
                     if left < 0:
                         raise ValueError("body is longer than its Content-Length")
                 if chunked:
-                    transport.writelines((b"%x\r\n" % len(piece), piece, b"\r\n"))
+                    http1.write_chunk(transport.write, piece)
                 else:
                     transport.write(piece)
                 if not self._writable:

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -48,6 +48,9 @@ LAST_CHUNK = b"0\r\n\r\n"
 CHUNKED = b"\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"\r\n\r\n"
 CLOSE = b"\r\nConnection: close"
+
+JOIN_LIMIT = 32768
+"""Up to this many bytes a body is copied to go out in one write with its head; longer ones are written beside it."""
 
 _MEMO_LIMIT = 1024
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -152,9 +155,22 @@ def request_head(method: str, target: bytes, host: bytes, headers: Headers, tail
     return head
 
 
-def chunk(data: bytes) -> bytes:
-    """Return one chunk (RFC 9112 7.1). `data` must not be empty: an empty chunk would end the body."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
+def write_chunk(write: Callable[[bytes], object], data: bytes) -> None:
+    """Write one chunk (RFC 9112 7.1). `data` must not be empty: an empty chunk would end the body."""
+    write_joined(write, b"%x\r\n" % len(data), data, b"\r\n")
+
+
+def write_joined(write: Callable[[bytes], object], *pieces: bytes) -> None:
+    """Write pieces as one, or one by one where joining would copy much.
+
+    Not `writelines`: before Python 3.12.9 and 3.13.2 asyncio's did not pause a protocol whose buffer is full
+    (CVE-2024-12254).
+    """
+    if sum(map(len, pieces)) <= JOIN_LIMIT:
+        write(b"".join(pieces))
+    else:
+        for piece in pieces:
+            write(piece)
 
 
 def last_chunk(trailers: Headers | None) -> bytes:
