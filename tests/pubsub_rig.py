@@ -7,27 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import grpc
+import grpc.aio
 from aiohttp import web
 
 from pillion.app.channel import AppChannel
+from pillion.app.grpc_topics import GrpcTopics
 from pillion.app.topics import HttpTopics
 from pillion.blocks.broker import Broker
 from pillion.blocks.publish import PublishBlock
+from pillion.blocks.streaming import StreamingBlock
 from pillion.blocks.subscriptions import Subscriptions
 from pillion.components.memory_broker import MemoryPubSub
 from pillion.errors import ComponentError
 from pillion.kinds.component import Context
 from pillion.kinds.pubsub import Rejected, Withheld
 from pillion.net import listen
-from pillion.net.exchange import Response
+from pillion.net.exchange import Response, RpcError
+from pillion.net.grpc_client import Channel
+from pillion.net.h2_server import H2Server
 from pillion.net.http_client import HttpClient
 from pillion.net.http_server import HttpServer
+from pillion.serve.grpc import GrpcApi
 from pillion.serve.http import HttpApi, HttpSettings
+from pillion.wire.messages import runtime as m
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -98,6 +106,56 @@ class WatchedBroker(MemoryPubSub):
         return self.ends
 
 
+class ParallelBroker(WatchedBroker):
+    """Hands every message to a handler at once, as brokers with several messages in flight do.
+
+    `ends` has the bodies of messages instead of their topics.
+    """
+
+    begun = 0
+
+    async def subscribe(
+        self, topic: str, metadata: Mapping[str, str], handler: Callable[[Delivery], Awaitable[None]]
+    ) -> Any:
+        running: set[asyncio.Task[None]] = set()
+
+        async def spread(delivery: Delivery) -> None:
+            task = asyncio.ensure_future(self._one(handler, delivery))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            self.begun += 1
+            asyncio.get_running_loop().call_soon(self._changed.set)
+
+        inner = await super(WatchedBroker, self).subscribe(topic, metadata, spread)
+        return _Waiting(inner, running)
+
+    async def _one(self, handler: Callable[[Delivery], Awaitable[None]], delivery: Delivery) -> None:
+        end = "ack"
+        try:
+            await handler(delivery)
+        except Rejected:
+            end = "reject"
+        except asyncio.CancelledError:
+            end = "withheld"
+        self.ends.append((delivery.data.decode(), end))
+        self._changed.set()
+
+
+class _Waiting:
+    """A subscription whose end waits for the handlers at work, as its contract asks."""
+
+    def __init__(self, inner: Any, running: set[asyncio.Task[None]]) -> None:
+        self._inner, self._running = inner, running
+
+    async def pause(self) -> None:
+        await self._inner.pause()
+
+    async def close(self) -> None:
+        await self._inner.close()
+        if self._running:
+            await asyncio.wait(self._running)
+
+
 @dataclass
 class Seen:
     """One request that the application got."""
@@ -145,6 +203,46 @@ class App:
 
 
 @dataclass
+class GrpcApp:
+    """A real grpcio application. `answers` says what a method answers: a message, a status code or a function."""
+
+    subscribe: m.ListTopicSubscriptionsResponse | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+    seen: list[tuple[str, bytes, dict[str, str | bytes]]] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        name = details.method.rpartition("/")[2]
+        if name == "ListTopicSubscriptions" and self.subscribe is not None:
+            return grpc.unary_unary_rpc_method_handler(self._subscriptions)
+        if name not in self.answers:
+            return None
+
+        async def serve(request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
+            self.seen.append((name, request, dict(context.invocation_metadata() or ())))
+            self.arrived.set()
+            answer = self.answers[name]
+            if callable(answer):
+                answer = await answer(request)
+            if isinstance(answer, grpc.StatusCode):
+                await context.abort(answer, "as told")
+            return bytes(answer.SerializeToString())
+
+        return grpc.unary_unary_rpc_method_handler(serve)
+
+    async def _subscriptions(self, request: bytes, context: Any) -> bytes:
+        assert self.subscribe is not None
+        return bytes(self.subscribe.SerializeToString())
+
+    async def got(self, count: int) -> list[tuple[str, bytes, dict[str, str | bytes]]]:
+        async with asyncio.timeout(10):
+            while len(self.seen) < count:
+                self.arrived.clear()
+                await self.arrived.wait()
+        return self.seen
+
+
+@dataclass
 class Sidecar:
     """What a test holds of the miniature."""
 
@@ -154,6 +252,25 @@ class Sidecar:
     channel: AppChannel | None
     http: aiohttp.ClientSession
     url: str
+    streaming: StreamingBlock
+    grpc: grpc.aio.Channel
+
+    async def call(self, method: str, request: Any, reply: Any, metadata: Sequence[tuple[str, Any]] = ()) -> Any:
+        """Call a unary method of the API with a grpcio client."""
+        unary = self.grpc.unary_unary(
+            f"/dapr.proto.runtime.v1.Dapr/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=reply.FromString,
+        )
+        return await unary(request, metadata=tuple(metadata), timeout=10)
+
+    def stream(self) -> Any:
+        """Open SubscribeTopicEventsAlpha1 with a grpcio client."""
+        return self.grpc.stream_stream(
+            "/dapr.proto.runtime.v1.Dapr/SubscribeTopicEventsAlpha1",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=m.SubscribeTopicEventsResponseAlpha1.FromString,
+        )()
 
     async def post(
         self, path: str, body: bytes | str = b"", headers: Mapping[str, str] | None = None
@@ -169,11 +286,26 @@ async def _nothing(call: HttpCall) -> Response:
     return Response(404)
 
 
+async def _unknown(call: Any) -> None:
+    raise RpcError(2, "no such method")
+
+
 @asynccontextmanager
-async def serving_app(app: App) -> AsyncIterator[int]:
-    server = web.Application()
-    server.router.add_route("*", "/{tail:.*}", app.handle)
-    runner = web.AppRunner(server, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+async def serving_app(app: App | GrpcApp) -> AsyncIterator[int]:
+    """Run the application on a free port."""
+    if isinstance(app, GrpcApp):
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers((app,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield port
+        finally:
+            await server.stop(0)
+        return
+    web_app = web.Application()
+    web_app.router.add_route("*", "/{tail:.*}", app.handle)
+    runner = web.AppRunner(web_app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -185,7 +317,7 @@ async def serving_app(app: App) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def sidecar(
-    app: App | None = None,
+    app: App | GrpcApp | None = None,
     *,
     broker: WatchedBroker | None = None,
     extra: Sequence[Broker] = (),
@@ -198,35 +330,42 @@ async def sidecar(
     """Run a sidecar with the pubsub `ps`; `settings` are further fields of its `Broker`."""
     watched = broker or WatchedBroker()
     brokers = {"ps": Broker("ps", watched, **settings), **{each.name: each for each in extra}}
-    block = PublishBlock(APP_ID, brokers)
-    api = HttpApi(block.operations(), HttpSettings(), _nothing)
-    server = HttpServer(api, max_body=max_body, max_head=8192)
-    listeners = await listen.tcp(server, ["127.0.0.1"], 0)
-    async with aiohttp.ClientSession() as http:
-        port = 0
+    async with AsyncExitStack() as stack:
+        channel: AppChannel | None = None
+        topics: TopicsOfApp | None = None
         if app is not None:
-            context = serving_app(app)
-            port = await context.__aenter__()
-        channel = AppChannel("http", http=HttpClient("127.0.0.1", port), token=token, port=port) if app else None
-        topics: TopicsOfApp | None = HttpTopics(channel, APP_ID, pause=_at_once) if channel is not None else None
+            port = await stack.enter_async_context(serving_app(app))
+            if isinstance(app, GrpcApp):
+                channel = AppChannel("grpc", grpc=Channel(f"127.0.0.1:{port}"), token=token, port=port)
+                topics = GrpcTopics(channel, pause=_at_once)
+            else:
+                channel = AppChannel("http", http=HttpClient("127.0.0.1", port), token=token, port=port)
+                topics = HttpTopics(channel, APP_ID, pause=_at_once)
+            stack.push_async_callback(channel.close)
+        block = PublishBlock(APP_ID, brokers)
         subscriptions = Subscriptions(brokers, topics, pause=_at_once)
-        found = Sidecar(watched, brokers, subscriptions, channel, http, f"http://127.0.0.1:{listeners.port}")
-        try:
-            await subscriptions.declare(resources)
-            if app is not None and start:
-                await subscriptions.app_healthy()
-                await subscriptions.started()
-            yield found
-        finally:
-            await subscriptions.close(5)
-            for each in brokers.values():
-                await each.component.close()
-            listeners.close()
-            await server.close(1)
-            if channel is not None:
-                await channel.close()
-            if app is not None:
-                await context.__aexit__(None, None, None)
+        streaming = StreamingBlock(brokers, subscriptions)
+        operations = [*block.operations(), *streaming.operations()]
+        server = HttpServer(HttpApi(operations, HttpSettings(), _nothing), max_body=max_body, max_head=8192)
+        listeners = await listen.tcp(server, ["127.0.0.1"], 0)
+        stack.push_async_callback(server.close, 1)
+        stack.callback(listeners.close)
+        h2 = H2Server(grpc=GrpcApi(operations, proxy=_unknown))
+        h2_listeners = await listen.tcp(h2, ["127.0.0.1"], 0)
+        stack.push_async_callback(h2.close, 1)
+        stack.callback(h2_listeners.close)
+        for each in brokers.values():
+            stack.push_async_callback(each.component.close)
+        stack.push_async_callback(subscriptions.close, 5)
+        stack.push_async_callback(streaming.close, 5)
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        client = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{h2_listeners.port}"))
+        await subscriptions.declare(resources)
+        if app is not None and start:
+            await subscriptions.app_healthy()
+            await subscriptions.started()
+        url = f"http://127.0.0.1:{listeners.port}"
+        yield Sidecar(watched, brokers, subscriptions, channel, http, url, streaming, client)
 
 
 async def _at_once(seconds: float) -> None:
