@@ -47,7 +47,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def redis_acl_server() -> Iterator[RedisServer]:
     """A Redis with the user `rider` alone."""
-    with _running(lambda: RedisServer(username="rider", password="p4ss word".replace(" ", "-"))) as server:
+    with _running(lambda: RedisServer(username="rider", password="p4ss-word")) as server:
         yield server
 
 

@@ -256,7 +256,7 @@ class RedisCluster:
     """Three masters that share the slots."""
 
     def __init__(self, size: int = 3) -> None:
-        options = ("cluster-enabled yes", "cluster-node-timeout 2000")
+        options = ("cluster-enabled yes", "cluster-node-timeout 2000", "cluster-require-full-coverage no")
         self.nodes = [RedisServer(options=(*options, f"cluster-port {free_port()}")) for _ in range(size)]
 
     @property

@@ -14,7 +14,7 @@ from pillion.components.redis_link import Interrupted, Unreachable
 from pillion.errors import ComponentError, ConfigError, EtagMismatch
 from pillion.kinds.component import Context, decode
 from pillion.kinds.state import Get, Set
-from servers import RedisCluster, RedisSentinel, RedisServer
+from servers import RedisCluster, RedisSentinel, RedisServer, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -185,6 +185,32 @@ def test_slots_move_while_we_write() -> None:
             await store.set(Set(key, b"moved"))
             await store.transact([Set(key, b"both"), Set("{moving}||2", b"both")], {})
             assert target_node.cli("HGET", key, "data").strip() == "both"
+
+    with RedisCluster() as cluster:
+        asyncio.run(main(cluster))
+
+
+def test_a_lost_node_of_a_cluster_harms_its_own_keys_only() -> None:
+    """While one master is away its keys fail in time and all others work; when it is back, its keys work again."""
+
+    async def main(cluster: RedisCluster) -> None:
+        async with opened(redisHost=cluster.addresses, redisType="cluster", dialTimeout="500ms") as store:
+            keys = [f"k{number}" for number in range(60)]
+            await asyncio.gather(*(store.set(Set(key, b"v")) for key in keys))
+            lost = cluster.nodes[1]
+            away = [key for key in keys if "MOVED" not in lost.cli("GET", key)]
+            lost.kill()
+            outcomes = await asyncio.gather(*(store.get(Get(key)) for key in keys), return_exceptions=True)
+            for key, outcome in zip(keys, outcomes, strict=True):
+                if key in away:
+                    assert isinstance(outcome, ComponentError), (key, outcome)
+                else:
+                    assert not isinstance(outcome, BaseException), (key, outcome)
+                    assert outcome.value == b"v"
+            lost.start()
+            wait_until(lambda: "cluster_state:ok" in lost.cli("CLUSTER", "INFO"), lost)
+            await saved(store, away[0], b"again")
+            assert {found.value for found in await store.bulk_get([Get(key) for key in away])} == {b"v", b"again"}
 
     with RedisCluster() as cluster:
         asyncio.run(main(cluster))

@@ -6,6 +6,8 @@ Knows: that layout and its scripts. Never knows: connections and topologies; `re
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pillion.kinds.component import Context
+
+log = logging.getLogger("pillion.components.redis")
 
 MAX_KEYS = 1_000_000
 """Keys that one listing may look at: SCAN gives no order, so they are all collected before they are sorted."""
@@ -148,11 +152,7 @@ class RedisState:
 
     async def open(self) -> None:
         await self._client.open()
-        [first, *_] = self._client.masters()
-        for line in (await first.call("INFO", "replication", safe=True)).decode().splitlines():
-            name, _, value = line.partition(":")
-            if name == "connected_slaves" and value.isdigit():
-                self._replicas = int(value)
+        self._replicas = await self._count_replicas()
 
     async def ping(self) -> None:
         await self._client.ping()
@@ -244,6 +244,18 @@ class RedisState:
         return page, str(after) if after < len(keys) else ""
 
     # --- parts ---
+
+    async def _count_replicas(self) -> int:
+        [first, *_] = self._client.masters()
+        try:
+            told: bytes = await first.call("INFO", "replication", safe=True)
+        except RedisError as error:
+            if error.code != "NOPERM":
+                raise
+            log.warning("redis: strong writes will not wait for replicas: %s", error)
+            return 0
+        match = re.search(rb"^connected_slaves:(\d+)", told, re.MULTILINE)
+        return int(match[1]) if match else 0
 
     def _ttl_argument(self, metadata: Mapping[str, str]) -> str | int:
         ttl = ttl_of(metadata) if metadata else None

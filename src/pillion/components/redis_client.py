@@ -220,8 +220,12 @@ class RedisClient:
                 target.submit((asking, _ASKING, False, MAX_REDIRECTS))
             target.submit(again)
             return True
-        if code == "CLUSTERDOWN":
+        if code in ("CLUSTERDOWN", "TRYAGAIN", "LOADING"):
             self._refresh_soon()
+            # Growing pauses that add up to the time that a call waits for a connection.
+            pause_s = self._dialing.dial_s / 2 ** (MAX_REDIRECTS - tries)
+            self._loop.call_later(pause_s, link.submit, again)
+            return True
         return False
 
     # --- sentinels ---

@@ -84,6 +84,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._pending: deque[Command] = deque()
         self._out: list[bytes] = []
+        self._out_size = 0
         self._flushing = False
         self._paused = False
         self._progress = 0.0
@@ -110,11 +111,12 @@ class _Connection(asyncio.Protocol):
         """Tell whether one more command of `size` bytes is too many."""
         if len(self._pending) >= MAX_WAITING:
             return True
-        return self._paused and sum(map(len, self._out)) + size > MAX_UNSENT
+        return self._out_size + size > MAX_UNSENT
 
     def send(self, command: Command) -> None:
         self._pending.append(command)
         self._out.append(command[1])
+        self._out_size += len(command[1])
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -123,7 +125,7 @@ class _Connection(asyncio.Protocol):
         self._flushing = False
         if self._paused or self.lost:
             return
-        out, self._out = self._out, []
+        out, self._out, self._out_size = self._out, [], 0
         if not out:
             return
         if len(out) == len(self._pending):  # nothing was awaited before: the server's time runs from now

@@ -221,14 +221,15 @@ class SqliteState:
     # --- on the engine's threads ---
 
     def _find_many(self, db: sqlite3.Connection, keys: Sequence[str]) -> list[Found]:
-        rows: dict[str, Found] = {}
+        rows: dict[str, tuple[Any, ...]] = {}
         for first in range(0, len(keys), _CHUNKS[-1]):
             chunk = keys[first : first + _CHUNKS[-1]]
             size = next(size for size in _CHUNKS if size >= len(chunk))
             asked: list[str | None] = [*chunk, *([None] * (size - len(chunk)))]
             for row in db.execute(self._select[size], asked):
-                rows[row[0]] = _found(*row)
-        return [rows.get(key) or Found(key) for key in keys]
+                rows[row[0]] = row
+        # Two callers may have asked for the same key: each gets an answer of its own.
+        return [_found(*rows[key]) if key in rows else Found(key) for key in keys]
 
     def _write_many(self, db: sqlite3.Connection, writes: Sequence[_Write]) -> list[EtagMismatch | None]:
         return [self._write(db, write) for write in writes]
