@@ -1,0 +1,159 @@
+"""What the benchmark measures with: processes and their CPU, wrk, and a gRPC client of known cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TICK = os.sysconf("SC_CLK_TCK")
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a driver saw: requests that were answered well, per second, latencies in milliseconds."""
+
+    requests: int
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    errors: int = 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """A child process whose CPU time and memory can be read (Linux)."""
+
+    def __init__(self, command: Sequence[str], *, cwd: Path | None = None) -> None:
+        self.log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed by `end`
+        self._child = subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd=cwd)
+
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self._child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def rss_mb(self) -> float:
+        status = Path(f"/proc/{self._child.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def text(self) -> str:
+        return Path(self.log.name).read_text(errors="replace")[-4000:]
+
+    def end(self) -> None:
+        self._child.terminate()
+        try:
+            self._child.wait(15)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self.log.close()
+
+
+def wait_http(port: int, path: str, status: int, process: Process, timeout_s: float = 20.0) -> float:
+    """Ask until the answer is `status`; return the seconds it took."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < timeout_s:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if get(port, path)[0] == status:
+                return time.perf_counter() - began
+        time.sleep(0.002)
+    raise RuntimeError(f"no {status} from port {port}{path}:\n{process.text()}")
+
+
+def get(port: int, path: str, method: str = "GET", body: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def wrk(url: str, *, seconds: float, connections: int = 16, body: str = "") -> Load:
+    """Drive `url` with wrk (Debian package `wrk`), POSTing `body` when there is one."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        if body:
+            script.write(
+                f"wrk.method='POST'; wrk.body=[==[{body}]==]; wrk.headers['Content-Type']='application/json'\n"
+            )
+            script.flush()
+            command += ["-s", script.name]
+        text = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"(\d+) requests in", text)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
+    errors = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
+    socket_errors = re.search(r"Socket errors: (.*)", text)
+    if found is None or rate is None or socket_errors is not None:
+        raise RuntimeError(f"wrk failed:\n{text}")
+    failed = int(errors[1]) if errors else 0
+    return Load(int(found[1]), float(rate[1]), _latency(text, "50%"), _latency(text, "99%"), failed)
+
+
+def _latency(text: str, share: str) -> float:
+    match = re.search(rf"{share}\s+([\d.]+)(us|ms|s)", text)
+    assert match is not None
+    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
+
+
+def grpc(
+    port: int, method: str, message: bytes, *, seconds: float, calls: int = 16, metadata: dict[str, str] | None = None
+) -> Load:
+    """Drive one unary method from a process of its own; 2 connections, `calls` at once in all."""
+    command = [
+        sys.executable, str(HERE / "grpc_load.py"), str(port), method, message.hex(), str(seconds), str(calls),
+        *(f"{name}={value}" for name, value in (metadata or {}).items()),
+    ]  # fmt: skip
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    requests, rate, p50, p99 = text.split()
+    return Load(int(requests), float(rate), float(p50), float(p99))
+
+
+async def grpc_load(
+    port: int, method: str, message: bytes, seconds: float, calls: int, metadata: dict[str, str]
+) -> Load:
+    """The gRPC driver itself."""
+    from pillion.net.grpc_client import Channel
+
+    channels = [Channel(f"127.0.0.1:{port}") for _ in range(2)]
+    sent = list(metadata.items())
+    for channel in channels:
+        await channel.unary(method, message, metadata=list(sent))
+    latencies: list[float] = []
+    began = time.perf_counter()
+    until = began + seconds
+
+    async def caller(channel: Channel) -> None:
+        now = time.perf_counter()
+        while now < until:
+            await channel.unary(method, message, metadata=list(sent))
+            before, now = now, time.perf_counter()
+            latencies.append(now - before)
+
+    await asyncio.gather(*(caller(channels[number % 2]) for number in range(calls)))
+    took = time.perf_counter() - began
+    for channel in channels:
+        await channel.close()
+    latencies.sort()
+    count = len(latencies)
+    return Load(count, count / took, latencies[count // 2] * 1e3, latencies[count * 99 // 100] * 1e3)

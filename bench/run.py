@@ -1,0 +1,335 @@
+"""The benchmark: CPU of the sidecars per request, rate, latencies and memory, beside a floor in the same run.
+
+    bench/run                 the whole table, five seconds for each row
+    bench/run --write         the same, and writes bench/RESULTS.md
+    bench/run --check         short; fails when a row costs more than four times its known ratio to the floor
+    bench/run --only NAME     rows whose name contains NAME
+
+The floor is the smallest possible HTTP server on the same loop and parser. CPU is that of the sidecar processes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import measure
+from measure import Load, Process, free_port, get, wait_http, wrk
+from pillion.wire.messages import runtime as m
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+SAVE = '[{"key":"k1","value":{"a":1,"b":"text"}}]'
+EVENT = '{"a":1,"b":"text"}'
+COMPONENTS = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: redis}}
+spec: {{type: state.redis, version: v1, metadata: [{{name: redisHost, value: "127.0.0.1:{redis}"}}]}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: pubsub}}
+spec: {{type: pubsub.redis, version: v1, metadata: [{{name: redisHost, value: "127.0.0.1:{redis}"}}]}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: sqlite}}
+spec: {{type: state.sqlite, version: v1, metadata: [{{name: connectionString, value: "{folder}/state.db"}}]}}
+"""
+CONFIG = """\
+apiVersion: dapr.io/v1alpha1
+kind: Configuration
+metadata: {{name: bench}}
+spec:
+  nameResolution: {{component: pillion, version: v1, configuration: {{connectionString: "{folder}/names.db"}}}}
+"""
+
+
+@dataclass(slots=True)
+class Result:
+    """One row: microseconds of sidecar CPU for each request, and what the driver saw."""
+
+    name: str
+    target_us: float | None
+    cpu_us: float
+    load: Load
+    rss_mb: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is measured. `target_us` is the figure promised, `ratio` what it costs in floors on a quiet machine."""
+
+    name: str
+    target_us: float | None
+    ratio: float
+    run: Callable[[Bench, float], tuple[Load, list[Process]]]
+    note: str = ""
+
+
+class Bench:
+    """Everything that runs: Redis, the applications, two sidecars, the floor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        redis = free_port()
+        self.processes: list[Process] = []
+        self.start(["redis-server", "--port", str(redis), "--save", "", "--appendonly", "no", "--dir", str(folder)])
+        resources = folder / "resources"
+        resources.mkdir()
+        (resources / "components.yaml").write_text(COMPONENTS.format(redis=redis, folder=folder))
+        self.config = folder / "config.yaml"
+        self.config.write_text(CONFIG.format(folder=folder))
+        self.resources = resources
+        self.floor_port, self.app_port, self.grpc_app_port, self.topic_port = (free_port() for _ in range(4))
+        self.floor = self.app("http", self.floor_port)
+        self.app("http", self.app_port)
+        self.app("grpc", self.grpc_app_port)
+        self.app("http", self.topic_port, "bench")
+        for port in (self.floor_port, self.app_port, self.topic_port):
+            wait_http(port, "/", 200, self.floor)
+        self.ready_s = 0.0
+        self.one, self.one_http, self.one_grpc = self.sidecar("one", self.app_port)
+        self.two, self.two_http, self.two_grpc = self.sidecar("two")
+        self.three, _, _ = self.sidecar("three", self.topic_port)
+        self.four, _, _ = self.sidecar("four", self.grpc_app_port, "--app-protocol", "grpc")
+        self.idle_mb = self.two.rss_mb()
+        get(self.one_http, "/v1.0/state/redis", "POST", SAVE)
+
+    def start(self, command: list[str]) -> Process:
+        process = Process(command, cwd=self.folder)
+        self.processes.append(process)
+        return process
+
+    def app(self, *arguments: object) -> Process:
+        return self.start([sys.executable, str(HERE / "app.py"), *map(str, arguments)])
+
+    def sidecar(self, app_id: str, app_port: int = 0, *more: str) -> tuple[Process, int, int]:
+        http, grpc = free_port(), free_port()
+        began = time.perf_counter()
+        process = self.start(
+            [
+                sys.executable, "-m", "pillion.sidecar.main", "--app-id", app_id, "--app-port", str(app_port),
+                "--dapr-http-port", str(http), "--dapr-grpc-port", str(grpc), "--dapr-internal-grpc-port",
+                str(free_port()), "--metrics-port", str(free_port()), "--resources-path", str(self.resources),
+                "--config", str(self.config), *more,
+            ]
+        )  # fmt: skip
+        wait_http(http, "/v1.0/healthz", 204, process)
+        self.ready_s = time.perf_counter() - began
+        return process, http, grpc
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.end()
+
+    def http(self, port: int, path: str, seconds: float, body: str = "", connections: int = 16) -> Load:
+        return wrk(f"http://127.0.0.1:{port}{path}", seconds=seconds, body=body, connections=connections)
+
+
+def floor(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+    return bench.http(bench.floor_port, "/", seconds), [bench.floor]
+
+
+def http_row(path: str, body: str = "", connections: int = 16) -> Callable[[Bench, float], tuple[Load, list[Process]]]:
+    def run(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+        return bench.http(bench.one_http, path, seconds, body, connections), [bench.one]
+
+    return run
+
+
+def grpc_get(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+    message = m.GetStateRequest(store_name="redis", key="k1").SerializeToString()
+    return measure.grpc(bench.one_grpc, "/dapr.proto.runtime.v1.Dapr/GetState", message, seconds=seconds), [bench.one]
+
+
+def invoke_two(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+    return bench.http(bench.two_http, "/v1.0/invoke/one/method/x", seconds), [bench.one, bench.two]
+
+
+def proxy_two(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+    load = measure.grpc(bench.two_grpc, "/bench.Echo/Say", b"hello", seconds=seconds, metadata={"dapr-app-id": "four"})
+    return load, [bench.two, bench.four]
+
+
+def delivered(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+    """Publishing and delivering together: the row counts delivered messages and waits for the last of them."""
+    before = json.loads(get(bench.topic_port, "/count")[1])["events"]
+    began = time.perf_counter()
+    load = wrk(
+        f"http://127.0.0.1:{bench.one_http}/v1.0/publish/pubsub/bench", seconds=seconds, body=EVENT, connections=16
+    )
+    count = 0
+    while time.perf_counter() - began < seconds + 60:
+        count = json.loads(get(bench.topic_port, "/count")[1])["events"] - before
+        if count >= load.requests:
+            break
+        time.sleep(0.05)
+    else:
+        raise RuntimeError(f"only {count} of {load.requests} messages were delivered")
+    took = time.perf_counter() - began
+    return Load(count, count / took, load.p50_ms, load.p99_ms), [bench.one, bench.three]
+
+
+ROWS = (
+    Row("floor: HTTP server, same loop and parser", None, 1.0, floor),
+    Row("HTTP state get, Redis", 30, 6, http_row("/v1.0/state/redis/k1")),
+    Row("HTTP state save, Redis", 33, 7, http_row("/v1.0/state/redis", SAVE)),
+    Row("gRPC GetState, Redis", 38, 8, grpc_get),
+    Row("HTTP invoke, one sidecar", 55, 9, http_row("/v1.0/invoke/one/method/x")),
+    Row("HTTP invoke, two sidecars (both counted)", 120, 24, invoke_two),
+    Row("gRPC proxy unary, two sidecars (both counted)", 150, 30, proxy_two),
+    Row("HTTP publish, Redis", 40, 7, http_row("/v1.0/publish/pubsub/quiet", EVENT)),
+    Row("publish to delivered, Redis, per message (both counted)", 90, 18, delivered, "latencies are of publishing"),
+    Row("HTTP state save, SQLite, durable, 64 connections", None, 12, http_row("/v1.0/state/sqlite", SAVE, 64),
+        "to reach: 20,000/s, p99 under 15 ms"),
+)  # fmt: skip
+
+
+def main() -> int:
+    options = arguments()
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="pillion-bench-") as folder:
+        bench = Bench(Path(folder))
+        try:
+            rows = [row for row in ROWS if row is ROWS[0] or options.only.lower() in row.name.lower()]
+            with Progress(console=console, transient=True, disable=not sys.stdout.isatty()) as progress:
+                for row in progress.track(rows, description="measuring"):
+                    row.run(bench, min(1.0, options.seconds))  # warm
+                    results.append(measured(row, bench, options.seconds))
+            memory = [f"ready in {bench.ready_s * 1000:.0f} ms", f"idle RSS {bench.idle_mb:.1f} MB"]
+            each = shared_mb(bench)
+            memory.append(f"each further sidecar of a shared host {each:.1f} MB")
+        finally:
+            bench.close()
+    show(console, results, memory)
+    if options.json:
+        print(json.dumps([{**row_dict(row)} for row in results]))
+    if options.write:
+        write(results, memory)
+    return check(results) if options.check else 0
+
+
+def measured(row: Row, bench: Bench, seconds: float) -> Result:
+    watched = bench.processes
+    before = {id(process): process.cpu_s() for process in watched}
+    load, processes = row.run(bench, seconds)
+    spent = sum(process.cpu_s() - before[id(process)] for process in processes)
+    if load.errors:
+        raise RuntimeError(f"{row.name}: {load.errors} requests failed")
+    rss = max(process.rss_mb() for process in processes)
+    return Result(row.name, row.target_us, spent / load.requests * 1e6, load, rss, row.note)
+
+
+def shared_mb(bench: Bench) -> float:
+    """Megabytes that each of nine further sidecars adds to a process that has one."""
+    text = subprocess.run(
+        [sys.executable, str(HERE / "shared_host.py"), "10", str(bench.resources)],
+        capture_output=True, text=True, check=True, cwd=bench.folder,
+    ).stdout  # fmt: skip
+    first, last = map(int, text.split()[-2:])
+    return (last - first) / 9 / 1024
+
+
+def row_dict(row: Result) -> dict[str, object]:
+    return {
+        "name": row.name, "target_us": row.target_us, "cpu_us": round(row.cpu_us, 1), "rate": round(row.load.rate),
+        "p50_ms": row.load.p50_ms, "p99_ms": row.load.p99_ms, "rss_mb": round(row.rss_mb, 1),
+    }  # fmt: skip
+
+
+def show(console: Console, results: list[Result], memory: list[str]) -> None:
+    table = Table(title="CPU of the sidecars for each request")
+    for name, side in (
+        ("work", "left"), ("to reach", "right"), ("CPU us", "right"), ("floors", "right"), ("rate /s", "right"),
+        ("p50 ms", "right"), ("p99 ms", "right"), ("RSS MB", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for row in results:
+        met = row.target_us is None or row.cpu_us <= row.target_us
+        table.add_row(*cells(row, results[0]), style=None if met else "red")
+    console.print(table)
+    console.print(", ".join(memory))
+
+
+def cells(row: Result, base: Result) -> list[str]:
+    return [
+        row.name, f"{row.target_us:g}" if row.target_us else "", f"{row.cpu_us:.1f}", f"{row.cpu_us / base.cpu_us:.1f}",
+        f"{row.load.rate:,.0f}", f"{row.load.p50_ms:.2f}", f"{row.load.p99_ms:.2f}", f"{row.rss_mb:.0f}",
+    ]  # fmt: skip
+
+
+def write(results: list[Result], memory: list[str]) -> None:
+    """Write bench/RESULTS.md."""
+    git = shutil.which("git") or "git"
+    commit = subprocess.run(
+        [git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
+    ).stdout.strip()
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "",
+    )
+    machine = f"Python {platform.python_version()}, {platform.system()}, {cpu or platform.machine()}"
+    lines = [
+        "# What a request costs",
+        "",
+        f"`bench/run --write` at commit {commit}, {machine}; drivers and Redis run on the same cores.",
+        "CPU is that of the sidecar processes alone, in microseconds for each request, with 16 connections unless the row",
+        "says otherwise. The floor is the smallest HTTP server on the same loop and parser, in the same run: ratios to",
+        "it hold when the machine's speed drifts.",
+        "",
+        "| work | to reach, us | CPU, us | in floors | rate /s | p50 ms | p99 ms | RSS MB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += ["| " + " | ".join(cells(row, results[0])) + " |" for row in results]
+    lines += ["", ", ".join(memory) + ".", ""]
+    lines += [f"- {row.name}: {row.note}." for row in results if row.note]
+    notes = HERE / "NOTES.md"
+    if notes.exists():
+        lines += ["", notes.read_text().rstrip()]
+    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n")
+
+
+def check(results: list[Result]) -> int:
+    """Fail on a gross regression of a ratio; times depend on the machine and are never judged."""
+    known = {row.name: row.ratio for row in ROWS}
+    base = results[0].cpu_us
+    bad = [row for row in results if row.cpu_us / base > 4 * known[row.name]]
+    for row in bad:
+        print(f"{row.name}: {row.cpu_us / base:.1f} floors, known are {known[row.name]:g}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each row")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md")
+    parser.add_argument("--check", action="store_true", help="one second a row; fail on a gross regression of a ratio")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON too")
+    options = parser.parse_args()
+    if options.check:
+        options.seconds = min(options.seconds, 1.0)
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
