@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pillion.components.sqlite_broker import SqlitePubSub
 from pillion.kinds.component import Context
-from pillion.kinds.pubsub import Publish
+from pillion.kinds.pubsub import Delivery, Publish, Rejected
 from pillion.testing.pubsub_kit import Inbox
 
 if TYPE_CHECKING:
@@ -139,5 +140,103 @@ def test_killing_consumers_under_load_loses_nothing(tmp_path: Path) -> None:
             inbox = Inbox()
             await last.subscribe("t", {}, inbox)
             await inbox.until(lambda inbox: promised <= handled | {body.decode() for body in inbox.bodies})
+
+    asyncio.run(run())
+
+
+def test_order_with_one_handler_at_a_time(tmp_path: Path) -> None:
+    """Concurrency 1 keeps the order in which publishes returned."""
+
+    async def run() -> None:
+        async with broker(tmp_path / "m.db") as many:
+            settings = SqlitePubSub.Settings(connection_string=str(tmp_path / "m.db"), concurrency=1)
+            single = SqlitePubSub(settings, Context("single"))
+            await single.open()
+            inbox = Inbox()
+            await single.subscribe("t", {}, inbox)
+            for number in range(300):
+                await many.publish(Publish("t", str(number).encode()))
+            assert await inbox.count(300) == [str(number).encode() for number in range(300)]
+            await single.close()
+
+    asyncio.run(run())
+
+
+def test_slow_and_poisonous_messages_end_in_the_dead_letters(tmp_path: Path) -> None:
+    """One handler never ends, one always refuses: both messages go where `deadLetterTopic` says, their neighbours do
+    not notice, and the file is empty afterwards but for the dead letters.
+    """
+    path = tmp_path / "m.db"
+    settings = SqlitePubSub.Settings(
+        connection_string=str(path),
+        processing_timeout=0.1,
+        redeliver_interval=0.02,
+        max_deliveries=3,
+        dead_letter_topic="dead",
+    )
+    attempts: dict[bytes, list[int]] = {}
+
+    async def handler(delivery: Delivery) -> None:
+        attempts.setdefault(delivery.data, []).append(delivery.attempt)
+        if delivery.data == b"slow":
+            await asyncio.Event().wait()
+        if delivery.data == b"poison":
+            raise Rejected
+
+    async def run() -> None:
+        one = SqlitePubSub(settings, Context("broker"))
+        await one.open()
+        dead = Inbox()
+        await one.subscribe("t", {}, handler)
+        await one.subscribe("dead", {}, dead)
+        for body in (b"slow", b"poison", b"good"):
+            await one.publish(Publish("t", body, metadata={"k": "v"}))
+        assert sorted(await dead.count(2)) == [b"poison", b"slow"]
+        assert dead.seen[0].metadata == {"k": "v"}
+        await one.close()
+
+    asyncio.run(run())
+    assert attempts == {b"slow": [1, 2, 3], b"poison": [1, 2, 3], b"good": [1]}
+
+
+def test_handled_messages_leave_the_file(tmp_path: Path) -> None:
+    """A thousand acknowledgements delete at once; fewer do so with the housekeeping of the next start."""
+    path = tmp_path / "m.db"
+
+    async def run() -> None:
+        async with broker(path) as one:
+            inbox = Inbox()
+            await one.subscribe("t", {}, inbox)
+            await asyncio.gather(*(one.publish(Publish("t", b"x" * 100)) for _ in range(2500)))
+            await inbox.count(2500)
+        async with broker(path) as one:
+            await one.subscribe("t", {}, inbox)
+            await one.publish(Publish("t", b"last"))
+            await inbox.count(2501)
+
+    asyncio.run(run())
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM broker_messages").fetchone()[0] <= 1
+        assert db.execute("SELECT count(*) FROM broker_leases").fetchone() == (0,)
+        assert db.execute("SELECT count(*) FROM broker_owners").fetchone() == (0,)
+    assert not Path(f"{path}.wake").exists()
+
+
+def test_many_messages_with_slow_handlers_are_shared(tmp_path: Path) -> None:
+    """A member whose handlers are slow leaves messages to the others of its group."""
+    path = tmp_path / "m.db"
+
+    async def run() -> None:
+        gate = asyncio.Event()
+        first, second = Inbox(gate=gate), Inbox()
+        async with broker(path) as one, broker(path) as two:
+            await asyncio.gather(*(one.publish(Publish("t", str(number).encode())) for number in range(60)))
+            await one.subscribe("t", {}, first)
+            await first.until(lambda inbox: inbox.begun >= 10)
+            await two.subscribe("t", {}, second)
+            await second.count(40)
+            gate.set()
+            await first.count(20)
+            assert sorted(int(body) for body in first.bodies + second.bodies) == list(range(60))
 
     asyncio.run(run())

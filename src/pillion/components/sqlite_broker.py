@@ -40,6 +40,10 @@ log = logging.getLogger("pillion.components.sqlite_broker")
 TIDY_AFTER = 1000
 """Acknowledgements after which handled messages are deleted at once; fewer wait for `TIDY_S` seconds of company."""
 TIDY_S = 1.0
+QUICK_S = 0.1
+SLOW_S = 1.0
+"""A subscription takes more messages ahead when its handlers dealt with a quarter of a full hand within `QUICK_S`, and
+few again when one has waited for `SLOW_S`: with slow handlers the other members of the group shall have their share."""
 RETRY_S = 1.0
 """The pause after a turn that failed (disk full, another process in the way)."""
 
@@ -170,10 +174,13 @@ def _row(
 class _Leased(Delivery):
     """A delivery with the number of its message."""
 
-    __slots__ = ("id",)
+    __slots__ = ("came", "id")
     id: int
+    came: float
+    """Loop time."""
 
-    def __init__(self, topic: str, row: queue.Leased) -> None:
+    def __init__(self, topic: str, row: queue.Leased, came: float) -> None:
+        self.came = came
         self.id, failures, content_type, metadata, self.data = row
         self.topic = topic
         self.metadata = orjson.loads(metadata) if metadata else {}
@@ -210,6 +217,8 @@ class _Subscription:
             timeout_s=settings.processing_timeout,
         )
         self._depth = max(1, settings.queue_depth, settings.concurrency)
+        self._base = self._limit = min(self._depth, 2 * max(1, settings.concurrency))
+        self._full_at = float("-inf")
         self._done: list[int] = []
         self._failed: list[tuple[int, float]] = []
         self._returned: list[int] = []
@@ -264,13 +273,23 @@ class _Subscription:
         while True:
             await self._signal.wait()
             self._signal.clear()
-            want = 0 if self._stopping or not self._more else max(0, self._depth - self._workers.held)
+            self._adapt()
+            want = 0 if self._stopping or not self._more else max(0, self._limit - self._workers.held)
             if want or self._unsettled or self._handled >= TIDY_AFTER:
                 went_well = await self._turn(want)
                 if not went_well and self._ending:
                     return
             if self._ending and not self._unsettled:
                 return
+
+    def _adapt(self) -> None:
+        """Choose how many messages to hold, from `2 * concurrency` to `queueDepth`."""
+        now = asyncio.get_running_loop().time()
+        oldest = self._workers.oldest
+        if oldest is not None and now - oldest.came > SLOW_S:
+            self._limit = self._base
+        elif now - self._full_at < QUICK_S and self._workers.held <= self._limit * 3 // 4:
+            self._limit = min(self._depth, self._limit * 2)
 
     @property
     def _unsettled(self) -> bool:
@@ -284,7 +303,7 @@ class _Subscription:
             topic=self.topic,
             group=self.group,
             owner=self._hub.owner,
-            owner_until=self._hub.until() if want else 0.0,
+            lease_s=self._hub.noted(now) if want else 0.0,
             now=now,
             want=want,
             done=self._done,
@@ -315,7 +334,8 @@ class _Subscription:
         if given.lost:
             self._hub.lost()
         if given.rows:
-            fresh = [_Leased(self.topic, row) for row in given.rows]
+            now = asyncio.get_running_loop().time()
+            fresh = [_Leased(self.topic, row, now) for row in given.rows]
             if self._stopping:
                 self._returned += [delivery.id for delivery in fresh]
                 self._signal.set()
@@ -328,6 +348,7 @@ class _Subscription:
             await self._join()
             given.more = True
         if given.more:
+            self._full_at = asyncio.get_running_loop().time()
             self._more = True
             self._signal.set()
         if given.next_due is not None:

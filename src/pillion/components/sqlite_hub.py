@@ -134,10 +134,10 @@ class Hub:
 
     # --- the owner's life and the others' ---
 
-    def until(self) -> float:
-        """Return the time until which the owner counts as alive from now on; whoever asks writes it."""
-        self._renewed = time.time()
-        return self._renewed + self.lease_s
+    def noted(self, now: float) -> float:
+        """Return for how long the owner counts as alive from `now` on; whoever asks writes that down."""
+        self._renewed = now
+        return self.lease_s
 
     def lost(self) -> None:
         """Others took this process for dead and have what it held: hand no more of that to handlers."""
@@ -153,8 +153,8 @@ class Hub:
             self._look_now.clear()
             try:
                 if time.monotonic() >= housekeeping:
-                    await self._keep_house()
-                    housekeeping = time.monotonic() + HOUSEKEEPING_S
+                    more = await self._keep_house()
+                    housekeeping = time.monotonic() + (0.0 if more else HOUSEKEEPING_S)
                 await self._look()
             except ComponentError as error:
                 log.warning("looking after the broker's file failed: %s", error)
@@ -170,8 +170,8 @@ class Hub:
         dead, self._dead = self._dead, set()
         members = self._everyone()
         if now - self._renewed > self.lease_s / 4 and any(member.holds() for member in members):
-            until = self.until()
-            if await self.engine.write(partial(queue.renew, owner=self.owner, until=until)):
+            renew = partial(queue.renew, owner=self.owner, now=now, lease_s=self.noted(now))
+            if await self.engine.write(renew):
                 self.lost()
         for owner, until in await self.engine.read(queue.owners):
             if owner == self.owner:
@@ -182,10 +182,14 @@ class Hub:
                 for topic in await self.engine.write(bury):
                     log.info("what a process that ended held of topic %s is delivered again", topic)
                     self.ring(topic)
+        groups = {member.group: member.topic for member in members}
+        stirring = await self.engine.read(partial(queue.stirring, groups=groups, now=now)) if groups else ()
         for member in members:
-            member.wake()
+            if member.group in stirring:
+                member.wake()
 
-    async def _keep_house(self) -> None:
+    async def _keep_house(self) -> bool:
+        """Return whether there is more to do."""
         present = [member.group for member in self._everyone()]
         work = partial(
             queue.keep_house,
@@ -194,8 +198,10 @@ class Hub:
             retention_s=self.retention_s,
             group_retention_s=self.group_retention_s,
         )
-        for topic, name in await self.engine.write(work):
+        forgotten, more = await self.engine.write(work)
+        for topic, name in forgotten:
             log.warning("consumer group %s of topic %s was absent for too long and is forgotten", name, topic)
+        return more
 
     def __repr__(self) -> str:
         return f"<Hub {self.owner} of {self.engine!r}, {len(self._everyone())} subscriptions>"

@@ -19,10 +19,12 @@ from pillion.errors import ComponentError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 LAYOUT = 1
 """The version of the tables, in `broker_about`."""
+MAX_DELETED = 10_000
+"""Messages that one transaction deletes: nobody shall wait long for it."""
 MAX_CLAIM_BYTES = 16 * 1024 * 1024
 """Payload bytes after which a claim takes no further message."""
 
@@ -119,8 +121,8 @@ class Turn:
     topic: str
     group: int
     owner: str
-    owner_until: float
-    """When the owner counts as dead unless it has said something again."""
+    lease_s: float
+    """How long the owner may be silent before it counts as dead."""
     now: float
     want: int = 0
     done: list[int] = field(default_factory=list)
@@ -170,7 +172,7 @@ def exchange(db: sqlite3.Connection, turn: Turn) -> Given:
     rows: list[Leased] = []
     lost, more, known = False, False, True
     if turn.want > 0:
-        lost = _renew(db, turn.owner, turn.owner_until)
+        lost = renew(db, turn.owner, turn.now, turn.lease_s)
         _release_due(db, turn.topic, turn.now)
         rows, size = _claim_waiting(db, turn)
         more, known = _claim_new(db, turn, rows, size)
@@ -199,12 +201,13 @@ def _fail(db: sqlite3.Connection, turn: Turn, message: int, due: float, buried: 
         buried.append(message)
 
 
-def _renew(db: sqlite3.Connection, owner: str, until: float) -> bool:
-    """Say that the owner lives; return True when others had given it up (or it is new)."""
-    if db.execute("UPDATE broker_owners SET until=? WHERE name=?", (until, owner)).rowcount:
+def renew(db: sqlite3.Connection, owner: str, now: float, lease_s: float) -> bool:
+    """Say that the owner lives; return True when others had given it up (or it is new). Written four times a lease."""
+    found = db.execute("SELECT until FROM broker_owners WHERE name=?", (owner,)).fetchone()
+    if found is not None and found[0] > now + lease_s * 3 / 4:
         return False
-    db.execute("INSERT INTO broker_owners (name, until) VALUES (?,?)", (owner, until))
-    return True
+    db.execute("REPLACE INTO broker_owners (name, until) VALUES (?,?)", (owner, now + lease_s))
+    return found is None
 
 
 _ASIDE = "topic, published, expires, content_type, metadata, data"
@@ -288,25 +291,45 @@ def _next_due(db: sqlite3.Connection, turn: Turn) -> float | None:
     return min(times, default=None)
 
 
-def tidy(db: sqlite3.Connection, topic: str) -> None:
-    """Delete the messages of a topic that every one of its groups has handled."""
+def tidy(db: sqlite3.Connection, topic: str) -> bool:
+    """Delete messages of a topic that every one of its groups has handled; True when there may be more of them."""
     [passed] = db.execute("SELECT min(cursor) FROM broker_groups WHERE topic=?", (topic,)).fetchone()
-    if passed:
-        db.execute(
-            "DELETE FROM broker_messages WHERE topic=?1 AND id<=?2 AND NOT EXISTS (SELECT 1 FROM broker_leases AS l"
-            " WHERE l.message_id=broker_messages.id AND l.group_id IN (SELECT id FROM broker_groups WHERE topic=?1))",
-            (topic, passed),
-        )
+    if not passed:
+        return False
+    return _delete(
+        db,
+        "topic=?1 AND id<=?2 AND NOT EXISTS (SELECT 1 FROM broker_leases AS l"
+        " WHERE l.message_id=broker_messages.id AND l.group_id IN (SELECT id FROM broker_groups WHERE topic=?1))",
+        (topic, passed),
+    )
+
+
+def _delete(db: sqlite3.Connection, condition: str, values: tuple[Any, ...]) -> bool:
+    """Delete messages, at most `MAX_DELETED`; True when the bound was reached."""
+    chosen = f"SELECT id FROM broker_messages WHERE {condition} LIMIT {MAX_DELETED}"
+    return db.execute(f"DELETE FROM broker_messages WHERE id IN ({chosen})", values).rowcount >= MAX_DELETED
+
+
+def stirring(db: sqlite3.Connection, groups: Mapping[int, str], now: float) -> set[int]:
+    """Return those of `groups` (id to topic) for which there is something to hand out."""
+    found = set()
+    for group, topic in groups.items():
+        values = {"group": group, "topic": topic, "now": now}
+        if any(db.execute(f"SELECT EXISTS ({one})", values).fetchone()[0] for one in _SIGNS):
+            found.add(group)
+    return found
+
+
+_SIGNS = (
+    "SELECT 1 FROM broker_messages WHERE topic=:topic AND id>(SELECT cursor FROM broker_groups WHERE id=:group)",
+    "SELECT 1 FROM broker_leases WHERE group_id=:group AND owner IS NULL AND due<=:now",
+    "SELECT 1 FROM broker_delayed WHERE topic=:topic AND due<=:now",
+)
 
 
 def owners(db: sqlite3.Connection) -> list[tuple[str, float]]:
     """Return every owner and when it is to be taken for dead."""
     return db.execute("SELECT name, until FROM broker_owners").fetchall()
-
-
-def renew(db: sqlite3.Connection, owner: str, until: float) -> bool:
-    """Keep an owner alive; True when it had been taken for dead."""
-    return _renew(db, owner, until)
 
 
 def bury_owner(db: sqlite3.Connection, owner: str, now: float, *, only_if_silent: bool) -> list[str]:
@@ -329,6 +352,8 @@ def bury_owner(db: sqlite3.Connection, owner: str, now: float, *, only_if_silent
     return [topic for [topic] in held]
 
 
+_ALL = 1 << 62
+
 _TOPICS = """WITH RECURSIVE t(topic) AS (
   SELECT min(topic) FROM broker_messages
   UNION ALL SELECT (SELECT min(topic) FROM broker_messages WHERE topic > t.topic) FROM t WHERE t.topic IS NOT NULL)
@@ -337,9 +362,10 @@ SELECT topic FROM t WHERE topic IS NOT NULL"""
 
 def keep_house(
     db: sqlite3.Connection, present: Sequence[int], now: float, *, retention_s: float, group_retention_s: float
-) -> list[tuple[str, str]]:
+) -> tuple[list[tuple[str, str]], bool]:
     """Note the groups that are present, forget those absent for `group_retention_s` (0: never), and delete messages of
-    topics without groups after `retention_s`. Return topic and name of the groups that were forgotten.
+    topics without groups after `retention_s`. Return topic and name of the groups that were forgotten, and whether
+    there is more to delete.
     """
     if present:
         _each(db, "UPDATE broker_groups SET seen=? WHERE id", (now,), list(present))
@@ -355,16 +381,14 @@ def keep_house(
         (now - retention_s,),
     )
     with_groups = {topic for [topic] in db.execute("SELECT DISTINCT topic FROM broker_groups")}
+    more = False
     for [topic] in db.execute(_TOPICS).fetchall():
         if topic in with_groups:
-            tidy(db, topic)
+            more |= tidy(db, topic)
             continue
         kept = db.execute(
             "SELECT id FROM broker_messages WHERE topic=? AND published>=? ORDER BY id LIMIT 1",
             (topic, now - retention_s),
         ).fetchone()
-        if kept is None:
-            db.execute("DELETE FROM broker_messages WHERE topic=?", (topic,))
-        else:
-            db.execute("DELETE FROM broker_messages WHERE topic=? AND id<?", (topic, kept[0]))
-    return [(topic, name) for _, topic, name in forgotten]
+        more |= _delete(db, "topic=? AND id<?", (topic, _ALL if kept is None else kept[0]))
+    return [(topic, name) for _, topic, name in forgotten], more

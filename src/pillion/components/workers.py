@@ -68,6 +68,11 @@ class Workers(Generic[D]):
         """Messages taken and not settled."""
         return len(self._waiting) + self._running
 
+    @property
+    def oldest(self) -> D | None:
+        """The message that has waited longest for a handler."""
+        return self._waiting[0] if self._waiting else None
+
     def put(self, deliveries: Iterable[D]) -> None:
         """Queue messages and wake as many workers as there is work for."""
         self._waiting.extend(deliveries)
