@@ -27,7 +27,7 @@ _ODD_ALONE = re.compile(_ODD)
 
 def escaped(text: bytes) -> bytes:
     """Escape a JSON text as Go does; the five characters occur inside strings only."""
-    for plain, escape in _ESCAPES:
+    for plain, escape in _ESCAPES[:3] if text.isascii() else _ESCAPES:
         if plain in text:
             text = text.replace(plain, escape)
     return text
