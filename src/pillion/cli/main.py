@@ -69,7 +69,11 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.option("--log-as-json", is_flag=True, help="Write status lines and logs as JSON objects.")
 @click.option("-v", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,
               help="Show the versions and exit.")  # fmt: skip
@@ -78,6 +82,8 @@ def pillion(ctx: click.Context, log_as_json: bool) -> None:
     """Run applications with a sidecar each, and talk to what runs."""
     ctx.obj = {"log_as_json": log_as_json}
     say.use_json(log_as_json)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

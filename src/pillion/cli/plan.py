@@ -189,7 +189,7 @@ def launch(
 
 
 def _placed(error: ConfigError, app: App) -> ConfigError:
-    where = f"{app.where}: {error.where}" if error.where else app.where
+    where = ": ".join(part for part in (app.where, error.where) if part)
     return ConfigError(error.what, where=where, mend=error.mend)
 
 

@@ -197,13 +197,17 @@ def read_run_file(source: str) -> tuple[RunFile, str]:
     if source == "-":
         return runfile.parse(sys.stdin.read(), source="standard input", folder=Path.cwd(), home=Path.home()), "-"
     path = run_file_path(source)
+    if not path.exists():
+        raise ConfigError("does not exist", where=str(path), mend="name a run file or its folder")
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise ConfigError("is no run file: its name must end in .yaml or .yml", where=str(path))
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"cannot be read: {reason}", where=str(path), mend="name a run file or its folder") from error
+        raise ConfigError(
+            f"cannot be read: {reason}", where=str(path), mend="it must be text that can be read"
+        ) from error
     shown = os.path.relpath(path)
     return runfile.parse(text, source=min(shown, str(path), key=len), folder=path.parent, home=Path.home()), str(path)
 
