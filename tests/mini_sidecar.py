@@ -89,7 +89,7 @@ class MiniSidecar:
             app_id, namespace, self.directory, self.pool, host_address=host_address, host_name="host-" + app_id
         )
         self.external = External({} if endpoints is None else endpoints)
-        block = InvokeBlock(app_id, namespace, lambda: self.app, self.peers, self.external, policies)
+        block = self.block = InvokeBlock(app_id, namespace, lambda: self.app, self.peers, self.external, policies)
         proxy = Proxy(app_id, namespace, self._open_app, self.peers, policies=policies, authorize=authorize)
         http_api = HttpApi(block.operations(), HttpSettings(api_token=api_token), block.http)
         grpc_api = GrpcApi(block.operations(), proxy=proxy.serve, api_token=api_token)

@@ -163,6 +163,29 @@ class Invocation:
         """Whether the call belongs to a trace; otherwise `traceparent` is all zeros, as the reference sends it."""
         return self.traceparent is not _NO_PARENT
 
+    def copy(self) -> Invocation:
+        """Return another call with the same head and no body; the headers are shared and must not be changed."""
+        twin = Invocation.__new__(Invocation)
+        twin.app_id = self.app_id
+        twin.namespace = self.namespace
+        twin.method = self.method
+        twin.verb = self.verb
+        twin.query = self.query
+        twin.headers = self.headers
+        twin.content_type = self.content_type
+        twin.body = b""
+        twin.length = self.length
+        twin.sse = self.sse
+        twin.odd = self.odd
+        twin.relayed = self.relayed
+        twin.route = self.route
+        twin.login = self.login
+        twin.type_url = self.type_url
+        twin.traceparent = self.traceparent
+        twin.tracestate = self.tracestate
+        twin.baggage = self.baggage
+        return twin
+
     @property
     def fixed(self) -> bool:
         """Whether the body has a known length, so that the call may be repeated."""
@@ -210,6 +233,15 @@ class Reply:
         self.length = len(body) if isinstance(body, bytes) else None
         self.trailers: Headers = [] if trailers is None else trailers
         self.type_url = type_url
+
+    def copy(self) -> Reply:
+        """Return another reply with the same head and no body."""
+        twin = Reply(self.code, self.headers.copy(), self.content_type, b"")
+        twin.length = self.length
+        if self.code < 100:
+            twin.message, twin.details, twin.trailers = self.message, self.details, self.trailers.copy()
+            twin.type_url = self.type_url
+        return twin
 
     @property
     def http(self) -> bool:

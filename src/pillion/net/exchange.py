@@ -159,6 +159,16 @@ class ServerCall(Protocol):
     initial_metadata: Metadata
     trailing_metadata: Metadata
 
+    @property
+    def ready(self) -> bool:
+        """Whether `receive` would return, or raise, without waiting."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the client has half-closed and every message was taken: `receive` would return None at once."""
+        ...
+
     async def receive(self) -> bytes | None:
         """Return the next message, or None when the client has half-closed."""
         ...
@@ -218,6 +228,10 @@ class ClientStream(Protocol):
     """One streaming gRPC call as its caller sees it."""
 
     async def send(self, message: bytes) -> None: ...
+
+    async def send_last(self, message: bytes) -> None:
+        """Send the last message: `send` and `half_close` in one."""
+        ...
 
     async def half_close(self) -> None: ...
 

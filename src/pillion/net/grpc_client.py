@@ -415,6 +415,14 @@ class StreamCall:
             stream = await self._opened()
         await stream.send(message)
 
+    async def send_last(self, message: bytes) -> None:
+        """Send the last message: `send` and `half_close` in one frame."""
+        self._channel.check_size(message)
+        stream = self._stream or await self._opened()
+        if stream.over and self._again(stream):
+            stream = await self._opened()
+        await stream.send(message, end=True)
+
     async def half_close(self) -> None:
         """Say that no message follows."""
         (await self._opened()).half_close()
@@ -460,11 +468,11 @@ class _Streamed(_Call):
 
     unprocessed = False
     sent = False
-    _reader: asyncio.Future[None] | None = None
     _sender: asyncio.Future[None] | None = None
 
     def __init__(self, connection: ClientConnection, max_receive: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(connection, max_receive, loop)
+        self._readers: list[asyncio.Future[None]] = []  # several may wait: for the head, for a message
         self.failure: RpcError | None = None
         self.trailing: Metadata = []
         self._messages: deque[tuple[bytes, int]] = deque()
@@ -510,13 +518,16 @@ class _Streamed(_Call):
         self.drained()
 
     def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if self._readers:
+            for reader in self._readers:
+                if not reader.done():
+                    reader.set_result(None)
+            self._readers.clear()
 
     async def _wait(self) -> None:
-        if self._reader is None or self._reader.done():
-            self._reader = self.loop.create_future()
-        await asyncio.shield(self._reader)  # several may wait: for the head, for a message
+        reader = self.loop.create_future()
+        self._readers.append(reader)
+        await reader
 
     async def next(self) -> bytes | None:
         """Return the next message; None at the end, of which `failure` tells."""
@@ -534,11 +545,11 @@ class _Streamed(_Call):
         while self.opening is None and not self.over:
             await self._wait()
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes, *, end: bool = False) -> None:
         if self.over:
             raise self.failure or RpcError(Code.UNAVAILABLE, "EOF")
         self.sent = True
-        if not self.connection.send_data(self, PREFIX.pack(0, len(message)) + message):
+        if not self.connection.send_data(self, PREFIX.pack(0, len(message)) + message, end=end):
             self._sender = self.loop.create_future()
             await self._sender
             if self.failure is not None:

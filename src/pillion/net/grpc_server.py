@@ -281,6 +281,14 @@ class GrpcCall(Stream):
         if self._finished and not self.remote_ended:
             self._ended()
 
+    @property
+    def ready(self) -> bool:
+        return bool(self._messages) or self._half_closed or self._finished or self._failure is not None
+
+    @property
+    def exhausted(self) -> bool:
+        return self._half_closed and not self._messages and self._failure is None
+
     # -- for the handler ----------------------------------------------------------------------------------------------
 
     async def receive(self) -> bytes | None:

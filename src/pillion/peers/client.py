@@ -30,6 +30,8 @@ CALL_LOCAL = SERVICE + "CallLocal"
 CALL_LOCAL_STREAM = SERVICE + "CallLocalStream"
 CHUNK = 65536
 """Bytes of body in one message. The reference writes 2 KiB and reads any size (spec `grpc-api.md` 8)."""
+REMEMBERED, MEMORABLE = 512, 2048
+"""How many heads of replies are remembered, and up to how many bytes each."""
 RETRIES, RETRY_WAIT_S = 3, 1.0
 """`DaprBuiltInServiceRetries` (spec `runtime.md` 4.3)."""
 REPEATABLE = 4 << 20
@@ -37,6 +39,8 @@ REPEATABLE = 4 << 20
 MOST_COLLECTED = 64 << 20
 """Bytes of a gRPC application's reply; it is one message there."""
 RETRIED = (Code.UNAVAILABLE, Code.UNAUTHENTICATED)
+LONG_QUERY = 256
+"""Requests with a longer query, in bytes, are not worth remembering."""
 WITH_BODY = ("POST", "PUT", "PATCH")
 """Verbs for which an empty body is announced; without a length the callee takes it for a chunked one."""
 OUR_OWN = frozenset((b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"))
@@ -114,16 +118,16 @@ class PeerClient:
                 extra.append((b"tracestate", invocation.tracestate))
         if invocation.baggage:
             extra.append((b"baggage", invocation.baggage))
-        message = envelope.request_message(
-            envelope.invoke_request(
-                invocation.method,
-                VERB_NUMBERS.get(invocation.verb, 0),
-                invocation.query,
-                invocation.content_type,
-                invocation.type_url,
-                data,
+        verb = VERB_NUMBERS.get(invocation.verb, 0)
+        if data or len(invocation.query) > LONG_QUERY:
+            whole = envelope.invoke_request(
+                invocation.method, verb, invocation.query, invocation.content_type, invocation.type_url, data
             )
-        )
+            message = envelope.request_message(whole)
+        else:
+            message = envelope.repeated_message(
+                invocation.method, verb, invocation.query, invocation.content_type, invocation.type_url
+            )
         if invocation.relayed:
             kept = [pair for pair in headers if pair[0] not in OUR_OWN]
             return envelope.request_head(kept + extra + self._added(target), message)
@@ -227,8 +231,7 @@ class _PeerCall:
         self._stream = stream
         try:
             if isinstance(body, bytes) and len(body) <= CHUNK:
-                await stream.send(envelope.stream_message(head, body, 0))
-                await stream.half_close()
+                await stream.send_last(envelope.stream_message(head, body, 0))
             else:
                 await stream.send(envelope.stream_message(head, b"", 0))
                 self._sender = asyncio.get_running_loop().create_task(self._send(stream))
@@ -245,10 +248,18 @@ class _PeerCall:
 
     async def _read(self, message: bytes) -> Reply:
         head, payload, sequence = envelope.read_stream_message(message)
-        answer = envelope.read_response(head) if head else None
-        if answer is None or answer.code is None:
+        if not head:
             raise ComponentError(NO_FIELDS)
-        reply = _reply(answer, sse=self._invocation.sse)
+        reply = _replies.get(head)
+        if reply is None:
+            reply = _reply(envelope.read_response(head))
+            if len(head) <= MEMORABLE:
+                if len(_replies) >= REMEMBERED:
+                    _replies.clear()
+                _replies[head] = reply
+        reply = reply.copy()
+        if self._invocation.sse and reply.code == 0:
+            reply.code = 200  # the reference leaves the status of an event stream out
         if payload is not None:
             self._check(sequence)
             self._payload = payload
@@ -331,9 +342,7 @@ class _PeerCall:
         head = self._client.head(self._target, self._invocation, body)
         answer = await self._lease.channel.unary(CALL_LOCAL, head, metadata=trace_metadata(self._invocation))
         found = envelope.read_response(answer.message)
-        if found.code is None:
-            raise ComponentError(NO_FIELDS) from error
-        reply = _reply(found, sse=False)
+        reply = _reply(found)
         reply.body = found.data
         return reply
 
@@ -351,7 +360,13 @@ class _PeerCall:
         self._client.pool.give_back(self._lease)
 
 
-def _reply(answer: envelope.ResponseHead, *, sse: bool) -> Reply:
+_replies: dict[bytes, Reply] = {}
+"""Replies without their bodies, by the heads that told of them: applications repeat themselves."""
+
+
+def _reply(answer: envelope.ResponseHead) -> Reply:
+    if answer.code is None:
+        raise ComponentError(NO_FIELDS)
     headers: Headers = []
     content_type = answer.content_type
     length = None
@@ -362,11 +377,8 @@ def _reply(answer: envelope.ResponseHead, *, sse: bool) -> Reply:
             length = int(pair[1]) if pair[1].isdigit() else None
         else:
             headers.append(pair)
-    code = answer.code or 0
-    if sse and code == 0:
-        code = 200  # the reference leaves the status of an event stream out
     reply = Reply(
-        code,
+        answer.code,
         headers,
         content_type,
         message=answer.message,

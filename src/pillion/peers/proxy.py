@@ -7,6 +7,7 @@ what messages mean; the application, except by the callable that opens a call to
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code, ComponentError
@@ -83,9 +84,11 @@ class Proxy:
                 metadata = self._outgoing(call, target)
                 policy = self._policy(target, call.method) if named else None
                 if policy is None:
-                    await _relay(call, await self._open(call, target, metadata, None))
+                    await _relay(call, await self._open(call, target, metadata, await _opening(call)))
                 elif isinstance(streaming, str) and truthy(streaming):
-                    await _relay(call, await policy(lambda: self._open(call, target, metadata, None), replayable=True))
+                    opening = await _opening(call)
+                    stream = await policy(lambda: self._open(call, target, metadata, opening), replayable=True)
+                    await _relay(call, stream)
                 else:
                     await self._serve_guided(call, target, metadata, policy)
             else:
@@ -107,7 +110,9 @@ class Proxy:
         if open_app is None:
             raise RpcError(Code.UNAVAILABLE, NO_GRPC_APP)
         metadata = [pair for pair in _passed_on(call.metadata) if pair[0] != "dapr-api-token"]
-        await _relay(call, open_app(call.method, metadata, _left(call)))
+        stream = _Link(open_app(call.method, metadata, _left(call)))
+        await stream.begin(await _opening(call))
+        await _relay(call, stream)
 
     def _outgoing(self, call: ServerCall, target: Target) -> Metadata:
         """Return the metadata for another sidecar: who calls whom, the trace in both forms, and all there was."""
@@ -126,8 +131,8 @@ class Proxy:
             metadata.append(("grpc-trace-bin", to_binary(parent)))
         return metadata
 
-    async def _open(self, call: ServerCall, target: Target, metadata: Metadata, first: bytes | None) -> ClientStream:
-        """Open the call at an instance of the target and send its first message, when that is at hand.
+    async def _open(self, call: ServerCall, target: Target, metadata: Metadata, opening: _Opening) -> _Link:
+        """Open the call at an instance of the target and send what the client has sent so far.
 
         An instance that cannot be reached is left alone, and another one - or the same over a new connection - is
         tried, once.
@@ -138,16 +143,11 @@ class Proxy:
             address = await directory.pick(target.name, target.namespace)
             lease = pool.take(address, target)
             stream = lease.channel.stream(call.method, metadata=metadata, timeout_s=_left(call))
-            leased = _Leased(stream, lambda lease=lease: pool.give_back(lease))  # type: ignore[misc]
+            link = _Link(stream, lambda lease=lease: pool.give_back(lease))  # type: ignore[misc]
             try:
-                if first is None:
-                    first = await call.receive()
-                if first is None:
-                    await stream.half_close()
-                else:
-                    await stream.send(first)
+                await link.begin(opening)
             except RpcError as error:
-                leased.end()
+                link.end()
                 if error.code not in RETRIED:
                     raise
                 pool.retire(lease)
@@ -156,22 +156,20 @@ class Proxy:
                     raise
                 again = False
             except BaseException:
-                stream.cancel()
-                leased.end()
+                link.cancel()
                 raise
             else:
-                leased.half_closed = first is None
-                return leased
+                return link
 
     async def _serve_guided(self, call: ServerCall, target: Target, metadata: Metadata, policy: InvokePolicy) -> None:
         """Serve a unary call under a policy: its message is kept, its answer held back until the status is known."""
         first = await call.receive()
         if first is not None and await call.receive() is not None:
             raise RpcError(Code.FAILED_PRECONDITION, ONE_MESSAGE)
+        opening = _Opening(first, whole=True)
 
         async def attempt() -> RpcError | None:
-            stream = await self._open(call, target, metadata, first)
-            await stream.half_close()
+            stream = await self._open(call, target, metadata, opening)
             held: bytes | None = None
             sent = False
             try:
@@ -199,23 +197,46 @@ class Proxy:
             raise failure
 
 
-class _Leased:
-    """A call over a leased channel, which is given back when the call ends."""
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What a client has sent when its call is opened: perhaps a message; `whole`: and nothing will follow."""
 
-    __slots__ = ("_give_back", "_stream", "half_closed")
+    first: bytes | None
+    whole: bool
 
-    def __init__(self, stream: ClientStream, give_back: Callable[[], None]) -> None:
+
+async def _opening(call: ServerCall) -> _Opening:
+    """Take what is there without waiting: the client may well wait for the server to speak first."""
+    first = await call.receive() if call.ready else None
+    return _Opening(first, call.exhausted)
+
+
+class _Link:
+    """A call that was opened for another one. `end` is told once, when it is over: the channel is free again."""
+
+    __slots__ = ("_over", "_stream", "half_closed")
+
+    def __init__(self, stream: ClientStream, over: Callable[[], None] | None = None) -> None:
         self._stream = stream
-        self._give_back: Callable[[], None] | None = give_back
+        self._over = over
         self.half_closed = False
+
+    async def begin(self, opening: _Opening) -> None:
+        """Send what there is, the end with it if that is known."""
+        self.half_closed = opening.whole
+        if opening.first is None:
+            if opening.whole:
+                await self._stream.half_close()
+        elif opening.whole:
+            await self._stream.send_last(opening.first)
+        else:
+            await self._stream.send(opening.first)
 
     async def send(self, message: bytes) -> None:
         await self._stream.send(message)
 
     async def half_close(self) -> None:
-        if not self.half_closed:
-            self.half_closed = True
-            await self._stream.half_close()
+        await self._stream.half_close()
 
     async def receive(self) -> bytes | None:
         try:
@@ -238,9 +259,9 @@ class _Leased:
         self.end()
 
     def end(self) -> None:
-        give_back, self._give_back = self._give_back, None
-        if give_back is not None:
-            give_back()
+        over, self._over = self._over, None
+        if over is not None:
+            over()
 
 
 def _passed_on(metadata: Metadata) -> Metadata:
@@ -255,32 +276,30 @@ def _left(call: ServerCall) -> float | None:
     return max(call.deadline - asyncio.get_running_loop().time(), 0.001)
 
 
-async def _relay(call: ServerCall, stream: ClientStream) -> None:
+async def _relay(call: ServerCall, link: _Link) -> None:
     """Pass messages both ways until the server ends the call; its headers, trailers and status go through unchanged."""
-    upward = asyncio.get_running_loop().create_task(_send_up(call, stream))
-    ended = False
+    upward = None if link.half_closed else asyncio.get_running_loop().create_task(_send_up(call, link))
     try:
-        message = await stream.receive()
-        call.initial_metadata = await stream.initial_metadata()
+        message = await link.receive()
+        call.initial_metadata = await link.initial_metadata()
         while message is not None:
             await call.send(message)
-            message = await stream.receive()
-        call.trailing_metadata = stream.trailing_metadata()
-        ended = True
+            message = await link.receive()
+        call.trailing_metadata = link.trailing_metadata()
     except RpcError:
-        ended = True
+        raise
+    except BaseException:
+        link.cancel()
         raise
     finally:
-        if not upward.done():
+        if upward is not None and not upward.done():
             upward.cancel()
-        if not ended:
-            stream.cancel()
 
 
-async def _send_up(call: ServerCall, stream: ClientStream) -> None:
+async def _send_up(call: ServerCall, link: _Link) -> None:
     try:
         while (message := await call.receive()) is not None:
-            await stream.send(message)
-        await stream.half_close()
+            await link.send(message)
+        await link.half_close()
     except RpcError:
-        stream.cancel()  # the client broke off, or the server ended early: the other direction tells which
+        link.cancel()  # the client broke off, or the server ended early: the other direction tells which

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     Identity = Callable[[ServerCall], str | None]
 
 ACTOR_METHODS = tuple(SERVICE + name for name in ("CallActor", "CallActorReminder", "CallActorStream"))
+REMEMBERED, MEMORABLE = 512, 4096
+"""How many request heads are remembered, and up to how many bytes each: callers repeat themselves."""
 NO_FIELDS = "request does not contain the required fields in the leading chunk"
 NO_MESSAGE = "field Message is nil"
 _APP_FAILURES = (RpcError, ComponentError, HttpError, BodyTooLarge, BodyIncomplete, OSError, ValueError)
@@ -56,6 +58,7 @@ class InternalService:
         self._authorize = authorize
         self._identity = identity
         self._proxy = Method(streaming=proxy)
+        self._seen: dict[bytes, Invocation] = {}
         self._methods = {name: Method(streaming=_unimplemented) for name in ACTOR_METHODS}
         self._methods[CALL_LOCAL] = Method(unary=self._call_local)
         self._methods[CALL_LOCAL_STREAM] = Method(streaming=self._call_local_stream)
@@ -73,7 +76,7 @@ class InternalService:
             raise _malformed(str(error)) from error
         if head.method is None:
             raise _malformed(NO_MESSAGE)
-        invocation = self._invocation(call, head, head.method)
+        invocation = self._admit(call, _invocation(head, head.method))
         invocation.body = head.data
         invocation.length = len(head.data)
         reply = await _ask(app, invocation)
@@ -97,14 +100,20 @@ class InternalService:
             raise _malformed(NO_FIELDS)
         try:
             lead, payload, sequence = envelope.read_stream_message(message)
-            head = envelope.read_request(lead) if lead is not None else None
         except envelope.BadEnvelope as error:
             raise _malformed(str(error)) from error
-        if head is None or head.headers is None or head.method is None:
+        if lead is None:
             raise _malformed(NO_FIELDS)
         if payload is not None and sequence:
             raise _out_of_order(sequence, 0)
-        invocation = self._invocation(call, head, head.method)
+        known = self._seen.get(lead)
+        if known is None:
+            known = _read(lead)
+            if len(lead) <= MEMORABLE:
+                if len(self._seen) >= REMEMBERED:
+                    self._seen.clear()
+                self._seen[lead] = known
+        invocation = self._admit(call, known.copy())
         await _set_body(call, invocation, payload)
         reply = await _ask(app, invocation)
         if invocation.sse and reply.http:
@@ -120,31 +129,49 @@ class InternalService:
             raise RpcError(Code.INTERNAL, NO_APP)
         return app
 
-    def _invocation(self, call: ServerCall, head: envelope.RequestHead, method: str) -> Invocation:
-        """Return the call that a head describes, if its caller may make it."""
-        verb = VERBS[head.verb] if head.verb < len(VERBS) else "NONE"
-        try:
-            method = normalise(method)
-            if self._authorize is not None:
-                who = self._identity(call) if self._identity is not None else None
-                self._authorize(who, guarded(method), verb)
-        except BadMethod as error:
-            raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
-        invocation = Invocation("", "", method, verb, head.query, length=None)
+    def _admit(self, call: ServerCall, invocation: Invocation) -> Invocation:
+        """Ask the rules, and take the trace from the call itself, which is nearer than that of the caller's client."""
+        if self._authorize is not None:
+            who = self._identity(call) if self._identity is not None else None
+            try:
+                self._authorize(who, guarded(invocation.method), invocation.verb)
+            except BadMethod as error:
+                raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
+        binary = ""
         for name, value in call.metadata:
             if name == "grpc-trace-bin" and isinstance(value, bytes):
-                invocation.traceparent = trace.from_binary(value).encode() or invocation.traceparent
-            elif (
-                name == "traceparent" and isinstance(value, str) and not invocation.traced and trace.valid_parent(value)
-            ):
+                binary = trace.from_binary(value)
+                invocation.traceparent = binary.encode() or invocation.traceparent
+            elif name == "traceparent" and isinstance(value, str) and not binary and trace.valid_parent(value):
                 invocation.traceparent = value.encode()
             elif name == "tracestate" and isinstance(value, str) and len(value) <= trace.MAX_STATE:
                 invocation.tracestate = value.encode("latin-1")
-        invocation.take(head.headers or [])
-        if head.content_type:
-            invocation.content_type = head.content_type
-        invocation.type_url = head.type_url
         return invocation
+
+
+def _read(lead: bytes) -> Invocation:
+    """Return the call that a request head describes, without its body. Raises `RpcError`."""
+    try:
+        head = envelope.read_request(lead)
+    except envelope.BadEnvelope as error:
+        raise _malformed(str(error)) from error
+    if head.headers is None or head.method is None:
+        raise _malformed(NO_FIELDS)
+    return _invocation(head, head.method)
+
+
+def _invocation(head: envelope.RequestHead, method: str) -> Invocation:
+    try:
+        method = normalise(method)
+    except BadMethod as error:
+        raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
+    verb = VERBS[head.verb] if head.verb < len(VERBS) else "NONE"
+    invocation = Invocation("", "", method, verb, head.query, length=None)
+    invocation.take(head.headers or [])
+    if head.content_type:
+        invocation.content_type = head.content_type
+    invocation.type_url = head.type_url
+    return invocation
 
 
 async def _unimplemented(call: ServerCall) -> None:

@@ -8,6 +8,7 @@ Malformed bytes raise `BadEnvelope`; so does a header that could not be written 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from pillion.wire.http1 import canonical
@@ -57,14 +58,22 @@ class ResponseHead(NamedTuple):
 
 def varint(number: int) -> bytes:
     """Return the base-128 encoding of a number that is not negative."""
-    if number < 128:
-        return bytes((number,))
+    if number < _SHORT:
+        return _NUMBERS[number]
+    return _long_varint(number)
+
+
+def _long_varint(number: int) -> bytes:
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+_SHORT = 2048
+_NUMBERS = [_long_varint(number) for number in range(_SHORT)]
 
 
 def field(number: int, value: bytes) -> bytes:
@@ -104,6 +113,12 @@ def entries(number: int, headers: list[Header]) -> bytes:
                 known[key] = entry
         out.append(entry)
     return b"".join(out)
+
+
+@functools.lru_cache(maxsize=1024)
+def repeated_message(method: str, verb: int, query: bytes, content_type: bytes, type_url: str) -> bytes:
+    """Return what `request_message` makes of a request without data; calls repeat themselves."""
+    return request_message(invoke_request(method, verb, query, content_type, type_url))
 
 
 def invoke_request(
@@ -287,13 +302,24 @@ def read_stream_message(data: bytes) -> tuple[bytes | None, bytes | None, int]:
         if number == 1:
             head = _bytes(value)
         elif number == 2:
-            payload = b""
-            for inner, part in fields(_bytes(value)):
-                if inner == 1:
-                    payload = _bytes(part)
-                elif inner == 2:
-                    sequence = _integer(part)
+            payload, sequence = _payload(_bytes(value))
     return head, payload, sequence
+
+
+def _payload(data: bytes) -> tuple[bytes, int]:
+    """Read a `StreamPayload`. The usual one, first of its stream, has nothing but data."""
+    size = len(data)
+    if size > 1 and data[0] == 10:
+        length, at = (data[1], 2) if data[1] < 128 else _number(data, 1)
+        if at + length == size:
+            return data[at:], 0
+    payload, sequence = b"", 0
+    for number, value in fields(data):
+        if number == 1:
+            payload = _bytes(value)
+        elif number == 2:
+            sequence = _integer(value)
+    return payload, sequence
 
 
 def read_request(data: bytes) -> RequestHead:
