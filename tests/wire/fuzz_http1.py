@@ -17,7 +17,8 @@ import time
 from typing import Any
 
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Request, Response
-from pillion.net.http_client import ClientConnection, HttpClient, HttpError
+from pillion.net.http_client import HttpClient, HttpError
+from pillion.net.http_connection import ClientConnection
 from pillion.net.http_server import HttpServer
 
 _REQUESTS = (

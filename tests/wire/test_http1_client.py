@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+import uvloop
 from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -500,6 +501,34 @@ def test_tls_and_socket_files(tmp_path: Path) -> None:
         await server.close(1)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("tls", [False, True])
+def test_both_ends_on_both_loops(loop_factory: Callable[[], asyncio.AbstractEventLoop], tls: bool) -> None:
+    """asyncio's loop and uvloop differ in reading, writing and closing; nothing of that may be seen."""
+
+    async def mirror(request: Request) -> Response:
+        return Response(200, body=request.body if isinstance(request.body, bytes) else aiter(request.body))
+
+    async def main() -> None:
+        issued = trustme.CA().issue_cert("localhost")
+        chain = "".join(blob.bytes().decode() for blob in issued.cert_chain_pems)
+        context = server_context(chain, issued.private_key_pem.bytes().decode()) if tls else None
+        service = Routes({b"/": mirror, b"/s": mirror}, streaming=(b"/s",))
+        async with serving(service, max_body=0, tls=context) as (_, port):
+            client = HttpClient("127.0.0.1", port, tls=unverified_client_context() if tls else None)
+            for _ in range(3):
+                assert await whole(await client.request(post(b"hello"))) == b"hello"
+            assert len(await whole(await client.request(post(b"x" * 5 * MEBI)))) == 5 * MEBI
+            assert len(await whole(await client.request(post(Pieces(100, b"y" * 50_000), b"/s")))) == 5_000_000
+            response = await client.request(post(Pieces(1000, b"y" * 50_000), b"/s"))
+            await response.body.aclose()  # type: ignore[union-attr]
+            await until(lambda: not client._open)
+            await client.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
 
 
 def test_aiohttp_as_server() -> None:
