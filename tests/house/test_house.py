@@ -1,0 +1,117 @@
+"""The house keeps its own rules: what is listed is complete, what is promised is documented."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import pillion
+from pillion import blocks
+from pillion.api.render import http_error, rpc_error
+from pillion.blocks import reserved
+from pillion.components.catalog import COMPONENTS, Entry
+from pillion.errors import ApiError, Fault
+from pillion.sidecar.catalogue import implementation
+from pillion.wire import gojson
+from pillion.wire.messages import services
+
+ROOT = Path(pillion.__file__).parents[2]
+FORBIDDEN = re.compile(
+    r"(?<![\w.-])/(?:work|farm)/|bash_jobs|\b(?:claude|anthropic model|chatgpt|copilot)\b|as an ai\b", re.IGNORECASE
+)
+
+
+def faults() -> list[tuple[str, Fault]]:
+    found = []
+    for info in pkgutil.iter_modules(blocks.__path__, "pillion.blocks."):
+        module = importlib.import_module(info.name)
+        found += [(f"{info.name}.{name}", value) for name, value in vars(module).items() if isinstance(value, Fault)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "fault"), faults(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_fault_is_rendered_in_both_protocols(name: str, fault: Fault) -> None:
+    """A fault has the fields of its text, an error code, and statuses that exist."""
+    fields = dict.fromkeys(re.findall(r"{(\w+)", fault.text), "x")
+    error = ApiError(fault, metadata={}, resource="r", fields=[("f", "d")], **fields)  # type: ignore[arg-type]
+    answer = http_error(error)
+    assert isinstance(answer.body, bytes)
+    body = gojson.loads(answer.body)
+    assert body["errorCode"]
+    assert answer.status >= 400
+    assert ("details" in body) == fault.http_details
+    status = rpc_error(error)
+    assert 0 < status.code <= 16
+    assert bool(status.details) == bool(fault.shape)
+
+
+def test_every_method_of_the_contract_has_a_row() -> None:
+    """What no block offers is reserved: it answers UNIMPLEMENTED, never a proxy attempt."""
+    rows = reserved.operations([])
+    served = {(row.rpc.service, method) for row in rows if row.rpc for method in row.rpc.methods}
+    for service in ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService"):
+        assert {(service, name) for name in services.methods(service)} <= served
+
+
+@pytest.mark.parametrize("entry", COMPONENTS, ids=lambda entry: f"{entry.type}/{entry.version}")
+def test_every_component_exists_and_has_a_page(entry: Entry) -> None:
+    made = implementation(entry)
+    assert hasattr(made, "Settings")
+    category, _, name = entry.type.partition(".")
+    pages = " ".join(page.stem for page in (ROOT / "docs/components").glob("*.md"))
+    stem = name.split(".")[0].removesuffix("3") if category != "state" else name.removesuffix("3")
+    stem = stem.replace("postgres", "postgresql") if stem == "postgres" else stem
+    assert stem in pages, f"docs/components has no page for {entry.type}"
+
+
+def dependencies() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = [*project["dependencies"], *(row for group in project["optional-dependencies"].values() for row in group)]
+    return sorted({re.split(r"[<>=~!;\[ ]", row)[0] for row in rows} - {"pillion"})
+
+
+@pytest.mark.parametrize("name", dependencies())
+def test_every_dependency_has_its_decision_and_bounds(name: str) -> None:
+    decided = {page.stem: page.read_text().lower() for page in (ROOT / "docs/decisions").glob("*.md")}
+    assert any(name.lower() in text for text in decided.values()), f"docs/decisions says nothing of {name}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = [*project["dependencies"], *(row for group in project["optional-dependencies"].values() for row in group)]
+    row = next(row for row in rows if re.split(r"[<>=~!;\[ ]", row)[0] == name)
+    assert ">=" in row, f"{row} has no lower bound"
+    assert "<" in row, f"{row} has no upper bound"
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    """No path of one machine, no word of tools it was written with."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.decode().split("\0"):
+        path = ROOT / name
+        if not name or name == "tests/house/test_house.py" or not path.is_file() or path.stat().st_size > 1 << 20:
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        match = FORBIDDEN.search(text)
+        assert match is None, f"{name}: {match[0] if match else ''}"
+
+
+def test_optional_libraries_are_imported_only_with_their_component() -> None:
+    """A sidecar without Redis, PostgreSQL and CEL rules never loads their libraries."""
+    code = (
+        "import sys, pillion.sidecar.lifecycle, pillion.sidecar.main, pillion.sidecar.host\n"
+        "heavy = {'redis', 'hiredis', 'asyncpg', 'cel', 'celpy', 'click', 'rich', 'grpc', 'sqlite3'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
