@@ -277,20 +277,41 @@ def test_scopes_and_a_bad_boolean_keep_a_subscription_from_starting(caplog: pyte
     assert "perhaps" in caplog.text
 
 
-def test_a_broker_that_is_replaced() -> None:
-    """Hot reload: the old component's subscriptions end, the new one's begin, other brokers go on."""
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_broker_that_is_replaced(announced: bool) -> None:
+    """Hot reload: the old component's subscriptions end, announced or not, and the new one's begin."""
 
     async def main() -> None:
         app = App(subscribe=wants())
         async with sidecar(app) as s:
-            await s.subscriptions.broker_leaving("ps")
-            await s.broker.close()
+            if announced:
+                await s.subscriptions.broker_leaving("ps")
+                await s.broker.close()
             fresh = WatchedBroker()
             s.brokers["ps"] = Broker("ps", fresh)
             await s.subscriptions.broker_changed("ps")
             await s.subscriptions.started()
             await fresh.publish(Publish("t", b"{}"))
             assert await fresh.ended(1) == [("t", "ack")]
+
+    asyncio.run(main())
+
+
+def test_the_application_is_asked_when_the_first_broker_comes() -> None:
+    """`GET /dapr/subscribe` only if there is a pubsub (spec `http-api.md` 5.1); it may come by hot reload."""
+
+    async def main() -> None:
+        app = App(subscribe=wants())
+        async with sidecar(app, start=False) as s:
+            broker = s.brokers.pop("ps")
+            await s.subscriptions.app_healthy()
+            assert app.asked == 0
+            s.brokers["ps"] = broker
+            await s.subscriptions.broker_changed("ps")
+            await s.subscriptions.started()
+            await s.broker.publish(Publish("t", b"{}"))
+            await app.got(1)
+        assert app.asked == 1
 
     asyncio.run(main())
 

@@ -120,19 +120,7 @@ class Subscriptions:
         async with self._turn:
             if self._closed:
                 return
-            if not self._asked and self._app is not None and self._brokers:
-                self._asking = asyncio.ensure_future(self._app.subscriptions())
-                try:
-                    self._programmatic = await self._asking
-                except (ConfigError, ComponentError) as error:
-                    log.error("NO subscription is started, because the application's own are unusable: %s", error)
-                    return
-                except asyncio.CancelledError:
-                    if self._ended():
-                        return
-                    raise
-                self._asked = True
-            self._healthy = True
+            self._healthy = await self._know_what_the_app_wants()
             await self._reconcile()
 
     async def app_unhealthy(self) -> None:
@@ -150,6 +138,8 @@ class Subscriptions:
         """The registry has another component of this name, or none: start what depends on it."""
         async with self._turn:
             log.info("pubsub %r has changed", name)
+            if self._healthy and not self._asked:  # there was no pubsub when the application became healthy
+                self._healthy = await self._know_what_the_app_wants()
             await self._reconcile()
 
     async def close(self, grace_s: float = GRACE_S) -> None:
@@ -172,8 +162,22 @@ class Subscriptions:
 
     # -- inside
 
-    def _ended(self) -> bool:
-        return self._closed
+    async def _know_what_the_app_wants(self) -> bool:
+        """Ask the application, once and only where there is a pubsub; False when its answer is unusable."""
+        if self._asked or self._app is None or not self._brokers:
+            return True
+        self._asking = asyncio.ensure_future(self._app.subscriptions())
+        try:
+            self._programmatic = await self._asking
+        except (ConfigError, ComponentError) as error:
+            log.error("NO subscription is started, because the application's own are unusable: %s", error)
+            return False
+        except asyncio.CancelledError:
+            if self._closed:
+                return False
+            raise
+        self._asked = True
+        return True
 
     async def _reconcile(self) -> None:
         """Make what runs equal to what should run."""
@@ -182,7 +186,11 @@ class Subscriptions:
             for subscription in merge(self._declarative, self._programmatic):
                 if self._may_start(subscription):
                     wanted[subscription.pubsub, subscription.topic] = subscription
-        ending = [key for key, kept in self._running.items() if kept.subscription != wanted.get(key)]
+        ending = [
+            key
+            for key, kept in self._running.items()
+            if kept.subscription != wanted.get(key) or kept.broker is not self._brokers.get(key[0])
+        ]
         await self._stop(ending, GRACE_S)
         for key, subscription in wanted.items():
             if key not in self._running:
@@ -211,7 +219,7 @@ class Subscriptions:
             assert self._app is not None
             return activate(broker, subscription, self._app, clock=self._clock, meter=self._meter)
 
-        self._running[key] = _Kept(subscription, make, self._pause)
+        self._running[key] = _Kept(broker, subscription, make, self._pause)
 
     async def _stop(self, keys: Iterable[_Key], grace_s: float) -> None:
         ending = [kept for key in keys if (kept := self._running.pop(key, None)) is not None]
@@ -225,8 +233,13 @@ class _Kept:
     """One subscription that shall run: opens it, as often as it takes, in a task of its own."""
 
     def __init__(
-        self, subscription: TopicSubscription, make: Callable[[], Active], pause: Callable[[float], Awaitable[None]]
+        self,
+        broker: Broker,
+        subscription: TopicSubscription,
+        make: Callable[[], Active],
+        pause: Callable[[float], Awaitable[None]],
     ) -> None:
+        self.broker = broker
         self.subscription = subscription
         self.ready = asyncio.Event()
         self._make = make
