@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
@@ -15,7 +16,6 @@ from pillion.testing.pubsub_kit import PubSubKit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from pillion.kinds.pubsub import PubSub
     from servers import RedisServer
@@ -31,6 +31,8 @@ class TestMemory(PubSubKit):
 
 
 class TestSqlite(PubSubKit):
+    path: Path
+
     @pytest.fixture(autouse=True)
     def _file(self, tmp_path: Path) -> None:
         self.path = tmp_path / "messages.db"
@@ -40,6 +42,14 @@ class TestSqlite(PubSubKit):
         metadata = {"connectionString": str(self.path), "redeliverInterval": "50ms"}
         settings = decode(SqlitePubSub.Settings, metadata, where="test")
         yield SqlitePubSub(settings, Context("sqlite", app_id=app_id))
+
+
+class TestSqliteInMemory(TestSqlite):
+    """A database that lives as long as its process; there is nobody to ring at."""
+
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.path = Path(":memory:")
 
 
 @pytest.mark.redis

@@ -6,6 +6,7 @@ Knows: for how long an answer holds, and whom to leave alone. Never knows: where
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pillion.clock import SystemClock
@@ -51,8 +52,13 @@ class NamesCache:
         asking = self._asking.get(name)
         if asking is None:
             asking = self._asking[name] = asyncio.ensure_future(self._ask(name))
-            asking.add_done_callback(lambda _: self._asking.pop(name, None))
+            asking.add_done_callback(partial(self._answered, name))
         return await asyncio.shield(asking)
+
+    def _answered(self, name: Name, asking: asyncio.Future[Sequence[str]]) -> None:
+        self._asking.pop(name, None)
+        if not asking.cancelled():
+            asking.exception()  # looked at, should every caller have gone meanwhile
 
     async def _ask(self, name: Name) -> Sequence[str]:
         found = await self._look_up(*name)

@@ -149,7 +149,7 @@ class _Connection(asyncio.Protocol):
             while (reply := reader.gets()) is not _NOTHING:
                 command = pending.popleft()
                 if type(reply) is hiredis.ReplyError:
-                    self._link.refused(command, str(reply))
+                    self._link.refused(self, command, str(reply))
                 elif not (future := command[0]).done():
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as error:
@@ -262,8 +262,9 @@ class Link:
 
     # --- called by the connection ---
 
-    def refused(self, command: Command, text: str) -> None:
-        if self._refusals is not None and self._refusals(self, command, text):
+    def refused(self, connection: _Connection, command: Command, text: str) -> None:
+        """Ask who decides about refusals; during the handshake `_introduce` does, which waits for the answer."""
+        if connection.established and self._refusals is not None and self._refusals(self, command, text):
             return
         _fail(command, RedisError(text))
 

@@ -222,10 +222,13 @@ class _Subscription:
         count, block = self._depth - len(self._held), int(self._block_s * 1000)
         identity = self._link.call("CLIENT", "ID")
         identity.add_done_callback(self._identified)
-        reply = await self._link.call(
-            "XREADGROUP", "GROUP", self._group, self._group, "COUNT", count, "BLOCK", block, "STREAMS", self.topic, ">"
-        )
-        self._blocked = b""
+        try:
+            reply = await self._link.call(
+                *("XREADGROUP", "GROUP", self._group, self._group, "COUNT"),
+                *(count, "BLOCK", block, "STREAMS", self.topic, ">"),
+            )
+        finally:
+            self._blocked = b""
         if reply:
             came = asyncio.get_running_loop().time()
             entries = reply[0][1]

@@ -22,7 +22,7 @@ from pillion.errors import ComponentError
 from pillion.kinds.pubsub import BulkEntry, BulkPubSub, Delivery, Feature, Publish, PubSub, Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
     from contextlib import AbstractAsyncContextManager
 
 PATIENCE_S = 20.0
@@ -34,6 +34,8 @@ class Inbox:
 
     def __init__(self, refuse: Callable[[Delivery], bool] | None = None, gate: asyncio.Event | None = None) -> None:
         self.seen: list[Delivery] = []
+        self.distinct: set[bytes] = set()
+        """The bodies of `seen`."""
         self.begun = 0
         self._refuse = refuse
         self._gate = gate
@@ -45,6 +47,7 @@ class Inbox:
         if self._gate is not None:
             await self._gate.wait()
         self.seen.append(delivery)
+        self.distinct.add(delivery.data)
         self._changed.set()
         if self._refuse is not None and self._refuse(delivery):
             raise Rejected("the test says so")
@@ -58,6 +61,12 @@ class Inbox:
             while not enough(self):
                 await self._changed.wait()
                 self._changed.clear()
+
+    async def all_of(self, wanted: Collection[bytes]) -> None:
+        """Wait until each of these bodies was delivered."""
+        for body in wanted:
+            if body not in self.distinct:
+                await self.until(lambda inbox, body=body: body in inbox.distinct)  # type: ignore[misc]
 
     async def count(self, wanted: int) -> list[bytes]:
         """Wait for so many deliveries and return their bodies."""
