@@ -383,6 +383,8 @@ class StreamCall:
         if stream is not None:
             return stream
         if self._opening is None:
+            if self._failure is None and (ready := self._channel.pool.ready()) is not None:
+                return self._open(ready)
             self._opening = asyncio.Lock()
         async with self._opening:
             if self._failure is not None:
@@ -392,9 +394,13 @@ class StreamCall:
                 connection = channel.pool.ready() or await channel.connection(self._deadline)
                 if self._failure is not None:  # cancelled meanwhile
                     raise self._failure
-                self._stream = _Streamed(connection, channel.max_receive, self._loop)
-                self._stream.open(self._block, self._deadline)
+                return self._open(connection)
             return self._stream
+
+    def _open(self, connection: ClientConnection) -> _Streamed:
+        stream = self._stream = _Streamed(connection, self._channel.max_receive, self._loop)
+        stream.open(self._block, self._deadline)
+        return stream
 
     def _again(self, stream: _Streamed) -> bool:
         """Whether the call may start over: the server never looked at it, and no message is lost with it."""
@@ -428,7 +434,7 @@ class StreamCall:
         (await self._opened()).half_close()
 
     async def receive(self) -> bytes | None:
-        stream = await self._opened()
+        stream = self._stream or await self._opened()
         message = await stream.next()
         if message is None and stream.failure is not None:
             if self._again(stream):
