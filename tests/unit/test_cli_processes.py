@@ -123,6 +123,21 @@ def test_wrappers_and_their_children_end_together(tmp_path: Path) -> None:
 
 
 @linux
+def test_a_wrapper_that_is_just_starting_its_child(tmp_path: Path) -> None:
+    """However early SIGTERM comes, the child that the wrapper was about to start does not survive it."""
+
+    async def script() -> None:
+        guard = await Guard.open()
+        for number in range(20):
+            wrapper = ["sh", "-c", "sleep 600; true"]
+            process = await guard.start(str(number), wrapper, folder=tmp_path, environment={})
+            assert await process.stop(10)
+        await guard.close()
+
+    asyncio.run(asyncio.wait_for(script(), 30))
+
+
+@linux
 def test_what_ignores_the_signal_is_killed(tmp_path: Path) -> None:
     """After the grace comes SIGKILL, also for children."""
     program = "trap '' TERM; sleep 600 & echo $!; while :; do sleep 600; done"

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from pillion.cli import plan, ports, say
@@ -23,7 +23,7 @@ from pillion.net.exchange import Request
 from pillion.net.http_client import HttpClient, HttpError
 from pillion.net.listen import CannotListen
 from pillion.observe import logs
-from pillion.sidecar.presence import Record, announce
+from pillion.sidecar.presence import announce, record_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pillion.cli.places import Places
     from pillion.cli.plan import Launch
     from pillion.cli.processes import Process
-    from pillion.sidecar.presence import Presence
+    from pillion.sidecar.presence import Presence, Record
 
 GRACE_S = 5.0
 """What applications get between SIGTERM and SIGKILL."""
@@ -191,21 +191,16 @@ class Run:
         with logs.of_app(launch.app_id):
             part.sidecar = self._make(launch)
             await part.sidecar.start()
-        options = launch.options
-        part.presence = announce(
-            Record(
-                launch.app_id,
-                http_port=part.sidecar.http_port, grpc_port=part.sidecar.grpc_port,
-                internal_port=part.sidecar.internal_port, metrics_port=options.metrics_port, app_port=options.app_port,
-                host=_host(launch), socket=options.socket_path("http"), pid=os.getpid(), cli_pid=os.getpid(),
-                command=plan.command_line(launch.command), created=time.time(),
-                metrics_enabled=options.enable_metrics, max_body_size=options.max_body_size,
-                read_buffer_size=options.read_buffer_size, run_file=launch.run_file, run_name=launch.run_name,
-                app_log=str(launch.app_log or ""), sidecar_log=str(launch.sidecar_log or ""),
-            ),
-            self._places.home,
+        record = record_of(
+            launch.options, http_port=part.sidecar.http_port, grpc_port=part.sidecar.grpc_port,
+            internal_port=part.sidecar.internal_port, created=time.time(), command=plan.command_line(launch.command),
         )  # fmt: skip
-        say.success(f"{launch.app_id}: {_addresses(part.presence.record, options.socket_path('grpc'))}")
+        record = replace(
+            record, cli_pid=os.getpid(), run_file=launch.run_file, run_name=launch.run_name,
+            app_log=str(launch.app_log or ""), sidecar_log=str(launch.sidecar_log or ""),
+        )  # fmt: skip
+        part.presence = announce(record, self._places.home)
+        say.success(f"{launch.app_id}: {_addresses(record, launch.options.socket_path('grpc'))}")
 
     async def _start_application(self, part: Part) -> None:
         launch = part.launch
@@ -342,12 +337,6 @@ class Run:
                 await part.sidecar.stop()
         if part.presence is not None:
             part.presence.withdraw()
-
-
-def _host(launch: Launch) -> str:
-    """Return where this machine reaches the APIs."""
-    first = (launch.options.dapr_listen_addresses or ("",))[0].strip("[]")
-    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)
 
 
 def _addresses(record: Record, grpc_socket: str) -> str:

@@ -120,17 +120,21 @@ class Guard:
                 os.close(output)
 
     def signal(self, app: str, number: int) -> None:
-        """Send a signal to all processes of an application; SIGKILL also to those that they start meanwhile."""
-        for _ in range(8 if number == signal.SIGKILL else 1):
-            found = self.members(app)
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-            if not _LINUX and app in self.numbers:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self.numbers[app], number)
-            if not found:
-                break
+        """Send a signal to all processes of an application, SIGKILL also to those that they start meanwhile.
+
+        The process group gets it in one piece, so that a wrapper cannot start a child that is overlooked.
+        """
+        group = self.numbers.get(app, 0)
+        living = self.members(app)
+        if not _LINUX or any(_group(pid) == group for pid in living):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+        for _ in range(8):
+            for pid in living:
+                if number == signal.SIGKILL or _group(pid) != group:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, number)
+            living = self.members(app) if number == signal.SIGKILL else []
 
     def members(self, app: str) -> list[int]:
         """Return the living processes of an application; on Linux only, elsewhere nothing."""
@@ -212,12 +216,11 @@ class Guard:
 
     def signal_all(self, number: int) -> None:
         """Send a signal to every process of every application, and to those of unknown origin."""
-        for pid in self.census():
+        for app in self.numbers:
+            self.signal(app, number)
+        for pid in [pid for pid, app in self.census().items() if app not in self.numbers]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-        if not _LINUX:
-            for app in self.numbers:
-                self.signal(app, number)
 
 
 def _processes() -> dict[int, tuple[int, int]]:
@@ -237,6 +240,13 @@ def _processes() -> dict[int, tuple[int, int]]:
         if state not in (b"Z", b"X"):
             table[int(name)] = (int(parent), int(session))
     return table
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return -1
 
 
 def _marked(pid: int) -> str:

@@ -5,7 +5,7 @@ Knows: the options. What they mean is in `plan.py`, what happens in `conductor.p
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
 import sys
 from contextlib import contextmanager
@@ -256,18 +256,23 @@ def _one_at_a_time(places: Places) -> Iterator[Callable[[], None]]:
 
 def _conduct(launches: Sequence[Launch], places: Places, *, single: bool, started: Callable[[], None]) -> int:
     from pillion.cli import conductor
+    from pillion.sidecar.lifecycle import run_loop
 
-    async def conduct() -> tuple[int, bool]:
+    def all_serve() -> None:
+        started()
+        gc.collect()
+        gc.freeze()  # what the start made lives as long as the process: no need to look at it again
+
+    async def conduct() -> int:
         run = conductor.Run(
-            launches, places=places, single=single, sidecar=lambda launch: _sidecar(launch, places), started=started
+            launches, places=places, single=single, sidecar=lambda launch: _sidecar(launch, places), started=all_serve
         )
-        return await run.run(), run.forced
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        status, forced = runner.run(conduct())
-        if forced:
+        status = await run.run()
+        if run.forced:
             os._exit(status)  # whatever still closes in the background was told to be left
-    return status
+        return status
+
+    return run_loop(conduct())
 
 
 def _sidecar(launch: Launch, places: Places) -> AnySidecar:
@@ -277,12 +282,3 @@ def _sidecar(launch: Launch, places: Places) -> AnySidecar:
     return Sidecar(
         launch.options, launch.environment, data_dir=str(places.home), components=launch.components, names=NAMES
     )
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

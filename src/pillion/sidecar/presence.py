@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pillion.sidecar.flags import Options
+
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 """Elsewhere records are not kept."""
 
@@ -68,6 +70,29 @@ class Record:
     run_name: str = ""
     app_log: str = ""
     sidecar_log: str = ""
+
+
+def record_of(
+    options: Options, *, http_port: int, grpc_port: int, internal_port: int, created: float, command: str = ""
+) -> Record:
+    """Return the record of a sidecar in this process; ports are those it listens on."""
+    first = (options.dapr_listen_addresses or ("",))[0].strip("[]")
+    return Record(
+        options.app_id,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        internal_port=internal_port,
+        metrics_port=options.metrics_port if options.enable_metrics else 0,
+        app_port=options.app_port,
+        host={"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first),
+        socket=options.socket_path("http"),
+        pid=os.getpid(),
+        command=command,
+        created=created,
+        metrics_enabled=options.enable_metrics,
+        max_body_size=options.max_body_size,
+        read_buffer_size=options.read_buffer_size,
+    )
 
 
 class Presence:

@@ -1,0 +1,183 @@
+"""`pillion run -- COMMAND`: real processes, real sidecars."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_processes import ECHO, Pillion, free_port, pillion
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+
+
+def fetch(url: str, data: bytes | None = None) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, data), timeout=20) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def http_port(started: str) -> int:
+    return int(started.partition("http://127.0.0.1:")[2].partition(",")[0])
+
+
+def test_the_status_is_the_commands(tmp_path: Path) -> None:
+    """The run ends with its application, with its status; the application's output is its own, without prefix."""
+    found = pillion(
+        ["run", "-a", "orders", "--", "sh", "-c", "echo out; echo err >&2; exit 7"], home=tmp_path, folder=tmp_path
+    )
+    assert (found.returncode, found.stdout) == (7, "out\n")
+    assert "err\n" in found.stderr
+    assert "orders ended with status 7" in found.stderr
+    killed = pillion(["run", "-a", "orders", "--", "sh", "-c", "kill -SEGV $$"], home=tmp_path, folder=tmp_path)
+    assert killed.returncode == 128 + signal.SIGSEGV
+    assert "orders was killed by SIGSEGV" in killed.stderr
+
+
+def test_standard_input_is_the_applications(tmp_path: Path) -> None:
+    """What is typed or piped reaches the command."""
+    with Pillion(
+        "run", "--", "sh", "-c", "read word; echo got $word", home=tmp_path, folder=tmp_path, stdin="hi\n"
+    ) as run:
+        assert run.wait() == 0
+        run.until("got hi")
+
+
+def test_an_application_from_start_to_end(tmp_path: Path) -> None:
+    """Served, listed, invoked, published for, and stopped: the sidecar answers until the application's last word."""
+    port = free_port()
+    command = ["run", "-a", "orders", "-p", str(port), "--", sys.executable, "-c", ECHO]
+    with Pillion(*command, home=tmp_path, folder=tmp_path) as run:
+        api = f"http://127.0.0.1:{http_port(run.until('orders: HTTP'))}"
+        run.until("serving")
+        metadata = json.loads(fetch(f"{api}/v1.0/metadata"))
+        assert metadata["id"] == "orders"
+
+        [row] = json.loads(pillion(["list", "-o", "json"], home=tmp_path, folder=tmp_path).stdout)
+        assert (row["appId"], row["appPort"], row["cliPid"]) == ("orders", port, run.process.pid)
+        assert os.getsid(row["appPid"]) == row["appPid"]
+        table = pillion(["list"], home=tmp_path, folder=tmp_path).stdout.splitlines()
+        assert table[0].split("  ")[0] == "APP ID"
+        assert table[1].startswith("orders  ")
+
+        called = pillion(["invoke", "-a", "orders", "-m", "some/path?a=1", "-v", "GET"], home=tmp_path, folder=tmp_path)
+        assert (called.returncode, called.stdout) == (0, "orders got /some/path?a=1\n")
+        message = ["publish", "-i", "orders", "-t", "news", "-d", "{}", "-p"]
+        sent = pillion([*message, "pubsub"], home=tmp_path, folder=tmp_path)
+        assert (sent.returncode, sent.stderr) == (0, "✅  published\n")
+        nowhere = pillion([*message, "nope"], home=tmp_path, folder=tmp_path)
+        assert nowhere.returncode == 1
+        assert "nope" in nowhere.stderr
+
+        fetch(f"{api}/v1.0/state/statestore", b'[{"key": "k", "value": 1}]')
+        stopped = pillion(["stop", "orders"], home=tmp_path, folder=tmp_path)
+        assert (stopped.returncode, stopped.stderr) == (0, "✅  orders has stopped\n")
+        assert run.wait() == 0
+        run.until("last words 200")
+    assert pillion(["list"], home=tmp_path, folder=tmp_path).stdout == "No sidecars are running.\n"
+    assert (tmp_path / "state.sqlite").exists()
+
+
+def test_two_terminals_find_each_other(tmp_path: Path) -> None:
+    """Two runs share registry and broker; the second chooses other ports than the first."""
+    first_port, second_port = free_port(), free_port()
+    with (
+        Pillion("run", "-a", "one", "-p", str(first_port), "--", sys.executable, "-c", ECHO, home=tmp_path,
+                folder=tmp_path) as one,
+        Pillion("run", "-a", "two", "-p", str(second_port), "--", sys.executable, "-c", ECHO, home=tmp_path,
+                folder=tmp_path) as two,
+    ):  # fmt: skip
+        ports = {name: http_port(run.until(f"{name}: HTTP")) for name, run in (("one", one), ("two", two))}
+        one.until("serving")
+        two.until("serving")
+        assert ports["one"] != ports["two"]
+        assert fetch(f"http://127.0.0.1:{ports['one']}/v1.0/invoke/two/method/x") == b"two got /x"
+        assert fetch(f"http://127.0.0.1:{ports['two']}/v1.0/invoke/one/method/x") == b"one got /x"
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """A wrapper, its child and a child in a session of its own are gone when the run is."""
+    script = (
+        f"{sys.executable} -c 'import os,time; os.setsid(); print(\"up\", flush=True); time.sleep(600)' & sleep 600"
+    )
+    with Pillion("run", "-a", "orders", "--", "sh", "-c", script, home=tmp_path, folder=tmp_path) as run:
+        run.until("up")
+        assert len(run.descendants()) >= 5
+        run.signal(signal.SIGINT)
+        assert run.wait() == 130
+        assert run.descendants() == []
+
+
+def test_ctrl_c_twice_does_not_wait(tmp_path: Path) -> None:
+    """An application that ignores the first is killed on the second, before its five seconds are over."""
+    with Pillion("run", "--", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done", home=tmp_path,
+                 folder=tmp_path) as run:  # fmt: skip
+        run.until("up")
+        run.signal(signal.SIGINT)
+        run.until("stopping (again to stop at once)")
+        run.signal(signal.SIGINT)
+        assert run.wait() == 130
+        run.until_nothing_is_left()
+        assert not any("killed" in line for line in run.lines)
+
+
+def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
+    """The guard ends what its dead parent cannot; the list does not show the dead."""
+    with Pillion("run", "-a", "orders", "--", "sh", "-c", "echo up; sleep 600", home=tmp_path, folder=tmp_path) as run:
+        run.until("up")
+        run.signal(signal.SIGKILL)
+        run.wait()
+        run.until_nothing_is_left()
+    assert pillion(["list", "--json"], home=tmp_path, folder=tmp_path).stdout == "[]\n"
+
+
+def test_the_application_may_end_its_sidecar(tmp_path: Path) -> None:
+    """The shutdown API ends the run, and with it an application that goes on."""
+    with Pillion("run", "-a", "job", "--", "sleep", "600", home=tmp_path, folder=tmp_path) as run:
+        port = http_port(run.until("job: HTTP"))
+        fetch(f"http://127.0.0.1:{port}/v1.0/shutdown", b"")
+        assert run.wait() == 0
+        run.until("the sidecar of job was asked to shut down")
+
+
+def test_a_sidecar_alone(tmp_path: Path) -> None:
+    """Without a command the application is somebody else's, in a debugger perhaps."""
+    with Pillion("run", "-a", "alone", home=tmp_path, folder=tmp_path) as run:
+        port = http_port(run.until("alone: HTTP"))
+        labels = json.loads(fetch(f"http://127.0.0.1:{port}/v1.0/metadata"))
+        assert labels["id"] == "alone"
+        run.signal(signal.SIGTERM)
+        assert run.wait() == 0
+
+
+def test_mistakes_get_an_answer(tmp_path: Path) -> None:
+    """Each in one line that says what to do, and never a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        for arguments, status, said in (
+            (["run", "-H", port, "--", "true"], 1, "is taken by"),
+            (["run", "--app-prot", "80"], 2, "--app-port"),
+            (["run", "-a", "a", "--", "no-such-command"], 1, "command not found: no-such-command"),
+            (["run", "-a", "a.b", "--", "true"], 1, "write 'a-b' instead"),
+            (["run", "--resources-path", "nowhere", "--", "true"], 1, "nowhere does not exist"),
+            (["run", "-f", "nowhere.yaml"], 1, "does not exist"),
+            (["runn"], 2, "did you mean run?"),
+            (["invoke", "-a", "nobody", "-m", "x"], 1, "no application nobody is running"),
+            (["stop", "nobody"], 1, "no application nobody is running"),
+            (["logs", "nobody"], 1, "no application nobody is running"),
+            (["stop"], 2, "name the applications to stop"),
+        ):
+            found = pillion(arguments, home=tmp_path, folder=tmp_path)
+            assert found.returncode == status, found
+            assert said in found.stderr
+            assert "Traceback" not in found.stderr
