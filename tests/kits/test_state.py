@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,14 +15,15 @@ from pillion.components.postgresql import PostgresState1, PostgresState2
 from pillion.components.redis import RedisState
 from pillion.components.sqlite import SqliteState
 from pillion.kinds.component import Context, decode
+from pillion.kinds.state import Set
 from pillion.testing import state_kit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from pillion.kinds.state import StateStore
+    from pillion.kinds.state import Operation, StateStore
     from servers import PostgresServer, RedisCluster, RedisServer
 
     Opened = Callable[[], AbstractAsyncContextManager[StateStore]]
@@ -80,6 +83,29 @@ def redis_in_a_cluster(request: pytest.FixtureRequest) -> Opened:
     return opener(RedisState, {"redisHost": cluster.addresses, "redisType": "cluster"})
 
 
+class JsonRedisState(RedisState):
+    """Every request of the kit that carries JSON says so."""
+
+    async def set(self, request: Set) -> None:
+        await super().set(_as_json(request))
+
+    async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None:
+        await super().transact([_as_json(one) if isinstance(one, Set) else one for one in operations], metadata)
+
+
+def _as_json(request: Set) -> Set:
+    try:
+        json.loads(request.value)
+    except ValueError:
+        return request
+    return replace(request, metadata={**request.metadata, "contentType": "application/json"})
+
+
+def redis_with_json(request: pytest.FixtureRequest) -> Opened:
+    server: RedisServer = request.getfixturevalue("redis_json_server")
+    return opener(JsonRedisState, {"redisHost": server.address})
+
+
 def postgres_1(request: pytest.FixtureRequest) -> Opened:
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return opener(PostgresState1, {"connectionString": server.dsn})
@@ -98,6 +124,7 @@ MATRIX = [
     pytest.param(redis_node, marks=pytest.mark.redis),
     pytest.param(redis_tls_acl, marks=pytest.mark.redis),
     pytest.param(redis_in_a_cluster, marks=pytest.mark.redis),
+    pytest.param(redis_with_json, marks=pytest.mark.redis),
     pytest.param(postgres_1, marks=pytest.mark.postgresql),
     pytest.param(postgres_2, marks=pytest.mark.postgresql),
 ]

@@ -186,6 +186,19 @@ def test_expired_rows_are_removed_once_an_interval(postgres_server: PostgresServ
     asyncio.run(main())
 
 
+def test_a_table_of_the_other_version_is_told(postgres_server: PostgresServer) -> None:
+    """Both versions call their table `state` unless told otherwise."""
+
+    async def main() -> None:
+        async with opened(PostgresState1, connectionString=postgres_server.dsn, tableName="taken_state"):
+            pass
+        with pytest.raises(ComponentError, match="another tableName"):
+            async with opened(PostgresState2, connectionString=postgres_server.dsn, tablePrefix="taken_"):
+                pass
+
+    asyncio.run(main())
+
+
 def test_crossing_transactions_do_not_fail(postgres_server: PostgresServer) -> None:
     """Transactions that touch the same keys in opposite order would deadlock if they took their locks so."""
 

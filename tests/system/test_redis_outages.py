@@ -13,7 +13,7 @@ from pillion.components.redis_client import slot_of
 from pillion.components.redis_link import Interrupted, Unreachable
 from pillion.errors import ComponentError, ConfigError, EtagMismatch
 from pillion.kinds.component import Context, decode
-from pillion.kinds.state import Get, Set
+from pillion.kinds.state import Delete, Get, Set
 from servers import RedisCluster, RedisSentinel, RedisServer, wait_until
 
 if TYPE_CHECKING:
@@ -136,6 +136,41 @@ def test_the_layout_is_the_reference_s(redis_server: RedisServer) -> None:
                 await store.get(Get("layout||half"))
             await store.set(Set("layout||guarded", b"1"))
             await store.set(Set("layout||guarded", b"2", etag="77", concurrency="last-write"))  # ignores the ETag
+
+    asyncio.run(main())
+
+
+def test_values_that_say_so_are_json_documents(redis_json_server: RedisServer) -> None:
+    """With the JSON module and `contentType: application/json`: a document of data, version and first-write. Versions
+    go on over a change between hash and document, and a value cannot write beside its member.
+    """
+    json = {"contentType": "application/json"}
+
+    async def main() -> None:
+        async with opened(redisHost=redis_json_server.address) as store:
+            await store.set(Set("json||1", b'{"a": [1, "<"]}', metadata=json, concurrency="first-write"))
+            shown = redis_json_server.cli("JSON.GET", "json||1").strip()
+            assert shown == '{"data":{"a":[1,"<"]},"version":1,"first-write":0}'
+            for metadata in (json, {}):
+                found = await store.get(Get("json||1", metadata=metadata))
+                assert (found.value, found.etag) == (b'{"a":[1,"<"]}', "1")
+            with pytest.raises(ComponentError, match="first-write"):
+                await store.set(Set("json||1", b"2", metadata=json))
+            for value in (b"not json", b'1},"version":9,"x":{', b"1 2", b""):
+                with pytest.raises(ComponentError, match="is not JSON"):
+                    await store.set(Set("json||1", value, metadata=json, etag="1"))
+            await store.set(Set("json||1", b"bytes now", etag="1"))
+            with pytest.raises(EtagMismatch):
+                await store.set(Set("json||1", b"3", etag="1", metadata=json))
+            await store.transact([Set("json||1", b"4", etag="2", metadata=json), Set("json||2", b"x")], {})
+            assert redis_json_server.cli("JSON.GET", "json||1").strip() == '{"data":4,"version":3,"first-write":0}'
+            with pytest.raises(EtagMismatch):
+                await store.delete(Delete("json||1", etag="2"))
+            await store.delete(Delete("json||1", etag="3"))
+            assert (await store.get(Get("json||1", metadata=json))).value is None
+            redis_json_server.cli("JSON.SET", "json||foreign", "$", "[1]")
+            with pytest.raises(ComponentError, match="lacks"):
+                await store.get(Get("json||foreign"))
 
     asyncio.run(main())
 

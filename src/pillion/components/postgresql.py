@@ -329,9 +329,17 @@ class _PostgresState(ABC):
             raise ComponentError(f"postgresql: the migration level {level!r} is not a number")
         # The level of version 1 is kept once for all its tables: a second table is missing at any level.
         done = int(level) if row["made"] else 0
-        for statements in layout.steps[done:]:
-            for statement in statements:
-                await self._create(statement)
+        try:
+            for statements in layout.steps[done:]:
+                for statement in statements:
+                    await self._create(statement)
+        except ComponentError as error:
+            if not isinstance(error.__cause__, asyncpg.UndefinedColumnError):
+                raise
+            raise ComponentError(
+                f"postgresql: the table {layout.table} exists and has other columns: a table of another version? Give"
+                " another tableName (v1) or tablePrefix (v2)"
+            ) from error
         if int(level) < len(layout.steps):
             await self._pool.execute(
                 f"INSERT INTO {layout.metadata} VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = $2",

@@ -1,6 +1,8 @@
 """`state.redis`: values as hashes with the fields `data`, `version` and `first-write` (spec `components.md` 2.1).
 
-Knows: that layout and its scripts. Never knows: connections and topologies; `redis_client` does.
+Where the server has the JSON module, values whose request metadata say `contentType: application/json` are documents.
+
+Knows: that layout. Never knows: its scripts in detail (`redis_scripts`), connections and topologies (`redis_client`).
 """
 
 from __future__ import annotations
@@ -11,9 +13,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from pillion.components.like import like_to_redis_glob
 from pillion.components.redis_client import RedisClient, Script, slot_of
 from pillion.components.redis_link import Link, RedisError
+from pillion.components.redis_scripts import DELETE, SET, SET_JSON, TRANSACT
 from pillion.components.redis_settings import RedisSettings
 from pillion.errors import ComponentError, EtagInvalid, EtagMismatch
 from pillion.kinds.component import setting
@@ -29,96 +34,6 @@ log = logging.getLogger("pillion.components.redis")
 MAX_KEYS = 1_000_000
 """Keys that one listing may look at: SCAN gives no order, so they are all collected before they are sorted."""
 REPLICATION_WAIT_MS = 1000
-
-# Arguments: version or 0, value, 0 for first-write, ttl in seconds ("": leave it, 0: none). Returns 1, or 0 for "no".
-SET = Script("""
-local row = redis.pcall('HMGET', KEYS[1], 'version', 'first-write')
-if row.err then
-  redis.call('DEL', KEYS[1])
-  row = {false, false}
-end
-local version = row[1]
-if version and version ~= '' and version ~= ARGV[1] and (row[2] or ARGV[1] ~= '0') then
-  return 0
-end
-redis.call('HSET', KEYS[1], 'data', ARGV[2])
-if ARGV[3] == '0' then
-  redis.call('HSET', KEYS[1], 'first-write', 0)
-end
-redis.call('HINCRBY', KEYS[1], 'version', 1)
-if ARGV[4] == '0' then
-  redis.call('PERSIST', KEYS[1])
-elseif ARGV[4] ~= '' then
-  redis.call('EXPIRE', KEYS[1], ARGV[4])
-end
-return 1
-""")
-
-# Argument: the version. Returns 1, or 0 when another one is there.
-DELETE = Script("""
-local version = redis.pcall('HGET', KEYS[1], 'version')
-if type(version) == 'table' or (version and version ~= ARGV[1]) then
-  return 0
-end
-redis.call('DEL', KEYS[1])
-return 1
-""")
-
-# Keys: one for each operation. Arguments: "check" or "apply", then for each operation its kind (s, d), version or 0,
-# value, ttl. All conditions are examined, in order and as if the operations before had been done, before the first
-# write: the whole is done or nothing. Returns 0, or the number of the operation that may not be done.
-TRANSACT = Script("""
-local seen = {}
-for i, key in ipairs(KEYS) do
-  local row = seen[key]
-  if not row then
-    local found = redis.pcall('HMGET', key, 'version', 'first-write')
-    row = {false, false, found.err}
-    if not found.err then
-      row = {found[1], found[2], false}
-    end
-    seen[key] = row
-  end
-  local kind, wanted = ARGV[4 * i - 2], ARGV[4 * i - 1]
-  local version = row[1]
-  if kind == 's' then
-    if version and version ~= '' and version ~= wanted and (row[2] or wanted ~= '0') then
-      return i
-    end
-    local number = tonumber(version or '0')
-    if version and version ~= '' and not number then
-      return redis.error_reply('ERR the version of an existing value is not a number')
-    end
-    seen[key] = {string.format('%.0f', (number or 0) + 1), row[2], false}
-  else
-    if wanted ~= '0' and (row[3] or (version and version ~= wanted)) then
-      return i
-    end
-    seen[key] = {false, false, false}
-  end
-end
-if ARGV[1] == 'check' then
-  return 0
-end
-for i, key in ipairs(KEYS) do
-  if ARGV[4 * i - 2] == 'd' then
-    redis.call('DEL', key)
-  else
-    if redis.call('TYPE', key).ok ~= 'hash' then
-      redis.call('DEL', key)
-    end
-    redis.call('HSET', key, 'data', ARGV[4 * i])
-    redis.call('HINCRBY', key, 'version', 1)
-    local ttl = ARGV[4 * i + 1]
-    if ttl == '0' then
-      redis.call('PERSIST', key)
-    elseif ttl ~= '' then
-      redis.call('EXPIRE', key, ttl)
-    end
-  end
-end
-return 0
-""")
 
 
 def _ttl(text: str) -> int | None:
@@ -146,6 +61,7 @@ class RedisState:
         default = settings.ttl_in_seconds
         self._default_ttl: str | int = "" if default is None else max(default, 0)
         self._replicas = 0
+        self._has_json = False
         self._strong: dict[Link, Link] = {}
         """The connection for strong writes to the server of each shared link."""
         self._opening_strong = asyncio.Lock()
@@ -153,6 +69,7 @@ class RedisState:
     async def open(self) -> None:
         await self._client.open()
         self._replicas = await self._count_replicas()
+        self._has_json = await self._probe_json()
 
     async def ping(self) -> None:
         await self._client.ping()
@@ -168,11 +85,15 @@ class RedisState:
     async def get(self, request: Get) -> Found:
         key = request.key
         check_options("", request.consistency)
+        if request.metadata and self._wants_json(request.metadata) and (found := await self._get_json(key)) is not None:
+            return found
         try:
             data, version = await self._client.call(key, b"HMGET", key, b"data", b"version", safe=True)
         except RedisError as error:
             if error.code != "WRONGTYPE":
                 raise
+            if self._has_json and (found := await self._get_json(key)) is not None:
+                return found
             return Found(key, await self._client.call(key, b"GET", key, safe=True))
         if data is None and version is None:
             return Found(key)
@@ -196,10 +117,14 @@ class RedisState:
         version = _version(request)
         flag = 0 if request.concurrency == "first-write" else 1
         arguments = (version, request.value, flag, self._ttl_argument(request.metadata))
+        script = SET
+        if request.metadata and self._wants_json(request.metadata):
+            script = SET_JSON
+            _check_json(request)
         if request.consistency == "strong" and self._replicas:
-            done = await self._replicated(request.key, SET, arguments)
+            done = await self._replicated(request.key, script, arguments)
         else:
-            done = await self._client.run(SET, (request.key,), arguments)
+            done = await self._client.run(script, (request.key,), arguments)
         if not done:
             raise _refusal(request)
 
@@ -225,7 +150,7 @@ class RedisState:
         for operation in operations:
             check_options(operation.concurrency, operation.consistency)
             by_slot.setdefault(slot_of(operation.key) if slots else 0, []).append(operation)
-        calls = [(group, *self._transaction(group)) for group in by_slot.values()]
+        calls = [(group, *self._transaction(group, metadata)) for group in by_slot.values()]
         if len(calls) > 1:
             for group, keys, arguments in calls:
                 _examine(group, await self._client.run(TRANSACT, keys, ("check", *arguments), safe=True))
@@ -261,15 +186,48 @@ class RedisState:
         ttl = ttl_of(metadata) if metadata else None
         return self._default_ttl if ttl is None else max(ttl, 0)
 
-    def _transaction(self, operations: Sequence[Operation]) -> tuple[list[str], list[bytes | str | int]]:
+    def _transaction(
+        self, operations: Sequence[Operation], metadata: Mapping[str, str]
+    ) -> tuple[list[str], list[bytes | str | int]]:
         arguments: list[bytes | str | int] = []
         for operation in operations:
             if isinstance(operation, Set):
                 ttl = self._ttl_argument(operation.metadata)
-                arguments += ("s", _version(operation), operation.value, ttl)
+                as_json = self._wants_json(operation.metadata) or self._wants_json(metadata)
+                if as_json:
+                    _check_json(operation)
+                arguments += ("json" if as_json else "hash", _version(operation), operation.value, ttl)
             else:
-                arguments += ("d", _version(operation), b"", "")
+                arguments += ("delete", _version(operation), b"", "")
         return [operation.key for operation in operations], arguments
+
+    def _wants_json(self, metadata: Mapping[str, str]) -> bool:
+        if not self._has_json or not metadata:
+            return False
+        return any(key.lower() == "contenttype" and value == "application/json" for key, value in metadata.items())
+
+    async def _get_json(self, key: str) -> Found | None:
+        """Return a document's data; None when the value is no document of ours."""
+        try:
+            text = await self._client.call(key, b"JSON.GET", key, b"$.data", b"$.version", safe=True)
+        except RedisError:
+            return None  # the module has no error code for "another type"; the caller looks for a hash then
+        if text is None:
+            return Found(key)
+        found = orjson.loads(text)
+        data, version = found.get("$.data"), found.get("$.version")
+        if not data or not version:
+            raise ComponentError(f"redis: the document of key {key!r} lacks its member data or version")
+        return Found(key, orjson.dumps(data[0]), str(version[0]))
+
+    async def _probe_json(self) -> bool:
+        """Tell whether the server has the JSON module: then it misses an argument, not the command."""
+        [first, *_] = self._client.masters()
+        try:
+            await first.call("JSON.GET", safe=True)
+        except RedisError as error:
+            return "unknown command" not in str(error) and error.code != "NOPERM"
+        return True
 
     async def _replicated(self, key: str, script: Script, arguments: tuple[Any, ...]) -> Any:
         """Write, then wait for the replicas: WAIT is about the connection's own writes and holds up what follows it on
@@ -301,6 +259,14 @@ def _version(operation: Operation) -> str:
     if not (operation.etag.isascii() and operation.etag.isdigit() and len(operation.etag) <= 19):
         raise EtagInvalid(f"{operation.etag!r} is not a number")
     return operation.etag
+
+
+def _check_json(request: Set) -> None:
+    """Raise unless the value is one JSON text: the script puts it between the braces of a document."""
+    try:
+        orjson.loads(request.value)
+    except orjson.JSONDecodeError as error:
+        raise ComponentError(f"the value of key {request.key} is not JSON, as its contentType says: {error}") from error
 
 
 def _refusal(request: Operation) -> ComponentError:
