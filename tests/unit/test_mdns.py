@@ -32,7 +32,7 @@ def test_the_announcement() -> None:
     message = through_the_wire(ONE.browse())
     assert message.flags == 0x8400
     assert message.answers == [dns.Record(SERVICE, dns.PTR, 3200, (b"box:42", b"app", b"local"))]
-    assert message.additionals == [
+    assert message.additional == [
         dns.Record((b"box:42", b"app", b"local"), dns.SRV, 3200, dns.Srv((b"box", b"local"), 50002)),
         dns.Record((b"box:42", b"app", b"local"), dns.TXT, 3200, [b"app"]),
         dns.Record((b"box", b"local"), dns.A, 3200, ipaddress.IPv4Address("10.0.0.7")),
@@ -63,25 +63,25 @@ def test_an_instance_is_recognised() -> None:
 
 def test_ipv4_comes_before_ipv6() -> None:
     message = ONE.browse()
-    message.additionals.insert(0, dns.Record(ONE.host, dns.AAAA, 10, ipaddress.IPv6Address("fd00::1")))
+    message.additional.insert(0, dns.Record(ONE.host, dns.AAAA, 10, ipaddress.IPv6Address("fd00::1")))
     assert [one.address for one in sightings(message)] == ["10.0.0.7:50002"]
-    message.additionals.pop()
+    message.additional.pop()
     assert [one.address for one in sightings(message)] == ["[fd00::1]:50002"]
 
 
 @pytest.mark.parametrize("missing", [dns.SRV, dns.TXT, dns.A])
 def test_incomplete_instances_are_not_believed(missing: int) -> None:
     message = ONE.browse()
-    message.additionals = [record for record in message.additionals if record.type != missing]
+    message.additional = [record for record in message.additional if record.type != missing]
     assert list(sightings(message)) == []
 
 
 def test_a_text_must_be_the_app_id() -> None:
     """Spec 9: an entry counts if a TXT string equals the app id."""
     message = ONE.browse()
-    message.additionals[1].data = [b"other", b"x"]
+    message.additional[1].data = [b"other", b"x"]
     assert list(sightings(message)) == []
-    message.additionals[1].data = [b"other", b"app"]
+    message.additional[1].data = [b"other", b"app"]
     assert len(list(sightings(message))) == 1
 
 

@@ -84,7 +84,7 @@ class Announced:
     def browse(self, ttl: int = RECORD_TTL_S) -> dns.Message:
         """Return the PTR record with all that belongs to it; `ttl` 0 takes it back (RFC 6762 section 10.1)."""
         pointer = dns.Record(self.service, dns.PTR, ttl, self.instance)
-        return dns.Message(flags=dns.RESPONSE, answers=[pointer], additionals=self._details(ttl))
+        return dns.Message(flags=dns.RESPONSE, answers=[pointer], additional=self._details(ttl))
 
     def _details(self, ttl: int) -> list[dns.Record]:
         kind = dns.A if self.address.version == 4 else dns.AAAA

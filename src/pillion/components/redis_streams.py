@@ -39,7 +39,8 @@ BLOCK_S = 30.0
 """How long one read waits for messages when `readTimeout` is not set: then a connection that has died is noticed."""
 GRACE_S = 5.0
 """How much longer than the blocking time the server may be silent."""
-RETRY_S = 1.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+"""The pauses after reads that failed, each twice the one before, until one succeeds."""
 
 
 class RedisPubSub:
@@ -183,6 +184,7 @@ class _Subscription:
         self._acks: set[asyncio.Future[int]] = set()
         self._link: Link | None = None
         self._blocked: bytes | int = b""
+        self._pause_s = FIRST_PAUSE_S
         self._reader: asyncio.Task[None] | None = None
         self._reclaimer: asyncio.Task[None] | None = None
         self._stopping = False
@@ -229,6 +231,7 @@ class _Subscription:
             )
         finally:
             self._blocked = b""
+        self._pause_s = FIRST_PAUSE_S
         if reply:
             came = asyncio.get_running_loop().time()
             entries = reply[0][1]
@@ -258,7 +261,8 @@ class _Subscription:
     async def _pause(self, why: str) -> None:
         if not self._stopping:
             log.warning("%s; trying again", why)
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(self._pause_s)
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
     # --- what handlers have done ---
 

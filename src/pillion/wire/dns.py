@@ -84,7 +84,7 @@ class Message:
     questions: list[Question] = field(default_factory=list)
     answers: list[Record] = field(default_factory=list)
     authorities: list[Record] = field(default_factory=list)
-    additionals: list[Record] = field(default_factory=list)
+    additional: list[Record] = field(default_factory=list)
 
     @property
     def is_response(self) -> bool:
@@ -97,7 +97,7 @@ class Message:
 
     @property
     def records(self) -> list[Record]:
-        return self.answers + self.authorities + self.additionals
+        return self.answers + self.authorities + self.additional
 
 
 def decode(data: bytes) -> Message:
@@ -111,7 +111,7 @@ def decode(data: bytes) -> Message:
         labels = reader.name()
         kind, klass = reader.unpack(_QUESTION)
         message.questions.append(Question(labels, kind, bool(klass & _TOP_BIT), klass & ~_TOP_BIT))
-    for section, count in zip((message.answers, message.authorities, message.additionals), counts[1:], strict=True):
+    for section, count in zip((message.answers, message.authorities, message.additional), counts[1:], strict=True):
         for _ in range(count):
             section.append(reader.record())
     return message
@@ -228,7 +228,7 @@ def _read_name(data: bytes, at: int, end: int) -> tuple[Name, int]:
 def encode(message: Message) -> bytes:
     """Write a message; raises `DnsError` when something does not fit."""
     writer = _Writer()
-    sections = (message.answers, message.authorities, message.additionals)
+    sections = (message.answers, message.authorities, message.additional)
     counts = (len(message.questions), *map(len, sections))
     if max(counts) > 0xFFFF:
         raise DnsError("too many records")
