@@ -152,13 +152,14 @@ class Calls:
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.metadata: Metadata = []
+        self.poured = 0
 
     def find(self, method: str, metadata: Metadata) -> Method | None:
         self.metadata = metadata
         name = method.rpartition("/")[2].lower()
         if name in ("echo", "fail", "crash", "hang", "decorate", "rich"):
             return Method(unary=getattr(self, name))
-        if name in ("collect", "count", "chat", "linger"):
+        if name in ("collect", "count", "pour", "chat", "linger"):
             return Method(streaming=getattr(self, name))
         return None
 
@@ -198,6 +199,12 @@ class Calls:
         request = await call.receive()
         for number in range(int(request or b"0")):
             await call.send(b"%d" % number)
+
+    async def pour(self, call: ServerCall) -> None:
+        request = await call.receive()
+        for _ in range(int(request or b"0")):
+            await call.send(bytes(65_536))
+            self.poured += 1
 
     async def chat(self, call: ServerCall) -> None:
         while (message := await call.receive()) is not None:

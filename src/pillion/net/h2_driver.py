@@ -108,9 +108,12 @@ class Driver(asyncio.Protocol):
             return
         self.flush()
         self._is_closing = True
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
+        try:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                self.transport.close()
+        except OSError:  # the peer has gone already, and nobody has told the transport yet
             self.transport.close()
         self.loop.call_later(_CLOSE_S, self._abort)
 
@@ -124,7 +127,11 @@ class Driver(asyncio.Protocol):
         raise NotImplementedError
 
     def settled(self) -> None:
-        self.is_settled = True
+        if not self.is_settled:
+            self.is_settled = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._tick()  # what is due first has changed
 
     def pinged(self) -> None:
         """The answer is on its way already."""
