@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion.sidecar")
 LISTENER_GRACE_S = 10.0
 """How long open HTTP connections may go on once the sidecar stops (spec `http-api.md` 1)."""
+QUIESCE_SHARE = 0.6
+"""How much of the grace period messages on their way may take; the rest is for streams, connections and components."""
 FORCED = 1
 RUNTIME = "runtime"
 
@@ -290,7 +292,7 @@ class Sidecar:
             try:
                 async with asyncio.timeout(grace_s) as limit:
                     if self._surface is not None:
-                        await self._surface.quiesce(grace_s if grace_s is not None else LISTENER_GRACE_S)
+                        await self._surface.quiesce(LISTENER_GRACE_S if grace_s is None else grace_s * QUIESCE_SHARE)
                     await self._tasks.close()
                     await self._stack.aclose()
             except TimeoutError:

@@ -6,6 +6,7 @@ registries that the blocks hold. Reads from top to bottom.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from typing import TYPE_CHECKING
@@ -217,8 +218,7 @@ class Surface:
 
     async def quiesce(self, grace_s: float) -> None:
         """Take no further messages; those on their way may still be answered, over APIs that still serve."""
-        await self._streaming.close(grace_s)
-        await self.subscriptions.close(grace_s)
+        await asyncio.gather(self._streaming.close(grace_s), self.subscriptions.close(grace_s))
 
     async def close(self, grace_s: float) -> None:
         """End the connections: open calls may finish within `grace_s` seconds."""
