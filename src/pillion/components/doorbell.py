@@ -41,10 +41,10 @@ class Doorbell:
         """`heard` is called on the loop with the bytes of each ring. Without `unix` sockets loopback UDP serves."""
         self.name = name
         self._unix = unix
-        self._directory = _directory(path)
+        self.directory = _directory(path)
         self._heard = heard
         self._socket: socket.socket | None = None
-        self._file = os.path.join(self._directory, name + (".sock" if unix else ".port"))
+        self._file = os.path.join(self.directory, name + (".sock" if unix else ".port"))
         self._transport: asyncio.DatagramTransport | None = None
         self._others: dict[str, str | tuple[str, int]] = {}
         self._listed = (-1, 0)
@@ -52,14 +52,14 @@ class Doorbell:
     async def open(self) -> None:
         """Bind and listen. Raises OSError when the directory cannot be made or written."""
         loop = asyncio.get_running_loop()
-        os.makedirs(self._directory, exist_ok=True)
+        os.makedirs(self.directory, exist_ok=True)
         if self._unix:
             self._socket = bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             bell.setblocking(False)
             try:
                 bell.bind(self._file)
             except FileNotFoundError:  # the last one to leave has just removed the directory
-                os.makedirs(self._directory, exist_ok=True)
+                os.makedirs(self.directory, exist_ok=True)
                 bell.bind(self._file)
             loop.add_reader(bell, self._read)
             return
@@ -81,7 +81,7 @@ class Doorbell:
         with suppress(OSError):
             os.unlink(self._file)
         with suppress(OSError):
-            os.rmdir(self._directory)
+            os.rmdir(self.directory)
 
     def _read(self) -> None:
         if self._socket is None:
@@ -131,12 +131,12 @@ class Doorbell:
     def _remove(self, name: str) -> None:
         self._others.pop(name, None)
         with suppress(OSError):
-            os.unlink(os.path.join(self._directory, name + ".sock"))
+            os.unlink(os.path.join(self.directory, name + ".sock"))
 
     def _neighbours(self) -> dict[str, str | tuple[str, int]]:
         """Return name and address of the other bells, from memory while the directory is as it was."""
         try:
-            changed = os.stat(self._directory).st_mtime_ns
+            changed = os.stat(self.directory).st_mtime_ns
         except OSError:
             return {}
         if self._listed[0] == changed and self._listed[1] - changed > _SETTLED_NS:
@@ -147,7 +147,7 @@ class Doorbell:
 
     def _list(self) -> Iterable[tuple[str, str | tuple[str, int]]]:
         suffix = ".sock" if self._unix else ".port"
-        with suppress(OSError), os.scandir(self._directory) as entries:
+        with suppress(OSError), os.scandir(self.directory) as entries:
             for entry in entries:
                 name, dot = os.path.splitext(entry.name)
                 if dot != suffix or name == self.name:
