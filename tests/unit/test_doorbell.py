@@ -46,9 +46,11 @@ def test_a_ring_reaches_all_others(tmp_path: Path, unix: bool) -> None:
         assert heard[0].queue.empty()
         for bell in bells:
             bell.close()
-        assert not os.path.exists(bells[0].directory), "the last one removes the directory"
+        directories.append(bells[0].directory)
 
+    directories: list[str] = []
     asyncio.run(run())
+    assert not os.path.exists(directories[0]), "the last one removes the directory"
 
 
 @EVERY_KIND

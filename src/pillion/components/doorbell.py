@@ -75,6 +75,7 @@ class Doorbell:
             self._transport.close()
             self._transport = None
         if self._socket is not None:
+            self.ring(b"")  # takes down the bells of the dead, so that the last one leaves nothing behind
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
