@@ -76,6 +76,7 @@ class MiniSidecar:
         authorize: Callable[[str | None, str, str], None] | None = None,
         host_address: str = "10.0.0.1",
         max_body: int = 4 << 20,
+        retry_wait_s: float = 0.01,
     ) -> None:
         self.names, self.app_id, self.namespace = names, app_id, namespace
         self.app: AppChannel | None = None
@@ -86,7 +87,13 @@ class MiniSidecar:
         self.directory = Directory(names)
         self.pool = Pool(dial)
         self.peers = PeerClient(
-            app_id, namespace, self.directory, self.pool, host_address=host_address, host_name="host-" + app_id
+            app_id,
+            namespace,
+            self.directory,
+            self.pool,
+            host_address=host_address,
+            host_name="host-" + app_id,
+            retry_wait_s=retry_wait_s,
         )
         self.external = External({} if endpoints is None else endpoints)
         block = self.block = InvokeBlock(app_id, namespace, lambda: self.app, self.peers, self.external, policies)

@@ -12,7 +12,6 @@ import pytest
 
 from invoke_apps import HttpApp
 from mini_sidecar import LOCALHOST, MiniSidecar, Names
-from pillion.peers import client as peers_client
 from pillion.wire.messages import common, internals, wellknown
 
 if TYPE_CHECKING:
@@ -339,13 +338,6 @@ def test_a_peer_without_streaming() -> None:
     asyncio.run(run())
 
 
-@pytest.fixture
-def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pause between attempts is a constant of the contract, not of these tests."""
-    monkeypatch.setattr(peers_client, "RETRY_WAIT_S", 0.01)
-
-
-@pytest.mark.usefixtures("no_wait")
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.UNAUTHENTICATED, Code.INTERNAL])
 def test_the_built_in_retry(code: Any) -> None:
     """Three more attempts, whatever the verb, on UNAVAILABLE and UNAUTHENTICATED alone; the resolver is told."""
@@ -368,7 +360,6 @@ def test_the_built_in_retry(code: Any) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.usefixtures("no_wait")
 def test_a_chunked_request_is_never_repeated() -> None:
     async def script(peer: Foreign, context: Any) -> AsyncIterator[Any]:
         await context.abort(Code.UNAVAILABLE, "not now")

@@ -193,4 +193,6 @@ def quoted(error: BaseException) -> str:
     """Return an error as it is quoted inside another (spec `http-api.md` 3.1)."""
     if isinstance(error, RpcError):
         return f"rpc error: code = {code_name(error.code)} desc = {error.message}"
+    if isinstance(error, TimeoutError) and not error.args:
+        return "context deadline exceeded"
     return str(error) or type(error).__name__

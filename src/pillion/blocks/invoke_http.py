@@ -18,7 +18,7 @@ from google.protobuf.json_format import MessageToDict
 
 from pillion.api.call import decode_component
 from pillion.errors import GRPC_TO_HTTP, ComponentError
-from pillion.kinds.invocation import EVENT_STREAM
+from pillion.kinds.invocation import EVENT_STREAM, gather
 from pillion.net.exchange import Response
 from pillion.wire.messages import pool, wellknown
 from pillion.wire.methods import from_metadata_name, normalise
@@ -78,9 +78,12 @@ def login_target(authorization: bytes) -> str:
 async def http_response(reply: Reply, *, sse: bool, buffered: bool) -> Response:
     """Return the answer of an HTTP client. `buffered`: collect the body of one that is no success."""
     if reply.code < 100:
-        return _from_status(reply)
+        return _from_status(await gather(reply.body), reply)
     headers = reply.headers
     body = reply.body
+    if reply.code < 200:  # the connection would wait for the real one
+        await close(body)
+        raise ComponentError(f"the application answered with the interim status {reply.code}")
     if sse and 200 <= reply.code < 300:
         headers = [pair for pair in headers if pair[0] != b"cache-control"]
         headers += [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
@@ -92,14 +95,7 @@ async def http_response(reply: Reply, *, sse: bool, buffered: bool) -> Response:
         content_type = content_type or DEFAULT_TYPE
     if content_type:
         headers.append((b"content-type", content_type))
-    return Response(_status(reply.code), headers, body)
-
-
-def _status(code: int) -> int:
-    """An application cannot answer with an interim status: the connection would wait for the real one."""
-    if code < 200:
-        raise ComponentError(f"the application answered with the interim status {code}")
-    return code
+    return Response(reply.code, headers, body)
 
 
 async def collect(body: AsyncIterator[bytes]) -> bytes | AsyncIterator[bytes]:
@@ -132,12 +128,17 @@ class Resumed:
     async def aclose(self) -> None:
         """Stop reading the rest."""
         self._pieces.clear()
-        closing = getattr(self._rest, "aclose", None)
-        if closing is not None:
-            await closing()
+        await close(self._rest)
 
 
-def _from_status(reply: Reply) -> Response:
+async def close(body: bytes | AsyncIterator[bytes]) -> None:
+    """Stop reading a body."""
+    closing = getattr(body, "aclose", None)
+    if closing is not None:
+        await closing()
+
+
+def _from_status(body: bytes, reply: Reply) -> Response:
     """Return the answer for the status of a gRPC application: mapped, its text as JSON; trailers are not passed on."""
     status = GRPC_TO_HTTP.get(reply.code, HTTPStatus.INTERNAL_SERVER_ERROR)
     headers: Headers = [
@@ -149,7 +150,7 @@ def _from_status(reply: Reply) -> Response:
         content_type = PROTOBUF if reply.type_url else reply.content_type
         if content_type:
             headers.append((b"content-type", content_type))
-        return Response(status, headers, reply.body)
+        return Response(status, headers, body)
     shown: dict[str, object] = {"code": reply.code, "message": reply.message}
     details = [detail for packed in reply.details if (detail := _detail(packed)) is not None]
     if details:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from pillion.errors import http_to_grpc
-from pillion.kinds.invocation import Invocation
+from pillion.kinds.invocation import Invocation, gather
 from pillion.net.exchange import RpcError
 from pillion.wire.messages import common, rpc, wellknown
 from pillion.wire.methods import VERBS, normalise, safe_query, to_metadata_name
@@ -52,9 +52,7 @@ def invocation_of(call: RpcCall, request: m.InvokeServiceRequest) -> Invocation:
 
 async def rpc_reply(call: RpcCall, reply: Reply) -> common.InvokeResponse:
     """Return the response message, the headers set on `call`; raises `RpcError` for what was no success."""
-    body = reply.body
-    if not isinstance(body, bytes):
-        body = b"".join([piece async for piece in body])
+    body = await gather(reply.body)
     metadata = call.stream.initial_metadata
     if reply.http:
         if reply.content_type:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
+MOST_GATHERED = 64 << 20
+"""Bytes of a body that has to become one message: what gRPC applications and clients get of a stream."""
 EVENT_STREAM = b"text/event-stream"
 _USUAL = (b"keep-alive", b"close", b"Keep-Alive", b"TE", b"")
 
@@ -63,6 +65,20 @@ class Incoming(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
     async def read(self) -> bytes: ...
+
+
+async def gather(body: bytes | AsyncIterator[bytes] | Incoming, most: int = MOST_GATHERED) -> bytes:
+    """Return a body as one piece; raises `ValueError` when it has more than `most` bytes."""
+    if isinstance(body, bytes):
+        return body
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in body:
+        pieces.append(piece)
+        size += len(piece)
+        if size > most:
+            raise ValueError(f"the body is longer than the {most} bytes that can be collected")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Invocation:
@@ -192,9 +208,9 @@ class Invocation:
         return self.length is not None
 
     async def settle(self) -> bytes:
-        """Read a body of fixed length and keep it: from here on the call can be repeated."""
+        """Read the whole body and keep it; with a length the call can be repeated from here on. Raises `ValueError`."""
         if not isinstance(self.body, bytes):
-            self.body = await self.body.read()
+            self.body = await gather(self.body)
         return self.body
 
     def __repr__(self) -> str:

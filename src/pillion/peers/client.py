@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code, ComponentError
-from pillion.kinds.invocation import Reply
+from pillion.kinds.invocation import Reply, gather
 from pillion.net.exchange import RpcError
 from pillion.wire import envelope
 from pillion.wire.methods import VERB_NUMBERS
@@ -36,6 +36,12 @@ RETRIES, RETRY_WAIT_S = 3, 1.0
 """`DaprBuiltInServiceRetries` (spec `runtime.md` 4.3)."""
 REPEATABLE = 4 << 20
 """A body of fixed length is kept for repetition up to this many bytes; a longer one streams and is sent once."""
+REMEMBERED, MEMORABLE = 512, 2048
+"""How many heads of replies are remembered, and up to how many bytes each."""
+RETRIES, RETRY_WAIT_S = 3, 1.0
+"""`DaprBuiltInServiceRetries` (spec `runtime.md` 4.3)."""
+REPEATABLE = 4 << 20
+"""A body of fixed length is kept for repetition up to this many bytes; a longer one streams and is sent once."""
 MOST_COLLECTED = 64 << 20
 """Bytes of a gRPC application's reply; it is one message there."""
 RETRIED = (Code.UNAVAILABLE, Code.UNAUTHENTICATED)
@@ -49,7 +55,10 @@ NO_FIELDS = "response does not contain the required fields in the leading chunk"
 
 
 class PeerClient:
-    """Calls to other sidecars in the name of this one. `host_address` and `host_name` go into forwarding headers."""
+    """Calls to other sidecars in the name of this one. `host_address` and `host_name` go into forwarding headers.
+
+    `retries` and `retry_wait_s` are the built-in policy, which a Resiliency resource may change.
+    """
 
     def __init__(
         self,
@@ -60,10 +69,13 @@ class PeerClient:
         *,
         host_address: str = "",
         host_name: str = "",
+        retries: int = RETRIES,
+        retry_wait_s: float = RETRY_WAIT_S,
     ) -> None:
         self.directory = directory
         self.pool = pool
         self._marks = _marks(app_id, namespace, host_address, host_name)
+        self._retries, self._retry_wait_s = retries, retry_wait_s
         self._tails: dict[str, bytes] = {}
 
     async def invoke(self, target: Target, invocation: Invocation, *, built_in: bool = True) -> Reply:
@@ -94,12 +106,12 @@ class PeerClient:
                 tried.add(address)
                 if directory.others(target.name, target.namespace) and len(tried) <= 16:
                     continue
-                if not repeatable or retries == RETRIES:
+                if not repeatable or retries == self._retries:
                     raise
                 retries += 1
                 tried.clear()
                 log.debug("trying %s again: %s", target.text, error)
-                await asyncio.sleep(RETRY_WAIT_S)
+                await asyncio.sleep(self._retry_wait_s)
             else:
                 directory.alive(address)
                 return reply
@@ -265,13 +277,7 @@ class _PeerCall:
             self._payload = payload
         size = len(payload or b"")
         if reply.length == size or reply.code < 100:
-            pieces = []
-            async for piece in self:
-                pieces.append(piece)
-                size += len(piece)
-                if size > MOST_COLLECTED:
-                    raise ComponentError("the reply of the peer is too large")
-            reply.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            reply.body = await gather(self)
         else:
             reply.body = self
         return reply

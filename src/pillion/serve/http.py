@@ -15,7 +15,8 @@ from pillion.api.call import HttpCall
 from pillion.api.render import http_error, text_response
 from pillion.api.table import BadEscape, Routes
 from pillion.errors import ApiError, ComponentError
-from pillion.net.exchange import Response
+from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response, RpcError
+from pillion.net.http_client import HttpError
 from pillion.wire import baggage, trace
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Request], Awaitable[Response]]
 
 log = logging.getLogger("pillion.serve.http")
+_EXPECTED = (ComponentError, RpcError, HttpError, BodyTooLarge, BodyIncomplete, OSError, ValueError)
 HEALTH = (b"/v1.0/healthz", b"/v1.0/healthz/outbound")
 _NO_TRACE = (b"traceparent", trace.NONE.encode())
 METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
@@ -95,7 +97,7 @@ class HttpApi:
 
 def _expected(cause: BaseException) -> bool:
     """A dependency's or the caller's failure is told to the caller; only ours fills the log with a traceback."""
-    return isinstance(cause, (ComponentError, OSError, ValueError))
+    return isinstance(cause, _EXPECTED)
 
 
 def _shown(path: bytes) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from pillion.app.invoke import NO_APP, invoke_app
 from pillion.blocks.invoke import quoted
+from pillion.blocks.invoke_http import close
 from pillion.errors import Code, ComponentError
-from pillion.kinds.invocation import Invocation
+from pillion.kinds.invocation import Invocation, gather
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Method, RpcError
 from pillion.net.http_client import HttpError
 from pillion.peers.client import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE, WITH_BODY
@@ -19,14 +20,15 @@ from pillion.wire import envelope, trace
 from pillion.wire.methods import VERBS, BadMethod, guarded, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from pillion.app.channel import AppChannel
     from pillion.kinds.invocation import Headers, Reply
     from pillion.net.exchange import Metadata, ServerCall, Streaming
 
     Authorize = Callable[[str | None, str, str], None]
-    """Called with the caller's SPIFFE id (None without mTLS), the decoded method and the verb; raises `RpcError`."""
+    """Called with the caller's SPIFFE id (None without mTLS), the decoded method without its `/`, and the verb, "NONE"
+    for gRPC clients that give none; raises `RpcError`."""
     Identity = Callable[[ServerCall], str | None]
 
 ACTOR_METHODS = tuple(SERVICE + name for name in ("CallActor", "CallActorReminder", "CallActorStream"))
@@ -80,7 +82,10 @@ class InternalService:
         invocation.body = head.data
         invocation.length = len(head.data)
         reply = await _ask(app, invocation)
-        body = await _whole(reply)
+        try:
+            body = await gather(reply.body)
+        except _APP_FAILURES as error:
+            raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
         return envelope.response_head(
             reply.code,
             _shown(reply, len(body)),
@@ -134,7 +139,7 @@ class InternalService:
         if self._authorize is not None:
             who = self._identity(call) if self._identity is not None else None
             try:
-                self._authorize(who, guarded(invocation.method), invocation.verb)
+                self._authorize(who, guarded(invocation.method).lstrip("/"), invocation.verb)
             except BadMethod as error:
                 raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
         binary = ""
@@ -250,16 +255,10 @@ async def _ask(app: AppChannel, invocation: Invocation) -> Reply:
         raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
 
 
-async def _whole(reply: Reply) -> bytes:
-    if isinstance(reply.body, bytes):
-        return reply.body
-    return b"".join([piece async for piece in reply.body])
-
-
 async def _not_an_error(reply: Reply) -> None:
     """An event stream has no room for another status than 200 (spec `http-api.md` 4.1)."""
     if not 200 <= reply.code < 300:
-        await _close(reply.body)
+        await close(reply.body)
         text = f"received non-successful status code in response: {reply.code}"
         raise RpcError(Code.INTERNAL, f"error invoking app channel: {text}")
 
@@ -306,10 +305,4 @@ async def _answer(call: ServerCall, reply: Reply, code: int) -> None:
         raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
     finally:
         if not whole:
-            await _close(body)
-
-
-async def _close(body: bytes | AsyncIterator[bytes]) -> None:
-    closing = getattr(body, "aclose", None)
-    if closing is not None:
-        await closing()
+            await close(body)
