@@ -76,6 +76,9 @@ class Pool:
         self.options = options or PoolOptions()
         self.closed = False
         self.connections: list[ClientConnection] = []
+        """Those that may take more streams."""
+        self.open: set[ClientConnection] = set()
+        """All, those included that only finish what they have."""
         self._current: ClientConnection | None = None
         self._unix = address.removeprefix("unix:").removeprefix("//") if address.startswith("unix:") else None
         self._host, self._port = ("localhost", 0) if self._unix is not None else split_address(address)
@@ -85,7 +88,7 @@ class Pool:
         self._wait_s = _FIRST_WAIT_S
         self._retry_at = 0.0
         self._refusal: CannotConnect | None = None
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()
 
     def ready(self) -> ClientConnection | None:
         """Return a connection that takes one more stream now, or None: then `connection` makes one."""
@@ -225,24 +228,22 @@ class Pool:
         if self._current is connection:
             self._current = None
         self.freed()
-        self._changed.set()
 
     async def close(self) -> None:
         """End every call and connection."""
         self.closed = True
         if self._dialling is not None:
             self._dialling.cancel()
-        for connection in list(self.connections):
+        for connection in list(self.open):
             connection.finish()
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
-        while any(not connection.is_lost for connection in self.connections) or self._dialling is not None:
-            self._changed.clear()
-            if self._dialling is not None:
-                await asyncio.wait((self._dialling,))
-                continue
-            await self._changed.wait()
+        if self._dialling is not None:
+            await asyncio.wait((self._dialling,))
+        while self.open:
+            self.changed.clear()
+            await self.changed.wait()
 
     def __repr__(self) -> str:
         return f"<Pool to {self.address}: {len(self.connections)} connections>"
@@ -259,6 +260,10 @@ class ClientConnection(Driver):
         """Done when the server's settings have come."""
         self._most = pool.options.streams
         self._leaving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.pool.open.add(self)
+        super().connection_made(transport)
 
     def settled(self) -> None:
         super().settled()
@@ -279,9 +284,7 @@ class ClientConnection(Driver):
             return
         self._leaving = True
         self.room = 0
-        if self in self.pool.connections:
-            self.pool.connections.remove(self)
-            self.pool.gone(self)
+        self.pool.gone(self)
         if self.h2.streams:
             self.loop.call_later(_DRAIN_S, self._close)
         else:
@@ -317,6 +320,8 @@ class ClientConnection(Driver):
             self.hello.set_exception(ConnectionResetError("the server closed the connection"))
             self.hello.exception()  # nobody may be there to hear it
         self.pool.gone(self)
+        self.pool.open.discard(self)
+        self.pool.changed.set()
 
     def __repr__(self) -> str:
         return f"<ClientConnection to {self.pool.address}: {self.h2!r}>"
