@@ -18,8 +18,9 @@ import asyncpg
 import orjson
 
 from pillion.clock import rfc3339
+from pillion.components.gathered import Gathered
 from pillion.components.like import check_like
-from pillion.components.postgresql_pool import PostgresPool, PostgresSettings, identifier, mapping_of, touched
+from pillion.components.postgresql_pool import PostgresPool, PostgresSettings, identifier, touched
 from pillion.errors import ComponentError, EtagInvalid, EtagMismatch
 from pillion.kinds.component import Context, seconds, setting
 from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, escaped, ttl_of
@@ -160,6 +161,7 @@ class _PostgresState(ABC):
         self._where = f"component {context.name}"
         self._pool = PostgresPool(settings, self._where)
         self._tasks = Tasks(self._where)
+        self._reads: Gathered[str, Found] = Gathered(self._where, self._find)
         self._layout = layout
         self._statements(layout)
 
@@ -203,25 +205,24 @@ class _PostgresState(ABC):
 
     async def close(self) -> None:
         await self._tasks.close()
+        await self._reads.close()
         await self._pool.close()
 
     # --- operations ---
 
     async def get(self, request: Get) -> Found:
         check_options("", request.consistency)
-        rows = await self._pool.fetch(self._select, [request.key])
-        if not rows:
-            return Found(request.key)
-        found = self._found(rows[0])
+        _check_key(request.key)
+        found = await self._reads.get(request.key)
         if found.error:
             raise ComponentError(found.error)
         return found
 
     async def bulk_get(self, requests: Sequence[Get]) -> list[Found]:
-        if not requests:
-            return []
-        rows = mapping_of(await self._pool.fetch(self._select, [request.key for request in requests]), "key")
-        return [self._found(rows[one.key]) if one.key in rows else Found(one.key) for one in requests]
+        keys = [request.key for request in requests]
+        for key in keys:
+            _check_key(key)
+        return await self._find(keys) if keys else []
 
     async def set(self, request: Set) -> None:
         self._check(request, await self._pool.execute(*self._command(request)))
@@ -256,6 +257,10 @@ class _PostgresState(ABC):
         return [row["key"] for row in page], str(page[-1]["row_id"]) if len(rows) > len(page) else ""
 
     # --- parts ---
+
+    async def _find(self, keys: list[str]) -> list[Found]:
+        rows = {row["key"]: row for row in await self._pool.fetch(self._select, keys)}
+        return [self._found(rows[key]) if key in rows else Found(key) for key in keys]
 
     def _command(self, operation: Operation) -> tuple[Any, ...]:
         """Return the statement of an operation and its arguments."""
@@ -378,6 +383,12 @@ class _PostgresState(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} table {self._layout.table}, {self._pool}>"
+
+
+def _check_key(key: str) -> None:
+    """Raise for a key that the server refuses: alone, it would spoil the question that it is gathered into."""
+    if "\0" in key:
+        raise ComponentError("postgresql: a key must not contain the character U+0000")
 
 
 class PostgresState1(_PostgresState):

@@ -29,7 +29,7 @@ from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import seconds, setting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 T = TypeVar("T")
 log = logging.getLogger("pillion.components.postgresql")
@@ -308,8 +308,3 @@ def identifier(text: str, what: str, *, where: str) -> str:
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,48}(\.[A-Za-z_][A-Za-z0-9_]{0,48})?", text):
         return text
     raise ConfigError(f"{what} {text!r} is not an identifier", where=where, mend="use letters, digits and _")
-
-
-def mapping_of(rows: list[Any], key: str) -> Mapping[str, Any]:
-    """Return rows by one of their columns."""
-    return {row[key]: row for row in rows}
