@@ -144,12 +144,17 @@ class MiniSidecar:
 
 @contextlib.asynccontextmanager
 async def two(
-    app_port: int, *, protocol: str = "http", max_body: int = 4 << 20, **settings: Any
+    app_port: int,
+    *,
+    protocol: str = "http",
+    max_body: int = 4 << 20,
+    caller: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[MiniSidecar, MiniSidecar]]:
     """Two sidecars that know each other: `front` without an application, `back` with the one at `app_port`."""
     names = Names()
     async with (
-        MiniSidecar(names, "front", max_body=max_body) as front,
+        MiniSidecar(names, "front", max_body=max_body, **(caller or {})) as front,
         MiniSidecar(names, "back", app_port, protocol=protocol, max_body=max_body, **settings) as back,
     ):
         yield front, back

@@ -13,6 +13,7 @@ from yarl import URL
 
 from invoke_apps import HttpApp
 from mini_sidecar import MiniSidecar, Names, two
+from pillion.kinds.invocation import InvokePolicy, Unsuccessful
 from pillion.wire.trace import NONE
 
 if TYPE_CHECKING:
@@ -40,19 +41,23 @@ class Setup:
 
 
 @contextlib.asynccontextmanager
-async def setup(remote: bool, **settings: Any) -> AsyncIterator[Setup]:
+async def setup(remote: bool, caller: dict[str, Any], settings: dict[str, Any]) -> AsyncIterator[Setup]:
     async with HttpApp().running() as app, aiohttp.ClientSession() as client:
         if remote:
-            async with two(app.port, **settings) as (front, back):
+            async with two(app.port, caller=caller, **settings) as (front, back):
                 yield Setup(app, front, back, client)
         else:
-            async with MiniSidecar(Names(), "back", app.port, **settings) as back:
+            async with MiniSidecar(Names(), "back", app.port, **settings, **caller) as back:
                 yield Setup(app, back, back, client)
 
 
-def run(remote: bool, test: Callable[[Setup], Awaitable[None]], **settings: Any) -> None:
+def run(
+    remote: bool, test: Callable[[Setup], Awaitable[None]], *, caller: dict[str, Any] | None = None, **settings: Any
+) -> None:
+    """`caller` are settings of the sidecar that is asked, `settings` those of the one beside the application."""
+
     async def whole() -> None:
-        async with setup(remote, **settings) as parts:
+        async with setup(remote, caller or {}, settings) as parts:
             await test(parts)
 
     asyncio.run(whole())
@@ -344,6 +349,61 @@ def test_event_streams(remote: bool) -> None:
             assert answer.status == (500 if s.remote else 404)
 
     run(remote, test)
+
+
+class Policies:
+    """A stand-in for resiliency: up to four attempts, of unsuccessful answers too, or a timeout."""
+
+    def __init__(self, timeout_s: float | None = None) -> None:
+        self.timeout_s = timeout_s
+        self.asked: list[tuple[str, str]] = []
+
+    def find(self, app_id: str, method: str) -> tuple[InvokePolicy | None, bool]:
+        self.asked.append((app_id, method))
+        return self._run, False
+
+    async def _run(self, attempt: Any, *, replayable: bool) -> Any:
+        async with asyncio.timeout(self.timeout_s):
+            for _ in range(3 if replayable else 0):
+                with contextlib.suppress(Unsuccessful):
+                    return await attempt()
+            return await attempt()
+
+
+@both
+def test_policies_see_unsuccessful_answers(remote: bool) -> None:
+    """A target's policy replaces the built-in retry; the last answer is the client's. Chunked requests go once."""
+    policies = Policies()
+
+    async def test(s: Setup) -> None:
+        async with s.client.post(s.invoke + "/status/503", data=b"x") as answer:
+            assert (answer.status, await answer.read()) == (503, b"boom")
+        assert s.app.calls == 4
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"a"
+            await asyncio.sleep(0)
+            yield b"b"
+
+        async with s.client.post(s.invoke + "/status/503", data=pieces()) as answer:
+            assert (answer.status, await answer.read()) == (503, b"boom")
+        assert s.app.calls == 5
+        async with s.client.post(s.invoke + "/m", data=b"x") as answer:
+            assert answer.status == 200
+        assert s.app.calls == 6
+        assert policies.asked[0] == ("back", "status/503")
+
+    run(remote, test, caller={"policies": policies})
+
+
+@both
+def test_a_timeout_of_a_policy(remote: bool) -> None:
+    async def test(s: Setup) -> None:
+        async with s.client.post(s.invoke + "/upload", data=b"x") as answer:
+            assert answer.status == 500
+            assert "context deadline exceeded" in (await answer.json())["message"]
+
+    run(remote, test, caller={"policies": Policies(0.1)})
 
 
 @both

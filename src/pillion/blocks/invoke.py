@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.app.invoke import app_request, invoke_app, read_response
-from pillion.blocks.invoke_http import http_response, login_target, path_target, whole_path
+from pillion.blocks.invoke_http import close, http_response, login_target, path_target, whole_path
 from pillion.blocks.invoke_rpc import invocation_of, rpc_reply
 from pillion.errors import ApiError, Code, ComponentError, Fault, code_name
 from pillion.kinds.invocation import Invocation, Unsuccessful
@@ -164,8 +164,13 @@ class InvokeBlock:
         if invocation.fixed:
             await invocation.settle()
 
+        last: Reply | None = None
+
         async def attempt() -> Reply:
-            reply = await self._attempt(target, invocation, built_in=built_in)
+            nonlocal last
+            if last is not None:
+                await close(last.body)
+            last = reply = await self._attempt(target, invocation, built_in=built_in)
             if not reply.succeeded:
                 raise Unsuccessful(reply)
             return reply
