@@ -108,7 +108,7 @@ def test_optional_libraries_are_imported_only_with_their_component() -> None:
     """A sidecar without Redis, PostgreSQL and CEL rules never loads their libraries."""
     code = (
         "import sys, pillion.sidecar.lifecycle, pillion.sidecar.main, pillion.sidecar.host\n"
-        "heavy = {'redis', 'hiredis', 'asyncpg', 'cel', 'celpy', 'click', 'rich', 'grpc', 'sqlite3'}\n"
+        "heavy = {'redis', 'hiredis', 'asyncpg', 'cel_expr_python', 'click', 'rich', 'grpc', 'sqlite3'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     import sys

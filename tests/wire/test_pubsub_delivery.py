@@ -361,6 +361,28 @@ def test_closing_cuts_short_what_takes_too_long() -> None:
     asyncio.run(main())
 
 
+def test_the_end_of_the_sidecar_is_not_held_up_by_an_unhealthy_application() -> None:
+    """Subscriptions of an application that became unhealthy end patiently; the sidecar's end shortens that."""
+
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def forever(seen: Seen) -> Any:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async with sidecar(App(subscribe=wants(**DEAD), answers={"/h": forever})) as s:
+            await s.broker.publish(Publish("t", b"{}"))
+            await begun.wait()
+            ending = asyncio.ensure_future(s.subscriptions.app_unhealthy())
+            await asyncio.sleep(0)
+            await s.subscriptions.close(0.01)
+            await ending
+            assert s.broker.ends == [("t", "cancelled")]
+
+    asyncio.run(main())
+
+
 def test_an_unhealthy_application_has_nothing_dead_lettered() -> None:
     """The health gate fails calls at once; those messages go back to the broker (P51)."""
 

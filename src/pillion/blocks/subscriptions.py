@@ -100,6 +100,7 @@ class Subscriptions:
         self._turn = asyncio.Lock()
         self._asking: asyncio.Future[list[TopicSubscription]] | None = None
         self._running: dict[_Key, _Kept] = {}
+        self._ending: set[_Kept] = set()
         self.streams: dict[int, TopicSubscription] = {}
 
     # -- what the sidecar calls
@@ -148,8 +149,14 @@ class Subscriptions:
         self._healthy = False
         if self._asking is not None:
             self._asking.cancel()
-        async with self._turn:
-            await self._stop(list(self._running), grace_s)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace_s
+        hurry = loop.call_at(deadline, self._abandon)
+        try:
+            async with self._turn:
+                await self._stop(list(self._running), max(0.0, deadline - loop.time()))
+        finally:
+            hurry.cancel()
 
     def rows(self) -> list[m.PubsubSubscription]:
         """What `GetMetadata` tells: everything that was asked for, whether or not it could be started."""
@@ -223,7 +230,16 @@ class Subscriptions:
 
     async def _stop(self, keys: Iterable[_Key], grace_s: float) -> None:
         ending = [kept for key in keys if (kept := self._running.pop(key, None)) is not None]
-        await asyncio.gather(*(kept.close(grace_s) for kept in ending))
+        self._ending.update(ending)
+        try:
+            await asyncio.gather(*(kept.close(grace_s) for kept in ending))
+        finally:
+            self._ending.difference_update(ending)
+
+    def _abandon(self) -> None:
+        """Cut short what is still ending, perhaps with more patience than the sidecar has left."""
+        for kept in self._ending:
+            kept.abandon()
 
     def __repr__(self) -> str:
         return f"<Subscriptions: {len(self._running)} running, {len(self.streams)} streams>"
@@ -264,7 +280,13 @@ class _Kept:
             log.info("%s is started", self.subscription)
             return
 
+    def abandon(self) -> None:
+        """Leave to the broker what is still with the application."""
+        if self._active is not None:
+            self._active.carrier.abandon()
+
     async def close(self, grace_s: float) -> None:
+        """End the subscription, or the attempts to start it."""
         await self._tasks.close()
         if self._active is not None:
             await self._active.close(grace_s)
