@@ -125,7 +125,7 @@ class MetadataBlock:
                 item["rules"] = rules.get("rules", [])
             item.setdefault("deadLetterTopic", "")
         document["actorRuntime"] = {"runtimeStatus": "DISABLED", **document.get("actorRuntime", {})}
-        return Response(200, [JSON], orjson.dumps(document))
+        return Response(200, [JSON], orjson.dumps(document) + b"\n")
 
     def _store(self, key: str, value: str) -> None:
         if key not in self._labels and len(self._labels) >= MAX_LABELS:

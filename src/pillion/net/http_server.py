@@ -30,6 +30,9 @@ _HELD_LIMIT = 65536
 _DRAIN_LIMIT = 262144
 """Bytes of an unread body that are thrown away to keep a connection; more of it ends the connection."""
 _LINGER_S = 1.0
+_LINGER_LIMIT = 64 << 20
+"""Seconds and bytes that are still read, and thrown away, behind a final answer: a connection closed before its client
+has stopped writing is reset, and the answer lost with it."""
 
 
 class H2Factory(Protocol):
@@ -277,7 +280,7 @@ class HttpConnection(Intake, asyncio.Protocol):
             return
         if self._lingering:
             self._held_size += len(data)
-            if self._held_size > _DRAIN_LIMIT:
+            if self._held_size > _LINGER_LIMIT:
                 self._transport.abort()
             return
         self._held.append(data)
