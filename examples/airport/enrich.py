@@ -1,0 +1,272 @@
+"""The enriching service: what is known of each flight, added from state, and everything counted.
+
+Plain HTTP, no SDK. Flights come in bulks and may come more than once, several bulks at a time. What is counted once
+is decided in one transaction: the flight's record and every counter that it changes are written together, and each
+counter is guarded by its ETag. The counters are read before the records, so whoever recorded one of these flights in
+between has changed a counter as well: the transaction fails, and is tried again with what is true by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+import flights
+from sidecar import Conflict, Failed, Sidecar
+
+PATIENCE_S = 45.0
+"""How long a bulk is tried: less than the time after which the broker hands it to somebody else."""
+NOTES = "notes"
+SUBSCRIPTION = {
+    "pubsubname": "pubsub",
+    "topic": "flights",
+    "route": "/flights",
+    "deadLetterTopic": "lost-flights",
+    "bulkSubscribe": {"enabled": True, "maxMessagesCount": 50, "maxAwaitDurationMs": 50},
+}
+log = logging.getLogger("enrich")
+
+
+@dataclass(slots=True)
+class Seen:
+    """One flight as it came. `reason` is why it cannot be true; `entries` are the messages that told of it."""
+
+    name: str
+    flight: flights.Flight
+    reason: str | None
+    entries: list[str] = field(default_factory=list)
+
+    @property
+    def record(self) -> str:
+        return f"flight:{self.name}"
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        if self.reason == flights.FORGED:
+            return (NOTES,)
+        return (f"airport:{self.flight['origin']}", f"carrier:{self.flight['carrier']}", NOTES)
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What is to be looked up for it."""
+        keys = (
+            ("airline", self.flight.get("carrier")),
+            ("airport", self.flight.get("dest")),
+            ("plane", self.flight.get("tailnum")),
+        )
+        return tuple(f"known-{kind}:{key}" for kind, key in keys if key)
+
+    @property
+    def outcome(self) -> str:
+        return "lost" if self.reason else flights.outcome(self.flight)
+
+
+def look(event: dict[str, str], key: str) -> Seen:
+    """Read what the feed published; a row that it did not sign is not even read."""
+    row = event["row"]
+    if not flights.genuine(row, event["signature"], key):
+        return Seen("forged-" + hashlib.sha256(row.encode()).hexdigest()[:16], {}, flights.FORGED)
+    flight = flights.read(row)
+    return Seen(flights.name(flight), flight, flights.falsehood(flight))
+
+
+def enriched(seen: Seen, known: dict[str, tuple[Any, str]]) -> dict[str, Any]:
+    """Return the event for everybody who wants to know of flights."""
+    flight = seen.flight
+
+    def about(kind: str, column: str) -> Any:
+        return known.get(f"known-{kind}:{flight[column]}", (None, ""))[0]
+
+    return {
+        "name": seen.name,
+        "origin": flight["origin"],
+        "destination": {"code": flight["dest"], "known": about("airport", "dest")},
+        "airline": {"code": flight["carrier"], "known": about("airline", "carrier")},
+        "aircraft": {"code": flight["tailnum"] or None, "known": about("plane", "tailnum")},
+        "cancelled": not flight["dep_time"],
+        "departed": _clock(flight["dep_time"]),
+        "departure_delay": _number(flight["dep_delay"]),
+        "arrival_delay": _number(flight["arr_delay"]),
+    }
+
+
+def notes(seen: Seen, known: dict[str, tuple[Any, str]]) -> list[str]:
+    """Return what is odd about a flight, though it may be true."""
+    flight = seen.flight
+    if seen.reason:
+        return []
+    found = []
+    if not flight["tailnum"]:
+        found.append("aircraft not named")
+    elif f"known-plane:{flight['tailnum']}" not in known:
+        found.append("aircraft unknown")
+    if f"known-airport:{flight['dest']}" not in known:
+        found.append("destination unknown")
+    if str(flights.MIDNIGHT) in (flight["dep_time"], flight["arr_time"]):
+        found.append("at 24:00")
+    return found
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def _clock(time: str) -> str | None:
+    """Return a time as people write it; 2400 is the midnight that ends the day."""
+    return f"{int(time) // 100 % 24:02}:{int(time) % 100:02}" if time else None
+
+
+class Enrich:
+    """The service. `handled` is how many flights are recorded; whoever waits for more is woken by `changed`."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self.sidecar = sidecar
+        self.key = ""
+        self.handled = self.conflicts = self.repeated = 0
+        self.counters: tuple[str, ...] = ()
+        self.changed = asyncio.Condition()
+
+    async def subscribe(self, _: web.Request) -> web.Response:
+        return web.json_response([SUBSCRIPTION])
+
+    async def open(self, request: web.Request) -> web.Response:
+        """The feed says which airports and airlines there will be: their counters are made, if they are not there."""
+        day = await request.json()
+        self.key = await self.sidecar.secret("secretstore", "signing-key")
+        counters = [f"airport:{code}" for code in day["airports"]] + [f"carrier:{code}" for code in day["carriers"]]
+        for counter in (*counters, NOTES):
+            try:
+                await self.sidecar.create(counter, {})
+            except Conflict:
+                log.info("%s is there already", counter)
+        self.counters = tuple(counters)
+        return web.json_response({"counters": len(counters)})
+
+    async def learn(self, request: web.Request) -> web.Response:
+        """The feed says what is known of airlines, airports or aircraft."""
+        column, kind = {
+            "airlines": ("carrier", "airline"), "airports": ("faa", "airport"), "planes": ("tailnum", "plane")
+        }[request.match_info["kind"]]  # fmt: skip
+        entries = await request.json()
+        await self.sidecar.save({f"known-{kind}:{entry[column]}": entry for entry in entries})
+        return web.json_response({"learnt": len(entries)})
+
+    async def flights(self, request: web.Request) -> web.Response:
+        """A bulk of flights; every one gets an answer of its own. Those that cannot be true are dropped."""
+        message = await request.json()
+        batch: dict[str, Seen] = {}
+        for entry in message["entries"]:
+            seen = look(entry["event"]["data"], self.key)
+            batch.setdefault(seen.name, seen).entries.append(entry["entryId"])
+        failed = await self.persist(batch)
+        statuses = [
+            {"entryId": each, "status": "RETRY" if seen.name in failed else "DROP" if seen.reason else "SUCCESS"}
+            for seen in batch.values()
+            for each in seen.entries
+        ]
+        return web.json_response({"statuses": statuses})
+
+    async def persist(self, batch: dict[str, Seen]) -> set[str]:
+        """Record, count and publish a bulk, for as long as it takes. Return the names of flights that failed."""
+        left = dict(batch)
+        recorded = False
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while left:
+                    try:
+                        known = await (self.look_up(left) if recorded else self.record(left))
+                        recorded = True
+                        failed = await self.sidecar.publish(
+                            "departures",
+                            {name: enriched(seen, known) for name, seen in left.items() if not seen.reason},
+                        )
+                        left = {name: seen for name, seen in left.items() if name in failed}
+                    except Conflict:
+                        self.conflicts += 1
+                        await asyncio.sleep(random.uniform(0, 0.02))
+                    except (Failed, aiohttp.ClientError) as error:
+                        log.warning("tried again: %s", error)
+                        await asyncio.sleep(0.5)
+        except TimeoutError:
+            log.error("%d flights are given back to the broker", len(left))
+        return set(left)
+
+    async def look_up(self, batch: dict[str, Seen]) -> dict[str, tuple[Any, str]]:
+        return await self.sidecar.bulk_get({key for seen in batch.values() for key in seen.asks})
+
+    async def record(self, batch: dict[str, Seen]) -> dict[str, tuple[Any, str]]:
+        """Record and count the flights of a bulk that were not; return what is known. Raises `Conflict`."""
+        counted = await self.sidecar.bulk_get({key for seen in batch.values() for key in seen.counters})
+        keys = {key for seen in batch.values() for key in (seen.record, *seen.asks)}
+        known = await self.sidecar.bulk_get(keys)
+        fresh = [seen for seen in batch.values() if seen.record not in known]
+        self.repeated += sum(len(seen.entries) for seen in batch.values()) - len(fresh)
+        if not fresh:
+            return known
+        changed: dict[str, Counter[str]] = {}
+        for seen in fresh:
+            for counter in seen.counters:
+                facts = notes(seen, known) if counter == NOTES else ["flights", seen.outcome]
+                changed.setdefault(counter, Counter(counted[counter][0])).update(facts)
+        records = [(seen.record, {"outcome": seen.outcome, "reason": seen.reason}, "") for seen in fresh]
+        await self.sidecar.transact(
+            [*records, *((counter, value, counted[counter][1]) for counter, value in changed.items())]
+        )
+        async with self.changed:
+            self.handled += len(fresh)
+            self.changed.notify_all()
+        return known
+
+    async def why(self, request: web.Request) -> web.Response:
+        """Say why a flight was refused; 404 when it was not."""
+        seen = look(await request.json(), self.key)
+        found = (await self.sidecar.bulk_get([seen.record])).get(seen.record)
+        if found is None or not found[0]["reason"]:
+            return web.json_response({"name": seen.name}, status=404)
+        answer = {"name": seen.name, "airport": seen.flight.get("origin", ""), "reason": found[0]["reason"]}
+        return web.json_response(answer)
+
+    async def wait(self, request: web.Request) -> web.Response:
+        """Answer when so many flights are handled, or after some seconds."""
+        number = int(request.match_info["number"])
+        async with self.changed:
+            try:
+                async with asyncio.timeout(5):
+                    await self.changed.wait_for(lambda: self.handled >= number)
+            except TimeoutError:
+                log.info("%d of %d flights are handled", self.handled, number)
+        return web.json_response({"handled": self.handled})
+
+    async def tally(self, _: web.Request) -> web.Response:
+        """All counters, as they stand in the store."""
+        found = await self.sidecar.bulk_get([*self.counters, NOTES]) if self.counters else {}
+        counters = {key: value for key, (value, _) in found.items()}
+        return web.json_response({"counters": counters, "conflicts": self.conflicts, "repeated": self.repeated})
+
+
+async def application() -> web.Application:
+    enrich = Enrich(Sidecar())
+    service = web.Application(client_max_size=16 << 20)
+    service.router.add_get("/dapr/subscribe", enrich.subscribe)
+    service.router.add_post("/open", enrich.open)
+    service.router.add_post("/reference/{kind}", enrich.learn)
+    service.router.add_post("/flights", enrich.flights)
+    service.router.add_post("/handled/{number}", enrich.wait)
+    service.router.add_post("/why", enrich.why)
+    service.router.add_get("/tally", enrich.tally)
+    service.on_cleanup.append(lambda _: enrich.sidecar.close())
+    return service
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    web.run_app(application(), host="127.0.0.1", port=int(os.environ["APP_PORT"]), access_log=None, print=None)

@@ -1,0 +1,199 @@
+"""`./demo`: a day at the airports of New York, on real flights.
+
+Starts the services of this folder with `pillion run`, watches them through a sidecar of its own, and at the end holds
+what they counted against the file. Ends with status 0 when every flight is accounted for exactly once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flights
+from tower import account, data, scene, servers, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tower.scene import Scene
+
+TWO_WEEKS, ALL = 12_208, 336_776
+STALL_S = 90.0
+"""How long nothing may move before the run counts as failed."""
+LOOK_S = 0.25
+STOP_S = 30.0
+
+
+class Stalled(Exception):
+    """The run does not come to its end; the text says what was seen last."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./demo", description="Airport operations on real flights, through sidecars.")
+    parser.add_argument("--broker", choices=("sqlite", "redis"), default="sqlite", help="what carries the messages")
+    parser.add_argument(
+        "--state", choices=("sqlite", "redis", "postgresql"), default="sqlite", help="what keeps the state"
+    )
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--flights", type=int, default=TWO_WEEKS, metavar="N",
+                        help=f"the first N flights of 2013 (default {TWO_WEEKS:,}: two weeks)")  # fmt: skip
+    amount.add_argument("--all", action="store_const", const=ALL, dest="flights", help=f"all {ALL:,} flights")
+    parser.add_argument("--no-node", action="store_true", help="do as if Node.js were missing")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of the run")
+    given = parser.parse_args()
+    if not 1 <= given.flights <= ALL:
+        parser.error(f"--flights: 1 to {ALL}")
+    return given
+
+
+def main() -> int:
+    given = arguments()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return play(given)
+    except KeyboardInterrupt:
+        show.warn("stopped")
+        return 130
+    except (data.NoData, servers.NoServer) as error:
+        show.fail(str(error))
+        return 1
+
+
+def play(given: argparse.Namespace) -> int:
+    """One run from its data to its verdict."""
+    show.step(f"flights: {data.archive()}")
+    rows = flights.lines(given.flights)
+    missing = "--no-node was given" if given.no_node else scene.node_missing()
+    if missing:
+        show.warn(f"{missing}: a Python stand-in takes the place of the JavaScript board")
+    folder = Path(tempfile.mkdtemp(prefix="airport-"))
+    good = False
+    try:
+        with contextlib.ExitStack() as stack:
+            here = prepare(given, folder, stack, node=not missing)
+            good = run(here, rows)
+    finally:
+        if given.keep or not good:
+            show.step(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder)
+    return 0 if good else 1
+
+
+def prepare(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack, *, node: bool) -> Scene:
+    """Start the servers that the chosen components need, and write the run's files."""
+    secret = scene.keys()
+    environment = {}
+    if "redis" in (given.broker, given.state):
+        address = stack.enter_context(servers.redis(folder / "redis", secret["redis-password"]))
+        environment["AIRPORT_REDIS"] = address
+        show.step(f"redis-server at {address}")
+    if given.state == "postgresql":
+        secret["postgresql"] = stack.enter_context(servers.postgresql(folder / "postgresql", secret["postgresql"]))
+        show.step("PostgreSQL started")
+    here = scene.write(folder, store=given.state, broker=given.broker, limit=given.flights, node=node, secret=secret)
+    here.environment.update(environment)
+    show.step(f"services: feed, enrich, board ({'JavaScript' if node else 'Python stand-in'}), lost; "
+              f"state in {given.state}, messages in {given.broker}")  # fmt: skip
+    return here
+
+
+def run(here: Scene, rows: list[str]) -> bool:
+    """Let the services work until every flight is accounted for; tell whether all is right."""
+    started = time.monotonic()
+    log = here.folder / "airport.log"
+    expected = account.of_file(rows)
+    with pillion(here, log) as process:
+        try:
+            enrich, board, lost = watch(here, process, len(rows))
+        except Stalled as error:
+            show.fail(str(error))
+            show.console.print(log.read_text(errors="replace")[-3000:], markup=False)
+            return False
+        elapsed_s = time.monotonic() - started
+        wrong = account.differences(expected, enrich, board, lost)
+        show.table(expected)
+    show.console.print(
+        f"{len(rows):,} flights in {elapsed_s:.1f} s; {enrich['conflicts']} conflicts of counters were tried again, "
+        f"{enrich['repeated'] + board['repeated']} repeated messages were counted once"
+    )
+    for difference in wrong:
+        show.fail(difference)
+    if process.returncode:
+        show.fail(f"pillion run ended with status {process.returncode}: {log}")
+    if wrong or process.returncode:
+        return False
+    show.console.print(f"[bold green]✓[/] reconciled: each of {len(rows):,} flights is accounted for exactly once, "
+                       "and all totals equal those of the file")  # fmt: skip
+    return True
+
+
+@contextlib.contextmanager
+def pillion(here: Scene, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`pillion run -f`, ended in the end; it leaves no process behind."""
+    programs = Path(sys.executable).parent
+    environment = os.environ | here.environment
+    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [programs / "pillion", "run", "-f", here.run_file], cwd=here.folder, env=environment,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            show.fail("pillion run does not end: killed")
+            process.kill()
+            process.wait()
+
+
+def watch(here: Scene, process: subprocess.Popen[bytes], total: int) -> list[dict[str, Any]]:
+    """Follow the services; return the tallies of enrich, board and lost once all flights are in. Raises `Stalled`."""
+    last, moved = -1, time.monotonic()
+    with show.progress(total) as tell:
+        while True:
+            if process.poll() is not None:
+                raise Stalled(f"pillion run has ended with status {process.returncode}")
+            board, lost = (ask(here, who) for who in ("board", "lost"))
+            done = board.get("flights", 0) + lost.get("flights", 0)
+            tell(board.get("flights", 0), lost.get("flights", 0))
+            if done >= total:
+                return [ask(here, "enrich"), {"repeated": 0, "airports": {}, "imprint": "0"} | board, lost]
+            if done != last:
+                last, moved = done, time.monotonic()
+            elif time.monotonic() - moved > STALL_S:
+                raise Stalled(f"nothing moves: {done} of {total} flights after {STALL_S:g} s")
+            time.sleep(LOOK_S)
+
+
+def ask(here: Scene, who: str) -> dict[str, Any]:
+    """Ask a service for its tally; nothing while it cannot answer."""
+    try:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{here.port}/v1.0/invoke/{who}/method/tally", timeout=10
+        ) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except (OSError, ValueError):
+        return {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
