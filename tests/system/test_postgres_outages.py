@@ -186,6 +186,25 @@ def test_expired_rows_are_removed_once_an_interval(postgres_server: PostgresServ
     asyncio.run(main())
 
 
+def test_a_refused_value_fails_alone(postgres_server: PostgresServer) -> None:
+    """jsonb has no U+0000: the save of such a value fails, those of the same moment do not; the last of a key stays."""
+
+    async def main() -> None:
+        async with opened(PostgresState1, connectionString=postgres_server.dsn, tableName="refused") as store:
+            for bad in (False, True):
+                calls = [store.set(Set(f"k{number % 7}", str(number).encode(), is_json=True)) for number in range(21)]
+                if bad:
+                    calls.insert(9, store.set(Set("bad", b'"\\u0000"', is_json=True)))
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+                assert sum(isinstance(outcome, ComponentError) for outcome in outcomes) == bad
+                found = await store.bulk_get([Get(f"k{number}") for number in range(7)])
+                assert [one.value for one in found] == [str(14 + number).encode() for number in range(7)]
+            with pytest.raises(ComponentError, match="0000"):
+                await store.set(Set("a\0b", b"v"))
+
+    asyncio.run(main())
+
+
 def test_a_table_of_the_other_version_is_told(postgres_server: PostgresServer) -> None:
     """Both versions call their table `state` unless told otherwise."""
 

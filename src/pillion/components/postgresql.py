@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pillion.components.postgresql")
 
+LARGE = 64 << 10
+"""Values of more bytes are written by a statement of their own."""
 MIGRATION_S = 60.0
 """How long one process waits for another that prepares the tables."""
 
@@ -67,6 +69,7 @@ class PostgresState2Settings(PostgresStateSettings):
 
 
 _EXPIRY = "CURRENT_TIMESTAMP + $3::integer * interval '1 second'"
+_EXPIRY_OF_MANY = "CURRENT_TIMESTAMP + s * interval '1 second'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ class Layout:
     expires: str
     insert: str
     update: str
+    many: str
+    """What follows INSERT INTO for many rows, in arrays: $1 keys, $2 values, $3 seconds to live, $4 flags. Rows are
+    locked in the order of their keys by code point, as transactions do.
+    """
 
 
 def layout_1(table: str, metadata: str) -> Layout:
@@ -116,6 +123,12 @@ def layout_1(table: str, metadata: str) -> Layout:
         expires="expiredate",
         insert=f"(key, value, isbinary, expiredate) VALUES ($1, $2::text::jsonb, {{flag}}, {_EXPIRY})",
         update=f"value = $2::text::jsonb, isbinary = {{flag}}, updatedate = CURRENT_TIMESTAMP, expiredate = {_EXPIRY}",
+        many=(
+            f"(key, value, isbinary, expiredate) SELECT k, v::jsonb, f, {_EXPIRY_OF_MANY}"
+            ' FROM unnest($1::text[], $2::text[], $3::integer[], $4::boolean[]) AS new (k, v, s, f) ORDER BY k COLLATE "C"'
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value, isbinary = excluded.isbinary,"
+            " updatedate = CURRENT_TIMESTAMP, expiredate = excluded.expiredate"
+        ),
     )
 
 
@@ -147,7 +160,17 @@ def layout_2(prefix: str, metadata: str) -> Layout:
         expires="expires_at",
         insert=f"(key, value, expires_at) VALUES ($1, $2::bytea, {_EXPIRY})",
         update=f"value = $2::bytea, etag = gen_random_uuid(), updated_at = CURRENT_TIMESTAMP, expires_at = {_EXPIRY}",
+        many=(
+            f"(key, value, expires_at) SELECT k, v, {_EXPIRY_OF_MANY}"
+            ' FROM unnest($1::text[], $2::bytea[], $3::integer[], $4::boolean[]) AS new (k, v, s, f) ORDER BY k COLLATE "C"'
+            " ON CONFLICT (key) DO UPDATE SET value = excluded.value, etag = gen_random_uuid(),"
+            " updated_at = CURRENT_TIMESTAMP, expires_at = excluded.expires_at"
+        ),
     )
+
+
+_Row = tuple[str, "str | bytes", "int | None", bool]
+"""Key, value, seconds to live, flag."""
 
 
 class _PostgresState(ABC):
@@ -162,6 +185,7 @@ class _PostgresState(ABC):
         self._pool = PostgresPool(settings, self._where)
         self._tasks = Tasks(self._where)
         self._reads: Gathered[str, Found] = Gathered(self._where, self._find)
+        self._writes: Gathered[_Row, ComponentError | None] = Gathered(self._where, self._write)
         self._layout = layout
         self._statements(layout)
 
@@ -182,6 +206,7 @@ class _PostgresState(ABC):
                 f"{upsert} WHERE old.{expires} IS NOT NULL AND old.{expires} <= CURRENT_TIMESTAMP"
             )
             self._update[flag] = f"UPDATE {table} SET {change} WHERE key = $1 AND {layout.etag} = $4 AND {alive}"
+        self._upsert_many = f"INSERT INTO {table} AS old {layout.many}"
         self._delete = f"DELETE FROM {table} WHERE key = $1"
         self._delete_version = f"DELETE FROM {table} WHERE key = $1 AND {layout.etag} = $2 AND {alive}"
         self._keys = (
@@ -206,6 +231,7 @@ class _PostgresState(ABC):
     async def close(self) -> None:
         await self._tasks.close()
         await self._reads.close()
+        await self._writes.close()
         await self._pool.close()
 
     # --- operations ---
@@ -225,7 +251,16 @@ class _PostgresState(ABC):
         return await self._find(keys) if keys else []
 
     async def set(self, request: Set) -> None:
-        self._check(request, await self._pool.execute(*self._command(request)))
+        plain = not request.etag and request.concurrency != "first-write" and len(request.value) <= LARGE
+        if not plain:
+            self._check(request, await self._pool.execute(*self._command(request)))
+            return
+        check_options(request.concurrency, request.consistency)
+        _check_key(request.key)
+        ttl = ttl_of(request.metadata)
+        flag, value = self._encode(request)
+        if (error := await self._writes.get((request.key, value, ttl if ttl and ttl > 0 else None, flag))) is not None:
+            raise error
 
     async def delete(self, request: Delete) -> None:
         self._check(request, await self._pool.execute(*self._command(request)))
@@ -261,6 +296,28 @@ class _PostgresState(ABC):
     async def _find(self, keys: list[str]) -> list[Found]:
         rows = {row["key"]: row for row in await self._pool.fetch(self._select, keys)}
         return [self._found(rows[key]) if key in rows else Found(key) for key in keys]
+
+    async def _write(self, rows: list[_Row]) -> list[ComponentError | None]:
+        """Write rows without conditions by one statement, that is all or none. A value that the server refuses makes it
+        fail; then each row is written alone. Of several rows with one key the last stays.
+        """
+        last = {row[0]: row for row in rows}
+        try:
+            await self._pool.execute(self._upsert_many, *map(list, zip(*last.values(), strict=True)))
+        except ComponentError as error:
+            refused = isinstance(error.__cause__, asyncpg.DataError)
+            if not refused or len(rows) == 1:
+                raise
+            return [await self._write_alone(row) for row in rows]
+        return [None] * len(rows)
+
+    async def _write_alone(self, row: _Row) -> ComponentError | None:
+        key, value, ttl, flag = row
+        try:
+            await self._pool.execute(self._upsert[flag], key, value, ttl)
+        except ComponentError as error:
+            return error
+        return None
 
     def _command(self, operation: Operation) -> tuple[Any, ...]:
         """Return the statement of an operation and its arguments."""
