@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pillion.app import topics
+from pillion.app import topic_headers, topics
 from pillion.app.grpc_topics import call_metadata, judge_status, topic_event
+from pillion.app.subscription_list import read_subscriptions
 from pillion.blocks.broker import Identifiers
 from pillion.blocks.delivery import Fate, Plan, decide
 from pillion.blocks.subscriptions import declared, merge
@@ -57,6 +61,23 @@ def test_rules_choose() -> None:
 @pytest.mark.parametrize("data", [b"", b"hello", b"[1]", b'{"a":'])
 def test_what_is_no_event_is_broken(data: bytes) -> None:
     assert fate(plan(), message(data))[0] is Fate.BROKEN
+
+
+@given(
+    data=st.binary()
+    | st.dictionaries(st.text(), st.text() | st.integers(-(2**63), 2**64 - 1) | st.none()).map(orjson.dumps),
+    metadata=st.dictionaries(st.sampled_from(["ce_type", "traceparent", "tracestate", "content-type", "x"]), st.text()),
+    content_type=st.sampled_from(["", "application/octet-stream", "application/cloudevents+json"]),
+    raw=st.booleans(),
+    match=st.sampled_from(["", 'event.type == "a"', "event.n > 1"]),
+)
+def test_no_message_breaks_the_decision(
+    data: bytes, metadata: dict[str, str], content_type: str, raw: bool, match: str
+) -> None:
+    """Whatever a broker hands over has one of the three fates."""
+    how = plan((match, "/p"), metadata={"rawPayload": str(raw).lower()}, needs_fields=raw)
+    found, event, _ = decide(how, Delivery("t", data, metadata, content_type), NOW, NEW_ID)
+    assert found is Fate.BROKEN or event is not None
 
 
 def test_expired_events_are_spent_whatever_their_size() -> None:
@@ -183,7 +204,7 @@ def test_answers_of_a_grpc_application() -> None:
 def test_a_publisher_cannot_set_headers_of_the_connection() -> None:
     """Metadata of a message comes from anybody who may publish: no smuggling, no token, no second line."""
     headers: list[tuple[bytes, bytes]] = []
-    topics.add_metadata(
+    topic_headers.add_metadata(
         headers,
         {
             "Transfer-Encoding": "chunked", "content-length": "5", "Host": "x", "dapr-api-token": "stolen",
@@ -200,7 +221,7 @@ def test_a_publisher_cannot_set_headers_of_the_connection() -> None:
 
 def test_routes_become_targets() -> None:
     for path, target in (("orders", b"/orders"), ("/a/b?x=1&y=%20", b"/a/b?x=1&y=%20"), ("/a b\r\n", b"/a%20b%0D%0A")):
-        assert topics.target_of(path) == target
+        assert topic_headers.target_of(path) == target
     assert NONE.count("0") == 52
 
 
@@ -255,15 +276,13 @@ def test_forms_of_programmatic_subscriptions() -> None:
         {"topic": "f", "route": "/f", "bulkSubscribe": {"enabled": False}},
     ]
     body = json.dumps([{"PubsubName": "ps", **item} for item in asked]).encode()
-    a, b, c, e, f = topics.read_subscriptions(body)
+    a, b, c, e, f = read_subscriptions(body)
     assert ([r.path for r in a.rules], a.dead_letter, a.raw) == (["/a"], "dead", True)
     assert [r.path for r in b.rules] == ["/r", "/d"]
     assert [(r.match, r.path) for r in c.rules] == [('event.type == "x"', "/x"), ("", "/v1")]
     assert e.bulk == Bulk(100, 0.04)
     assert f.bulk is None
-    assert (
-        topics.read_subscriptions(b"") == topics.read_subscriptions(b"null") == topics.read_subscriptions(b"[]") == []
-    )
+    assert read_subscriptions(b"") == read_subscriptions(b"null") == read_subscriptions(b"[]") == []
 
 
 @pytest.mark.parametrize(
@@ -279,7 +298,7 @@ def test_forms_of_programmatic_subscriptions() -> None:
 )
 def test_a_bad_answer_is_named(body: bytes, culprit: str) -> None:
     with pytest.raises(ConfigError, match="GET /dapr/subscribe") as caught:
-        topics.read_subscriptions(body)
+        read_subscriptions(body)
     assert culprit in str(caught.value)
 
 

@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 
+from yarl import URL
+
 from pillion.errors import ComponentError
 from pillion.kinds.pubsub import Feature, Publish
 from pillion.security.scopes import TopicScopes
@@ -103,6 +105,23 @@ def test_forms_of_publishing() -> None:
         assert json.loads(fourth.data)["id"] == "mine"
         assert json.loads(fourth.data)["source"] == "Dapr"
         assert json.loads(fifth.data)["id"] == "yes"
+
+    asyncio.run(main())
+
+
+def test_bytes_that_are_no_text() -> None:
+    """A topic or metadata with bytes that are not UTF-8 has U+FFFD in their place, as JSON has it everywhere."""
+
+    async def main() -> None:
+        async with sidecar() as s:
+            for path in ("publish/ps/a%FF?metadata.k%FE=v%FD", "publish/bulk/ps/a%FF?metadata.k%FE=v%FD"):
+                url = URL(f"{s.url}/v1.0/{path}", encoded=True)
+                async with s.http.post(url, data=b'[{"entryId":"1","event":"x","contentType":"text/plain"}]') as answer:
+                    assert answer.status == 204
+        for message in s.broker.published:
+            assert message.topic == "a\ufffd"
+            assert json.loads(message.data)["topic"] == "a\ufffd"
+        assert s.broker.published[0].metadata == {"k\ufffd": "v\ufffd"}
 
     asyncio.run(main())
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import re
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 
 from pillion.app.channel import AppUnhealthy
-from pillion.errors import ComponentError, ConfigError
-from pillion.kinds.rules import Rule, compile_rule
-from pillion.kinds.topics import TopicSubscription, Unprocessed, Verdict, bulk_of
-from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Request, Response, RpcError
+from pillion.app.subscription_list import read_subscriptions
+from pillion.app.topic_headers import add_metadata, header_value, read_all, target_of, with_trace
+from pillion.errors import ComponentError
+from pillion.kinds.topics import Unprocessed, Verdict
+from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Request, RpcError
 from pillion.net.http_client import HttpError
 from pillion.wire import gojson, trace
 from pillion.wire.cloudevents import BULK_TYPE, CLOUDEVENT
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from pillion.app.channel import AppChannel
-    from pillion.kinds.topics import BulkItem, Event
+    from pillion.kinds.topics import BulkItem, Event, TopicSubscription
     from pillion.net.exchange import Headers
 
 T = TypeVar("T")
@@ -37,18 +35,8 @@ log = logging.getLogger("pillion.app.topics")
 PAUSES_S = (0.5, 0.75, 1.0)
 """Between the attempts to ask for subscriptions (spec `runtime.md` 4.3, DaprBuiltInInitializationRetries)."""
 ASK_BUDGET_S = 10.0
-LARGEST_ANSWER = 4 * 1024 * 1024
 UNREACHABLE = (HttpError, RpcError, OSError, ComponentError, BodyIncomplete, BodyTooLarge, ValueError)
 """What a call to the application fails with when there is no answer; TimeoutError is an OSError."""
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
-_NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_OURS = frozenset(
-    {
-        "connection", "content-length", "content-type", "dapr-api-token", "expect", "host", "keep-alive",
-        "proxy-connection", "pubsubname", "te", "traceparent", "tracestate", "trailer", "transfer-encoding", "upgrade",
-    }
-)  # fmt: skip
-"""Headers that are the sidecar's or the connection's to set; a publisher's metadata cannot."""
 _NO_TRACE = (b"traceparent", trace.NONE.encode())
 _CLOUDEVENT = (b"content-type", CLOUDEVENT.encode())
 _JSON = (b"content-type", b"application/json")
@@ -227,137 +215,3 @@ def judge_bulk(status: int, body: bytes, items: Sequence[BulkItem]) -> Mapping[s
 
 def _hashable(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-# -- subscriptions as JSON
-
-
-def read_subscriptions(body: bytes) -> list[TopicSubscription]:
-    """Parse the answer to `GET /dapr/subscribe`; an empty body asks for nothing.
-
-    Raises `ConfigError` that names the element at fault.
-    """
-    if not body.strip():
-        return []
-    try:
-        items = gojson.loads(body)
-    except ValueError as error:
-        raise ConfigError(f"not JSON: {error}", where="GET /dapr/subscribe") from error
-    if items is None:
-        return []
-    if not isinstance(items, list):
-        raise ConfigError("the answer must be a JSON array of subscriptions", where="GET /dapr/subscribe")
-    found = []
-    for position, item in enumerate(items):
-        where = f"GET /dapr/subscribe, element {position}"
-        try:
-            subscription = _subscription(_object(item))
-        except ConfigError as error:
-            raise ConfigError(error.what, where=where, mend=error.mend) from error
-        except ValueError as error:
-            raise ConfigError(str(error), where=where) from error
-        if subscription.rules:
-            found.append(subscription)
-        else:
-            log.warning("%s: %s has no route and is left out", where, subscription)
-    return found
-
-
-def _subscription(fields: Mapping[str, Any]) -> TopicSubscription:
-    routes = _object(fields.get("routes") or {})
-    rows = routes.get("rules") or []
-    if not isinstance(rows, list):
-        raise ValueError("routes.rules must be an array")
-    rules = [compile_rule(_text(row, "match"), _text(row, "path")) for row in map(_object, rows)]
-    default = _text(routes, "default") or _text(fields, "route")
-    if default:
-        rules.append(Rule("", default))
-    bulk = _object(fields.get("bulksubscribe") or {})
-    metadata = fields.get("metadata") or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("metadata must be an object of strings")
-    return TopicSubscription(
-        pubsub=_text(fields, "pubsubname"),
-        topic=_text(fields, "topic"),
-        rules=tuple(rules),
-        metadata=metadata,
-        dead_letter=_text(fields, "deadlettertopic"),
-        bulk=bulk_of(
-            bulk.get("enabled") is True, _number(bulk, "maxmessagescount"), _number(bulk, "maxawaitdurationms")
-        ),
-    )
-
-
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("a JSON object is needed")
-    return {key.lower(): item for key, item in value.items()}
-
-
-def _text(fields: Mapping[str, Any], key: str) -> str:
-    value = fields.get(key)
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key} must be a string")
-    return value or ""
-
-
-def _number(fields: Mapping[str, Any], key: str) -> int:
-    value = fields.get(key) or 0
-    if not isinstance(value, int):
-        raise ValueError(f"{key} must be a whole number")
-    return value
-
-
-# -- headers and targets
-
-
-@lru_cache(maxsize=1024)
-def target_of(path: str) -> bytes:
-    """Return a route as a request target: it starts with a slash, and what cannot stand in a target is escaped."""
-    return quote("/" + path.lstrip("/"), safe="/?&=%:@!$'()*+,;~-._").encode()
-
-
-@lru_cache(maxsize=1024)
-def _header_name(key: str) -> bytes | None:
-    low = key.lower()
-    return None if low in _OURS or _TOKEN.fullmatch(low) is None else low.encode()
-
-
-def header_value(text: str) -> bytes:
-    """Return a header value; control characters, which would end the line, become blanks."""
-    return _NOT_IN_VALUE.sub(" ", text).encode("utf-8", "surrogateescape")
-
-
-def add_metadata(headers: Headers, metadata: Mapping[str, str]) -> None:
-    """Add the broker's metadata as headers, without what is not a header name or not a publisher's to set."""
-    for key, value in metadata.items():
-        name = _header_name(key)
-        if name is not None:
-            headers.append((name, header_value(value)))
-
-
-def with_trace(fixed: Headers, event: Event) -> Headers:
-    """Return headers that continue the trace of an event."""
-    headers = [*fixed, (b"traceparent", header_value(event.parent))]
-    if event.state and len(event.state) <= trace.MAX_STATE:
-        headers.append((b"tracestate", header_value(event.state)))
-    return headers
-
-
-async def read_all(response: Response) -> bytes:
-    """Return the whole body of an answer; raises `BodyTooLarge` beyond 4 MiB."""
-    body = response.body
-    if isinstance(body, bytes):
-        return body
-    parts, size = [], 0
-    try:
-        async for part in body:
-            size += len(part)
-            if size > LARGEST_ANSWER:
-                raise BodyTooLarge
-            parts.append(part)
-    finally:
-        closing = getattr(body, "aclose", None)
-        if closing is not None:
-            await closing()
-    return b"".join(parts)

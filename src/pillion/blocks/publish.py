@@ -6,16 +6,13 @@ bytes travel. The payload of one JSON event is canonicalised once; nothing else 
 
 from __future__ import annotations
 
-import base64
-from typing import TYPE_CHECKING, Any
-
-import orjson
+from typing import TYPE_CHECKING
 
 from pillion.api.call import EMPTY
 from pillion.api.operation import Http, Operation, Rpc
-from pillion.api.render import JSON
 from pillion.blocks import pubsub_faults as faults
 from pillion.blocks.broker import EventTime, Identifiers, described
+from pillion.blocks.bulk_body import bulk_failure, event_bytes, merged, read_rows
 from pillion.blocks.bulk_publish import publish_all
 from pillion.clock import SystemClock, rfc3339
 from pillion.errors import ApiError, ComponentError
@@ -23,7 +20,6 @@ from pillion.kinds.component import go_bool
 from pillion.kinds.message_timing import ttl_of
 from pillion.kinds.pubsub import BulkEntry
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
-from pillion.wire import gojson
 from pillion.wire.cloudevents import (
     CLOUDEVENT,
     NotAnEvent,
@@ -32,6 +28,7 @@ from pillion.wire.cloudevents import (
     overrides_of,
     payload_kind,
     payload_member,
+    readable,
 )
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
@@ -49,8 +46,6 @@ if TYPE_CHECKING:
 EMPTY_REPLY = wellknown.Empty()
 REMEMBERED = 1024
 """Topics whose envelope fragments are kept."""
-LONGEST_HEADER = 4096
-"""Clients limit header lines to 8 KiB or so; failed entries that do not fit here are in the body alone."""
 
 
 class PublishBlock:
@@ -190,7 +185,8 @@ class PublishBlock:
             body = call.body()
         except (BodyTooLarge, BodyIncomplete) as error:
             raise self._failed(faults.PUBLISH, broker, topic, str(error)) from error
-        metadata: Mapping[str, str] = call.metadata() if call.query_text else EMPTY
+        topic = readable(topic)
+        metadata: Mapping[str, str] = _metadata(call) if call.query_text else EMPTY
         content_type = call.header(b"content-type")
         if metadata and self._raw(broker, metadata):
             metadata = self._traced(metadata, call)
@@ -202,8 +198,8 @@ class PublishBlock:
         return Response(204)
 
     async def bulk(self, call: HttpCall) -> Response:
-        name, topic = call.params
-        metadata = call.metadata()
+        name, topic = call.params[0], readable(call.params[1])
+        metadata = _metadata(call)
         broker = self._brokers.get(name)
         if broker is None:
             raise ApiError(faults.NOT_FOUND, pubsub=name, metadata=metadata)
@@ -322,90 +318,6 @@ class PublishBlock:
                 self._meter.egress(broker.name, topic, entry.entry_id not in broken, 0.0)
 
 
-class _Row:
-    """One element of a bulk publish body."""
-
-    __slots__ = ("content_type", "entry_id", "event", "metadata")
-
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self.entry_id = _text(fields, "entryid", "EntryId")
-        self.content_type = _text(fields, "contenttype", "ContentType")
-        self.event = fields.get("event")
-        metadata = fields.get("metadata")
-        if metadata is not None and not (
-            isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
-        ):
-            raise ValueError("metadata of an entry must be an object of strings")
-        self.metadata: dict[str, str] | None = metadata
-
-
-def read_rows(body: bytes) -> list[_Row]:
-    """Parse the body of a bulk publish; keys match in any case. Raises ValueError with a text for the caller."""
-    items = gojson.loads(body)
-    if items is None:
-        return []
-    if not isinstance(items, list):
-        raise ValueError(f"json: cannot unmarshal {_kind(items)} into Go value of type []http.bulkPublishMessageEntry")
-    rows = []
-    for item in items:
-        if not isinstance(item, dict):
-            raise ValueError(f"json: cannot unmarshal {_kind(item)} into Go value of type http.bulkPublishMessageEntry")
-        rows.append(_Row({key.lower(): value for key, value in item.items()}))
-    return rows
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    return {str: "string", int: "number", float: "number", list: "array"}.get(type(value), "object")
-
-
-def _text(fields: Mapping[str, Any], key: str, name: str) -> str:
-    value = fields.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(
-            f"json: cannot unmarshal {_kind(value)} into Go struct field bulkPublishMessageEntry.{name} of type string"
-        )
-    return value
-
-
-def event_bytes(event: Any, content_type: str) -> bytes:
-    """Return the bytes that an entry's `event` stands for; raises ValueError when the two do not fit."""
-    kind = payload_kind(content_type)
-    base = content_type.partition(";")[0].strip().lower()
-    if kind in (Payload.JSON, Payload.EVENT):
-        return gojson.dumps_canonical(event)
-    if base == "application/octet-stream":
-        if not isinstance(event, str):
-            raise ValueError("an event of content type application/octet-stream must be a base64 string")
-        try:
-            return base64.b64decode(event.replace("\r", "").replace("\n", ""), validate=True)
-        except ValueError as error:
-            raise ValueError(f"the event is not base64: {error}") from error
-    if base.startswith("text/") or base == "application/xml":
-        if not isinstance(event, str):
-            raise ValueError(f"an event of content type {content_type} must be a string")
-        return event.encode()
-    raise ValueError(f"content type {content_type!r} cannot be published in bulk")
-
-
-def merged(own: Mapping[str, str] | None, shared: Mapping[str, str]) -> Mapping[str, str]:
-    """Metadata of an entry: the request's is added only to an entry that has some of its own, which wins."""
-    return EMPTY if own is None else {**shared, **own}
-
-
-def bulk_failure(error: ApiError, failed: Sequence[tuple[str, str]]) -> Response:
-    """Return the answer for a bulk of which something could not be published."""
-    rows = [{"entryId": entry_id, "error": text} if text else {"entryId": entry_id} for entry_id, text in failed]
-    body = gojson.escaped(orjson.dumps({"failedEntries": rows, "errorCode": error.fault.http_code}))
-    headers = [JSON, (b"metadata.error", _header(error.text.encode("utf-8", "replace")[:LONGEST_HEADER]))]
-    if len(body) <= LONGEST_HEADER:
-        headers.append((b"metadata.responsedata", body))
-    return Response(error.http_status, headers, body)
-
-
-def _header(value: bytes) -> bytes:
-    """Keep a text inside its header line: control characters become blanks (RFC 9110 5.5)."""
-    return bytes(byte if byte >= 32 and byte != 127 else 32 for byte in value)
+def _metadata(call: HttpCall) -> dict[str, str]:
+    """The request's metadata as text that any broker can store."""
+    return {readable(key): readable(value) for key, value in call.metadata().items()}

@@ -62,9 +62,14 @@ def payload_kind(content_type: str) -> Payload:
     return Payload.EVENT if base == CLOUDEVENT else Payload.TEXT
 
 
+def readable(text: str) -> str:
+    """Return `text` with U+FFFD for every byte of a request's path or query that is not UTF-8."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
 @lru_cache(maxsize=512)
 def _quoted(text: str) -> bytes:
-    return gojson.escaped(orjson.dumps(_SURROGATE.sub("\ufffd", text)))
+    return gojson.escaped(orjson.dumps(readable(text)))
 
 
 def _string(body: bytes) -> bytes:
@@ -72,7 +77,7 @@ def _string(body: bytes) -> bytes:
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        text = _SURROGATE.sub("\ufffd", body.decode("utf-8", "surrogateescape"))
+        text = readable(body.decode("utf-8", "surrogateescape"))
     return gojson.escaped(orjson.dumps(text))
 
 
