@@ -69,6 +69,7 @@ class PostgresState2Settings(PostgresStateSettings):
 
 
 _EXPIRY = "CURRENT_TIMESTAMP + $3::integer * interval '1 second'"
+_NEW_ROWS = 'AS new (k, v, s, f) ORDER BY k COLLATE "C"'
 _EXPIRY_OF_MANY = "CURRENT_TIMESTAMP + s * interval '1 second'"
 
 
@@ -125,7 +126,7 @@ def layout_1(table: str, metadata: str) -> Layout:
         update=f"value = $2::text::jsonb, isbinary = {{flag}}, updatedate = CURRENT_TIMESTAMP, expiredate = {_EXPIRY}",
         many=(
             f"(key, value, isbinary, expiredate) SELECT k, v::jsonb, f, {_EXPIRY_OF_MANY}"
-            ' FROM unnest($1::text[], $2::text[], $3::integer[], $4::boolean[]) AS new (k, v, s, f) ORDER BY k COLLATE "C"'
+            f" FROM unnest($1::text[], $2::text[], $3::integer[], $4::boolean[]) {_NEW_ROWS}"
             " ON CONFLICT (key) DO UPDATE SET value = excluded.value, isbinary = excluded.isbinary,"
             " updatedate = CURRENT_TIMESTAMP, expiredate = excluded.expiredate"
         ),
@@ -162,7 +163,7 @@ def layout_2(prefix: str, metadata: str) -> Layout:
         update=f"value = $2::bytea, etag = gen_random_uuid(), updated_at = CURRENT_TIMESTAMP, expires_at = {_EXPIRY}",
         many=(
             f"(key, value, expires_at) SELECT k, v, {_EXPIRY_OF_MANY}"
-            ' FROM unnest($1::text[], $2::bytea[], $3::integer[], $4::boolean[]) AS new (k, v, s, f) ORDER BY k COLLATE "C"'
+            f" FROM unnest($1::text[], $2::bytea[], $3::integer[], $4::boolean[]) {_NEW_ROWS}"
             " ON CONFLICT (key) DO UPDATE SET value = excluded.value, etag = gen_random_uuid(),"
             " updated_at = CURRENT_TIMESTAMP, expires_at = excluded.expires_at"
         ),
