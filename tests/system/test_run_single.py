@@ -160,6 +160,19 @@ def test_a_sidecar_alone(tmp_path: Path) -> None:
         assert run.wait() == 0
 
 
+def test_warnings_of_the_sidecar_are_seen(tmp_path: Path) -> None:
+    """A resource that cannot be read is told on the console, with file and line; the rest is in a log."""
+    (tmp_path / "bad.yaml").write_text("apiVersion: [dapr.io/v1alpha1\nkind: Component\n")
+    command = ["run", "-a", "orders", "--resources-path", ".", "--", "true"]
+    found = pillion(command, home=tmp_path / "home", folder=tmp_path)
+    assert found.returncode == 0
+    assert "== SIDECAR - orders ==" in found.stderr
+    assert "bad.yaml:2: " in found.stderr
+    assert "initialized" not in found.stderr
+    shown = pillion(["logs", "orders", "--only", "sidecar"], home=tmp_path / "home", folder=tmp_path)
+    assert "initialized" in shown.stdout
+
+
 def test_mistakes_get_an_answer(tmp_path: Path) -> None:
     """Each in one line that says what to do, and never a traceback."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -138,7 +138,11 @@ def test_logs(tmp_path: Path) -> None:
     assert (found.app_console, found.sidecar_console, found.console_level) == (True, True, logging.INFO)
     nothing = launch(tmp_path, command=("app",), sidecar_log=Destination.CONSOLE, app_log=Destination.CONSOLE)
     assert (nothing.app_log, nothing.sidecar_log) == (None, None)
-    alone = launch(tmp_path, single=True, command=("app",), sidecar_log=Destination.BOTH)
+    unwritten = launch(tmp_path, command=("app",), flags={"log-level": "debug"})
+    assert unwritten.sidecar_log is not None
+    assert (unwritten.sidecar_console, unwritten.console_level) == (True, logging.WARNING)
+    alone = launch(tmp_path, single=True, command=("app",))
+    assert alone.sidecar_console
     assert (alone.app_log, alone.console_level) == (None, logging.WARNING)
     assert alone.sidecar_log is not None
     assert alone.sidecar_log.parent == tmp_path / "home" / "logs"

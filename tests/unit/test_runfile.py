@@ -84,6 +84,12 @@ def test_common_is_inherited_and_overridden() -> None:
     assert (stock.sidecar_log, stock.app_log) == (Destination.CONSOLE, Destination.CONSOLE)
 
 
+def test_unwritten_destinations() -> None:
+    """An application's log goes to both places; what becomes of the sidecar's is left open."""
+    (app,) = read("version: 1\napps: [{appDirPath: a}]").apps
+    assert (app.sidecar_log, app.app_log) == (None, Destination.BOTH)
+
+
 def test_paths() -> None:
     """Paths of `common` start at the run file, an application's at its folder; `~/` is the home."""
     orders, stock = read(FULL).apps

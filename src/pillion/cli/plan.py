@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pillion.cli import places as places_of
 from pillion.cli import ports
+from pillion.cli.runfile import Destination
 from pillion.errors import ConfigError
 from pillion.observe import logs
 from pillion.sidecar import environment, flags, load
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pillion.cli.places import Places
-    from pillion.cli.runfile import App, Destination
+    from pillion.cli.runfile import App
     from pillion.kinds.resources import ComponentResource
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
@@ -181,11 +182,17 @@ def launch(
         app_log=app_log,
         app_console=app.app_log.to_console,
         sidecar_log=sidecar_log,
-        sidecar_console=app.sidecar_log.to_console,
-        console_level=logging.WARNING if single and "log-level" not in app.flags else logs.LEVELS[options.log_level],
+        sidecar_console=app.sidecar_log is None or app.sidecar_log.to_console,
+        console_level=_console_level(app, options, single),
         run_file=run_file,
         run_name=run_name,
     )
+
+
+def _console_level(app: App, options: Options, single: bool) -> int:
+    """A console shows what deserves attention, unless somebody said where the log goes or how much of it there is."""
+    chosen = app.sidecar_log is not None or (single and "log-level" in app.flags)
+    return logs.LEVELS[options.log_level] if chosen else max(logging.WARNING, logs.LEVELS[options.log_level])
 
 
 def _placed(error: ConfigError, app: App) -> ConfigError:
@@ -280,7 +287,9 @@ def _logs(app: App, places: Places, single: bool, now: float) -> tuple[Path | No
     def path(part: str, destination: Destination) -> Path | None:
         return folder / f"{app.app_id}_{part}_{stamp}.log" if destination.to_file else None
 
-    return None if single or not app.command else path("app", app.app_log), path("daprd", app.sidecar_log)
+    return None if single or not app.command else path("app", app.app_log), path(
+        "daprd", app.sidecar_log or Destination.FILE
+    )
 
 
 def command_line(command: Sequence[str]) -> str:

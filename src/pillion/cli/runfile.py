@@ -75,7 +75,8 @@ class App:
     scheduler: str | None = None
     """Addresses as written; None: not written; empty: switched off."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    sidecar_log: Destination = Destination.FILE
+    sidecar_log: Destination | None = None
+    """None: not written; then the file gets all, and the console what deserves attention."""
     app_log: Destination = Destination.BOTH
 
 
@@ -215,7 +216,7 @@ def _app(fields: Fields, common: _Shared, folder: Path, home: Path) -> App:
         placement=common.placement if own.placement is None else own.placement,
         scheduler=common.scheduler if own.scheduler is None else own.scheduler,
         environment={**common.environment, **own.environment},
-        sidecar_log=own.sidecar_log or common.sidecar_log or Destination.FILE,
+        sidecar_log=own.sidecar_log or common.sidecar_log,
         app_log=own.app_log or common.app_log or Destination.BOTH,
     )  # fmt: skip
 
