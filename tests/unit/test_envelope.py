@@ -27,7 +27,7 @@ def as_dict(headers: list[tuple[bytes, bytes]]) -> dict[str, list[str]]:
 def test_requests_as_protobuf_sees_them(
     headers: list[tuple[bytes, bytes]], method: str, verb: int, query: str, type_url: str, payload: bytes, sequence: int
 ) -> None:
-    message = envelope.request_message(envelope.invoke_request(method, verb, query.encode(), b"a/b", type_url))
+    message = envelope.invoke_request(method, verb, query.encode(), b"a/b", type_url)
     data = envelope.stream_message(envelope.request_head(headers, message), payload, sequence)
     seen = internals.InternalInvokeRequestStream.FromString(data)
     assert seen.request.ver == 1

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 T = TypeVar("T")
-Headers = list[tuple[bytes, bytes]]
+Header = tuple[bytes, bytes]
+Headers = list[Header]
 MOST_GATHERED = 64 << 20
 """Bytes of a body that has to become one message: what gRPC applications and clients get of a stream."""
 EVENT_STREAM = b"text/event-stream"

@@ -7,6 +7,7 @@ adds, which failures are repeated. Never knows: the application, policies, how c
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,11 @@ from pillion.errors import Code, ComponentError
 from pillion.kinds.invocation import Reply, gather
 from pillion.net.exchange import RpcError
 from pillion.wire import envelope
-from pillion.wire.methods import VERB_NUMBERS
+from pillion.wire.methods import VERB_NUMBERS, VERBS
 from pillion.wire.trace import to_binary
 
 if TYPE_CHECKING:
-    from pillion.kinds.invocation import Headers, Invocation
+    from pillion.kinds.invocation import Header, Headers, Invocation
     from pillion.net.exchange import ClientStream, Metadata
     from pillion.peers.pool import Lease, Pool
     from pillion.peers.resolve import Directory, Target
@@ -45,8 +46,8 @@ REPEATABLE = 4 << 20
 MOST_COLLECTED = 64 << 20
 """Bytes of a gRPC application's reply; it is one message there."""
 RETRIED = (Code.UNAVAILABLE, Code.UNAUTHENTICATED)
-LONG_QUERY = 256
-"""Requests with a longer query, in bytes, are not worth remembering."""
+LONG_QUERY, MANY_HEADERS = 256, 32
+"""Requests with a longer query, in bytes, or more headers are not worth remembering."""
 WITH_BODY = ("POST", "PUT", "PATCH")
 """Verbs for which an empty body is announced; without a length the callee takes it for a chunked one."""
 OUR_OWN = frozenset((b"dapr-caller-app-id", b"dapr-caller-namespace", b"dapr-callee-app-id"))
@@ -76,7 +77,7 @@ class PeerClient:
         self.pool = pool
         self._marks = _marks(app_id, namespace, host_address, host_name)
         self._retries, self._retry_wait_s = retries, retry_wait_s
-        self._tails: dict[str, bytes] = {}
+        self._added: dict[str, tuple[Header, ...]] = {}
 
     async def invoke(self, target: Target, invocation: Invocation, *, built_in: bool = True) -> Reply:
         """Call the application of `target`; with `built_in` a peer that cannot be reached is tried again.
@@ -118,46 +119,76 @@ class PeerClient:
 
     def head(self, target: Target, invocation: Invocation, data: bytes = b"") -> bytes:
         """Return the request head: the caller's headers, then what this sidecar says of itself. `data`: unary form."""
+        added = self._added.get(target.name)
+        if added is None:
+            name = target.name.encode()
+            if len(self._added) >= REMEMBERED:
+                self._added.clear()
+            added = self._added[target.name] = (
+                *self._marks,
+                (b"dapr-callee-app-id", name),
+                (b"destination-app-id", name),
+            )
         headers = invocation.headers
-        extra: Headers = []
-        if invocation.content_type:
-            extra.append((b"content-type", invocation.content_type))
-        if invocation.length or (invocation.length == 0 and invocation.verb in WITH_BODY):
-            extra.append((b"content-length", b"%d" % invocation.length))
-        if invocation.traced:
-            extra.append((b"traceparent", invocation.traceparent))
-            if invocation.tracestate:
-                extra.append((b"tracestate", invocation.tracestate))
-        if invocation.baggage:
-            extra.append((b"baggage", invocation.baggage))
-        verb = VERB_NUMBERS.get(invocation.verb, 0)
-        if data or len(invocation.query) > LONG_QUERY:
-            whole = envelope.invoke_request(
-                invocation.method, verb, invocation.query, invocation.content_type, invocation.type_url, data
-            )
-            message = envelope.request_message(whole)
-        else:
-            message = envelope.repeated_message(
-                invocation.method, verb, invocation.query, invocation.content_type, invocation.type_url
-            )
         if invocation.relayed:
-            kept = [pair for pair in headers if pair[0] not in OUR_OWN]
-            return envelope.request_head(kept + extra + self._added(target), message)
-        tail = self._tails.get(target.name)
-        if tail is None:
-            if len(self._tails) >= 1024:
-                self._tails.clear()
-            tail = self._tails[target.name] = envelope.entries(2, self._added(target))
-        return envelope.request_head(headers + extra if extra else headers, tail + message)
-
-    def _added(self, target: Target) -> Headers:
-        name = target.name.encode()
-        return [*self._marks, (b"dapr-callee-app-id", name), (b"destination-app-id", name)]
+            headers = [pair for pair in headers if pair[0] not in OUR_OWN]
+        parts = (
+            tuple(headers),
+            added,
+            invocation.method,
+            VERB_NUMBERS.get(invocation.verb, 0),
+            invocation.query,
+            invocation.content_type,
+            invocation.type_url,
+            invocation.length,
+            data,
+        )
+        rare = data or len(invocation.query) > LONG_QUERY or len(headers) > MANY_HEADERS
+        head = _head(*parts) if rare else _repeated_head(*parts)
+        own = _own_entries(invocation)
+        return head + envelope.entries(2, own) if own else head
 
     async def close(self) -> None:
         """Close all channels and end all lookups."""
         await self.directory.close()
         await self.pool.close()
+
+
+def _head(
+    headers: tuple[Header, ...],
+    added: tuple[Header, ...],
+    method: str,
+    verb: int,
+    query: bytes,
+    content_type: bytes,
+    type_url: str,
+    length: int | None,
+    data: bytes,
+) -> bytes:
+    """Return the part of a request head that is the same whenever its like is sent."""
+    entries = [*headers]
+    if content_type:
+        entries.append((b"content-type", content_type))
+    if length or (length == 0 and VERBS[verb] in WITH_BODY):
+        entries.append((b"content-length", b"%d" % length))
+    entries += added
+    message = envelope.invoke_request(method, verb, query, content_type, type_url, data)
+    return envelope.request_head(entries, message)
+
+
+_repeated_head = functools.lru_cache(maxsize=512)(_head)
+
+
+def _own_entries(invocation: Invocation) -> Headers:
+    """Return what is another's with every call: its trace and baggage."""
+    found: Headers = []
+    if invocation.traced:
+        found.append((b"traceparent", invocation.traceparent))
+        if invocation.tracestate:
+            found.append((b"tracestate", invocation.tracestate))
+    if invocation.baggage:
+        found.append((b"baggage", invocation.baggage))
+    return found
 
 
 def _marks(app_id: str, namespace: str, address: str, host: str) -> Headers:

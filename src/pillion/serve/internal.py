@@ -6,6 +6,7 @@ arrive, what the rules are, actors.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from pillion.app.invoke import NO_APP, invoke_app
@@ -15,7 +16,7 @@ from pillion.errors import Code, ComponentError
 from pillion.kinds.invocation import Invocation, gather
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Method, RpcError
 from pillion.net.http_client import HttpError
-from pillion.peers.client import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE, WITH_BODY
+from pillion.peers.client import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, MANY_HEADERS, SERVICE, WITH_BODY
 from pillion.wire import envelope, trace
 from pillion.wire.methods import VERBS, BadMethod, guarded, normalise
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pillion.app.channel import AppChannel
-    from pillion.kinds.invocation import Headers, Reply
+    from pillion.kinds.invocation import Header, Headers, Reply
     from pillion.net.exchange import Metadata, ServerCall, Streaming
 
     Authorize = Callable[[str | None, str, str], None]
@@ -86,16 +87,9 @@ class InternalService:
             body = await gather(reply.body)
         except _APP_FAILURES as error:
             raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
-        return envelope.response_head(
-            reply.code,
-            _shown(reply, len(body)),
-            reply.content_type,
-            reply.message,
-            reply.details,
-            reply.trailers,
-            reply.type_url,
-            body,
-        )
+        if reply.http:
+            return _http_head(reply.code, reply.content_type, len(body), tuple(reply.headers), body)
+        return _grpc_head(reply, body)
 
     async def _call_local_stream(self, call: ServerCall) -> None:
         """The streaming form: head and body in pieces, both ways."""
@@ -263,30 +257,43 @@ async def _not_an_error(reply: Reply) -> None:
         raise RpcError(Code.INTERNAL, f"error invoking app channel: {text}")
 
 
-def _shown(reply: Reply, length: int | None) -> Headers:
-    """Return the headers of a reply as they travel: with the type and, where it is known, the length of its body."""
-    if not reply.http:
-        return reply.headers
-    headers = reply.headers
-    if reply.content_type:
-        headers.append((b"content-type", reply.content_type))
+def _http_head(
+    code: int, content_type: bytes, length: int | None, headers: tuple[Header, ...], body: bytes = b""
+) -> bytes:
+    """Return the head of an HTTP application's reply, with the type and, where it is known, the length of its body."""
+    shown = [*headers]
+    if content_type:
+        shown.append((b"content-type", content_type))
     if length is not None:
-        headers.append((b"content-length", b"%d" % length))
-    return headers
+        shown.append((b"content-length", b"%d" % length))
+    return envelope.response_head(code, shown, content_type, data=body)
 
 
-async def _answer(call: ServerCall, reply: Reply, code: int) -> None:
-    body = reply.body
-    whole = isinstance(body, bytes)
-    head = envelope.response_head(
-        code,
-        _shown(reply, reply.length),
+_repeated_http_head = functools.lru_cache(maxsize=512)(_http_head)
+
+
+def _grpc_head(reply: Reply, body: bytes = b"") -> bytes:
+    return envelope.response_head(
+        reply.code,
+        reply.headers,
         reply.content_type,
         reply.message,
         reply.details,
         reply.trailers,
         reply.type_url,
+        body,
     )
+
+
+async def _answer(call: ServerCall, reply: Reply, code: int) -> None:
+    body = reply.body
+    whole = isinstance(body, bytes)
+    if not reply.http:
+        head = _grpc_head(reply)
+    elif len(reply.headers) > MANY_HEADERS:
+        head = _http_head(code, reply.content_type, reply.length, tuple(reply.headers))
+    else:
+        head = _repeated_http_head(code, reply.content_type, reply.length, tuple(reply.headers))
     if isinstance(body, bytes):
         await call.send(envelope.stream_message(head, body[:CHUNK] if len(body) > CHUNK else body, 0))
         for sequence, at in enumerate(range(CHUNK, len(body), CHUNK), 1):

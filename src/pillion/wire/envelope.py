@@ -8,7 +8,6 @@ Malformed bytes raise `BadEnvelope`; so does a header that could not be written 
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 from pillion.wire.http1 import canonical
@@ -115,12 +114,6 @@ def entries(number: int, headers: list[Header]) -> bytes:
     return b"".join(out)
 
 
-@functools.lru_cache(maxsize=1024)
-def repeated_message(method: str, verb: int, query: bytes, content_type: bytes, type_url: str) -> bytes:
-    """Return what `request_message` makes of a request without data; calls repeat themselves."""
-    return request_message(invoke_request(method, verb, query, content_type, type_url))
-
-
 def invoke_request(
     method: str, verb: int, query: bytes, content_type: bytes, type_url: str = "", data: bytes = b""
 ) -> bytes:
@@ -130,14 +123,9 @@ def invoke_request(
     return b"%b%b%b%b" % (field(1, method.encode()), field(2, carried), field(3, content_type), field(4, extension))
 
 
-def request_message(invoke: bytes) -> bytes:
-    """Return the field `message` of a request head, also when nothing is inside: it has to be there."""
-    return b"\x1a%b%b" % (varint(len(invoke)), invoke)
-
-
 def request_head(headers: list[Header], message: bytes) -> bytes:
-    """Return an `InternalInvokeRequest` of version V1; `message` is what `request_message` made."""
-    return b"\x08\x01%b%b" % (entries(2, headers), message)
+    """Return an `InternalInvokeRequest` of version V1 around an `InvokeRequest`, which is there even when empty."""
+    return b"\x08\x01%b\x1a%b%b" % (entries(2, headers), varint(len(message)), message)
 
 
 def response_head(
