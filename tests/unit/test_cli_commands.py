@@ -132,17 +132,6 @@ def test_list(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head, row = capsys.readouterr().out.splitlines()
     expected = "APP ID HTTP PORT COMMAND AGE CREATED DAPRD PID RUN_TEMPLATE_PATH"
     assert " ".join(head.split()) == expected
-        "APP",
-        "ID",
-        "HTTP",
-        "PORT",
-        "COMMAND",
-        "AGE",
-        "CREATED",
-        "DAPRD",
-        "PID",
-        "RUN_TEMPLATE_PATH",
-    ]
     assert row.startswith("orders  3500       python3 -m very.lon…  1m   ")
     assert row.rstrip().endswith("x" * 200)
     for output in (["-o", "json"], ["--json"], ["-o", "yaml"]):
