@@ -1,7 +1,7 @@
 """One SQLite file, shared by all who use it in this process: one writer thread with group commit, readers beside it.
 
-Knows: threads, transactions, the journal, and how `connectionString` names a file (spec `components.md` 1). Never
-knows: tables. The state store, the broker and the name registry of a sidecar bring their own statements:
+Knows: threads, transactions and the journal. Never knows: tables. The state store, the broker and the name registry of
+a sidecar bring their own statements:
 
     engine = await open_engine(settings.location(), timeout_s=settings.timeout)    # the same file: the same engine
     count = await engine.write(lambda db: db.execute("DELETE FROM t WHERE k = ?", (k,)).rowcount)
@@ -27,18 +27,16 @@ hand-over of the interpreter lock). `engine.write_row(batch, argument)` and `eng
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sqlite3
 import threading
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from pillion.errors import ComponentError, ConfigError
+from pillion.components.sqlite_location import Location
+from pillion.errors import ComponentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,63 +52,7 @@ MAX_WAITING = 8192
 MAX_BATCH = 1024
 """Calls in one transaction: bounds the time that the first of them waits for the last."""
 
-_MEMORY = frozenset({":memory:", "file::memory:"})
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a database is and how it is opened; equal locations share one engine."""
-
-    uri: str
-    memory: bool = False
-    read_only: bool = False
-    wal: bool = True
-    pragmas: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str, *, disable_wal: bool = False) -> Location:
-        """Read a `connectionString`: a path or a `file:` URI with the parameters of sqlite.org/uri.html.
-
-        `_pragma=name(value)` is applied to each connection, `_txlock` is accepted (writes are always immediate).
-        Raises `ConfigError`.
-        """
-        text = text.strip()
-        if not text:
-            raise ConfigError("connectionString is empty", mend="give the path of a file, or :memory:")
-        bare, _, query = text.partition("?")
-        pairs = parse_qsl(query, keep_blank_values=True)
-        options = {key: value for key, value in pairs if not key.startswith("_")}
-        memory = bare in _MEMORY or options.get("mode") == "memory"
-        if memory:
-            name = bare.removeprefix("file:")
-            return cls(f"file:{name}?mode=memory&cache=shared", True, False, False, _pragmas(pairs))
-        path = unquote(bare.removeprefix("file:")) if bare.startswith("file:") else bare
-        if path.startswith("//"):
-            path = path[path.index("/", 2) :] if "/" in path[2:] else path
-        options.pop("cache", None)
-        read_only = options.get("mode") == "ro" or options.get("immutable") == "1"
-        tail = f"?{urlencode(options)}" if options else ""
-        uri = f"file:{quote(os.path.realpath(path))}{tail}"
-        return cls(uri, False, read_only, not (disable_wal or read_only), _pragmas(pairs))
-
-
-def _pragmas(pairs: list[tuple[str, str]]) -> tuple[str, ...]:
-    found = []
-    for key, value in pairs:
-        if key == "_txlock" and value not in ("immediate", "deferred", "exclusive"):
-            raise ConfigError(f"connectionString: _txlock {value!r} is unknown", mend="leave it out")
-        if key != "_pragma":
-            continue
-        name, _, argument = value.partition("(") if "(" in value else value.partition("=")
-        argument = argument.removesuffix(")").strip()
-        name = name.strip().lower()
-        if name in ("busy_timeout", "journal_mode", "foreign_keys"):
-            raise ConfigError(f"connectionString: _pragma {name} is not accepted", mend="use the component's metadata")
-        if not name.isidentifier() or not argument.lstrip("-").isalnum():
-            raise ConfigError(f"connectionString: _pragma {value!r} is malformed")
-        found.append(f"PRAGMA {name}={argument}")
-    return tuple(found)
 
 
 class _Call(Generic[T]):
@@ -500,3 +442,6 @@ async def open_engine(location: Location, *, timeout_s: float = 20.0, busy_timeo
         await engine.close()
         raise
     return engine
+
+
+__all__ = ["Engine", "Location", "open_engine", "patiently"]
