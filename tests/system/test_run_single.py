@@ -9,14 +9,11 @@ import socket
 import sys
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from cli_processes import ECHO, Pillion, free_port, pillion
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
@@ -139,6 +136,34 @@ def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
         run.wait()
         run.until_nothing_is_left()
     assert pillion(["list", "--json"], home=tmp_path, folder=tmp_path).stdout == "[]\n"
+
+
+def test_without_its_guard_a_run_ends(tmp_path: Path) -> None:
+    """Somebody kills the guard: the application is killed with it, and the run says so."""
+    command = ["sh", "-c", "echo up; sleep 600; true"]
+    with Pillion("run", "-a", "orders", "--", *command, home=tmp_path, folder=tmp_path) as run:
+        run.until("up")
+        [guard] = [pid for pid in run.descendants() if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(guard, signal.SIGKILL)
+        assert run.wait() == 128 + signal.SIGKILL
+        run.until("orders was killed by SIGKILL")
+        run.until_nothing_is_left()
+
+
+def test_a_stop_during_the_start(tmp_path: Path) -> None:
+    """Ctrl-C before anything serves: nothing is started any more, nothing is left."""
+    document = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: s}\nspec:\n  type: state.redis\n"
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        (tmp_path / "s.yaml").write_text(
+            f"{document}  metadata: [{{name: redisHost, value: '127.0.0.1:{silent.getsockname()[1]}'}}]\n"
+        )
+        command = ["run", "-a", "orders", "--resources-path", ".", "--", "echo", "started"]
+        with Pillion(*command, home=tmp_path / "home", folder=tmp_path) as run:
+            connection, _ = silent.accept()
+            run.signal(signal.SIGINT)
+            assert run.wait() == 130
+            connection.close()
+            assert "started" not in run.lines
 
 
 def test_the_application_may_end_its_sidecar(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pillion.errors import ConfigError
 from pillion.observe import logs
 
 if TYPE_CHECKING:
@@ -78,10 +79,17 @@ class Sink:
     _file: int = field(default=-1, repr=False)
 
     def open(self) -> None:
-        """Open the file and its folder. Raises OSError."""
-        if self.path is not None:
+        """Open the file and its folder. Raises `ConfigError`."""
+        if self.path is None:
+            return
+        try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            what = f"the log cannot be written: {error.strerror}"
+            raise ConfigError(
+                what, where=str(self.path), mend="send the logs to the console, or mend the folder"
+            ) from error
 
     def write(self, lines: list[bytes], *, console: bool = True, file: bool = True) -> None:
         """Write whole lines; an output that fails is left alone from then on."""
@@ -131,7 +139,7 @@ class Output:
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
 
     def pipe(self, sink: Sink) -> int:
-        """Return the writing end of a new pipe whose lines go to `sink`. Only before `start`. Raises OSError."""
+        """Return the writing end of a new pipe whose lines go to `sink`. Only before `start`. Raises `ConfigError`."""
         self.adopt(sink)
         read, write = os.pipe()
         os.set_blocking(read, False)
@@ -139,7 +147,7 @@ class Output:
         return write
 
     def adopt(self, sink: Sink) -> None:
-        """Open a sink; it is closed with the output. Raises OSError."""
+        """Open a sink; it is closed with the output. Raises `ConfigError`."""
         sink.open()
         self._sinks.append(sink)
 

@@ -125,9 +125,13 @@ class Guard:
         match event["event"]:
             case "started":
                 process = self._processes[app] = Process(self, app, event["pid"])
-                self._starting.pop(app).set_result(process)
+                answer = self._starting.pop(app)
+                if not answer.done():  # nobody waits any more: it ends with the guard
+                    answer.set_result(process)
             case "failed":
-                self._starting.pop(app).set_exception(CannotStart(event["error"]))
+                answer = self._starting.pop(app)
+                if not answer.done():
+                    answer.set_exception(CannotStart(event["error"]))
             case "ended":
                 self._processes[app].ended.set_result(event["status"])
             case "gone":
@@ -136,7 +140,8 @@ class Guard:
     def _lost(self) -> None:
         """The guard is gone: on Linux the kernel has killed the applications with it, elsewhere we do."""
         for answer in self._starting.values():
-            answer.set_exception(GuardLost())
+            if not answer.done():
+                answer.set_exception(GuardLost())
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -237,7 +237,12 @@ def _one_at_a_time(places: Places) -> Iterator[Callable[[], None]]:
     """
     import fcntl
 
-    held = [os.open(places.home / "ports.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)]
+    path = places.home / "ports.lock"
+    try:
+        held = [os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)]
+    except OSError as error:
+        mend = "set PILLION_HOME to a folder that can be written"
+        raise ConfigError(f"cannot be written: {error.strerror}", where=str(path), mend=mend) from error
 
     def release() -> None:
         while held:
