@@ -46,6 +46,9 @@ async def setup(remote: bool, caller: dict[str, Any], settings: dict[str, Any]) 
         if remote:
             async with two(app.port, caller=caller, **settings) as (front, back):
                 yield Setup(app, front, back, client)
+                async with asyncio.timeout(10):  # whatever happened, no call may be left on a channel
+                    while any(lease.calls for lease in front.pool._leases.values()):
+                        await asyncio.sleep(0.01)
         else:
             async with MiniSidecar(Names(), "back", app.port, **settings, **caller) as back:
                 yield Setup(app, back, back, client)

@@ -16,7 +16,8 @@ from pillion.errors import Code, ComponentError
 from pillion.kinds.invocation import Invocation, gather
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Method, RpcError
 from pillion.net.http_client import HttpError
-from pillion.peers.client import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, MANY_HEADERS, SERVICE, WITH_BODY
+from pillion.peers.call import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE
+from pillion.peers.heads import MANY_HEADERS, WITH_BODY
 from pillion.wire import envelope, trace
 from pillion.wire.methods import VERBS, BadMethod, guarded, normalise
 
