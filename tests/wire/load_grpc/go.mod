@@ -1,0 +1,3 @@
+module pillion.test/load
+
+go 1.24
