@@ -28,6 +28,7 @@ from pillion.blocks.subscriptions import Subscriptions
 from pillion.net import tls
 from pillion.net.grpc_client import Channel
 from pillion.net.grpc_server import GrpcOptions
+from pillion.net.h2_client import H2Client
 from pillion.net.h2_driver import Keepalive
 from pillion.net.h2_pool import PoolOptions
 from pillion.net.h2_server import H2Server, ServerOptions
@@ -245,7 +246,7 @@ def _channel(options: Options, environment: Environment) -> AppChannel | None:
         context = tls.unverified_client_context(alpn=("h2",)) if secure else None
         grpc = Channel(f"{host}:{port}", tls=context, max_receive=_no_limit(options.max_body_size))
     elif protocol == "h2c":
-        raise NotImplementedError
+        http = H2Client(f"{host}:{port}")
     else:
         context = tls.unverified_client_context() if secure else None
         http = HttpClient(host, port, tls=context, max_head=options.read_buffer_size * HEAD_SLACK)
