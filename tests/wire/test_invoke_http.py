@@ -46,8 +46,9 @@ async def setup(remote: bool, caller: dict[str, Any], settings: dict[str, Any]) 
         if remote:
             async with two(app.port, caller=caller, **settings) as (front, back):
                 yield Setup(app, front, back, client)
+                app.gate.set()
                 async with asyncio.timeout(10):  # whatever happened, no call may be left on a channel
-                    while any(lease.calls for lease in front.pool._leases.values()):
+                    while any(lease.calls for lease in front.pool._leases.values()):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
         else:
             async with MiniSidecar(Names(), "back", app.port, **settings, **caller) as back:
