@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pillion.net.exchange import GrpcService, Metadata, Method, Peer, Streaming, Unary
     from pillion.net.h2_server import H2ServerConnection
-    from pillion.wire.h2_headers import RequestHead
+    from pillion.wire.h2_headers import Fields, RequestHead
 
 log = logging.getLogger("pillion.net.grpc")
 
@@ -80,13 +80,12 @@ class GrpcSide:
 class Plan:
     """The meaning of a gRPC request head. `failure` is the status that every such call ends with at once."""
 
-    __slots__ = ("encoding", "failure", "http_status", "metadata", "method", "side", "timeout_s")
+    __slots__ = ("encoding", "failure", "http_status", "metadata", "method", "side")
 
     def __init__(self, side: GrpcSide, head: RequestHead, content_type: bytes) -> None:
         self.side = side
         self.method = head.path.decode("latin-1")
         self.encoding = b""
-        self.timeout_s: float | None = None
         self.failure: StatusError | None = None
         self.http_status = 200
         self.metadata: Metadata = []
@@ -101,9 +100,7 @@ class Plan:
 
     def _read(self, head: RequestHead) -> None:
         for name, value in head.headers:
-            if name == b"grpc-timeout":
-                self.timeout_s = g.parse_timeout(value)
-            elif name == b"grpc-encoding":
+            if name == b"grpc-encoding":
                 self.encoding = b"" if value == b"identity" else value
                 if self.encoding not in (b"", b"gzip"):
                     text = value[:64].decode("latin-1")
@@ -165,13 +162,13 @@ class GrpcCall(Stream):
             # Cancelled handlers that do not end hold memory although their streams are gone.
             self._finish(Code.RESOURCE_EXHAUSTED, "too many cancelled calls have not ended yet")
             return
+        if head.extra and not self._read_extra(head.extra):
+            return
         method = self._find()
         if method is None:
             return
-        if plan.timeout_s is not None:
-            loop = self.server.loop
-            self.deadline = loop.time() + plan.timeout_s
-            self._timer = loop.call_at(self.deadline, self._expired)
+        if self.deadline is not None:
+            self._timer = self.server.loop.call_at(self.deadline, self._expired)
         if method.unary is not None:
             self._unary = method.unary
             if ended:
@@ -181,6 +178,18 @@ class GrpcCall(Stream):
             self._deframer = g.Deframer(self.side.max_receive, plan.encoding)
             self._half_closed = ended
             self._start(self._serve_streaming(method.streaming))
+
+    def _read_extra(self, extra: Fields) -> bool:
+        """Take in the headers that are not the same for the whole family."""
+        try:
+            for name, value in extra:
+                if name == b"grpc-timeout":
+                    self.deadline = self.server.read_at + g.parse_timeout(value)
+            self.metadata += g.read_metadata(extra)
+        except StatusError as error:
+            self._finish(error.code, error.message)
+            return False
+        return True
 
     def _find(self) -> Method | None:
         try:

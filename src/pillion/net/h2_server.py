@@ -181,13 +181,14 @@ class H2ServerConnection(Driver):
     # -- what the machine tells ---------------------------------------------------------------------------------------
 
     def accept(self, stream_id: int, head: RequestHead) -> Stream:
-        make = head.plan
+        family = head.family
+        make = family.plan
         if make is None:
-            make = head.plan = self._plan(head)
+            make = family.plan = self._plan(family)
         return cast(Stream, make(self, stream_id))
 
     def _plan(self, head: RequestHead) -> object:
-        """Decide once for all requests with this head who serves them."""
+        """Decide once for all requests of a family who serves them."""
         if head.method == "CONNECT":
             return refuse(405)
         content_type = next((value for name, value in head.headers if name == b"content-type"), b"")

@@ -141,7 +141,7 @@ class HttpExchange(Sender):
         if (b"expect", b"100-continue") in head.headers:
             self.connection.send_head(self, _CONTINUE)
         try:
-            streams = self.side.service.streams(head.method, head.path, head.headers)
+            streams = self.side.service.streams(head.method, head.path, head.all_headers())
         except Exception:
             log.exception("choosing how to read %s failed", head.path)
             refuse_stream(self, 500, ended)
@@ -190,7 +190,7 @@ class HttpExchange(Sender):
     def _start(self, body: bytes | Body, failure: BodyTooLarge | None = None) -> None:
         head = self._head
         request = Request(
-            head.method, head.path, list(head.headers), body, peer=self.server.peer, version="2", failure=failure
+            head.method, head.path, head.all_headers(), body, peer=self.server.peer, version="2", failure=failure
         )
         self._task = self.server.loop.create_task(self._serve(request))
         self.side.calls.add(self._task)

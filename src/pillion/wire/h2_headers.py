@@ -39,6 +39,10 @@ _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 _CONNECTION_SPECIFIC = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 
 
+VOLATILE = frozenset((b"grpc-timeout", b"traceparent", b"tracestate", b"grpc-trace-bin", b"x-request-id"))
+"""Headers that differ from one request to the next where all others repeat."""
+
+
 class Malformed(Exception):
     """The fields break RFC 9113 section 8: a stream error of type PROTOCOL_ERROR (8.1.1)."""
 
@@ -48,13 +52,14 @@ class TooLarge(Exception):
 
 
 class RequestHead:
-    """The checked head of a request. Shared by all requests with the same bytes: nobody may change it.
+    """The checked head of a request. Shared by all requests with the same fields: nobody may change it.
 
-    `headers` has no pseudo-header; `host` is added from `:authority` where the client left it out. `plan` is for the
-    one who serves the request: whatever it worked out from this head and would otherwise work out again.
+    `headers` has no pseudo-header; `host` is added from `:authority` where the client left it out. `extra` are the
+    `VOLATILE` headers, which are not in `headers`. `family` is the head that this one repeats but for them, usually
+    itself; its `plan` is for the one who serves the request: what it worked out once for the whole family.
     """
 
-    __slots__ = ("authority", "content_length", "headers", "method", "path", "plan", "scheme")
+    __slots__ = ("authority", "content_length", "extra", "family", "headers", "method", "path", "plan", "scheme")
 
     def __init__(self, fields: Fields) -> None:
         method = path = scheme = authority = None
@@ -91,7 +96,22 @@ class RequestHead:
         self.headers = headers
         if authority is not None and not any(name == b"host" for name, _ in headers):
             headers.insert(0, (b"host", authority))
+        self.extra: Fields = []
+        self.family = self
         self.plan: Any = None
+
+    def with_extra(self, extra: Fields) -> RequestHead:
+        """Return a head of the same family with headers of its own."""
+        head = RequestHead.__new__(RequestHead)
+        head.method, head.path, head.scheme, head.authority = self.method, self.path, self.scheme, self.authority
+        head.content_length, head.headers = self.content_length, self.headers
+        head.extra = extra
+        head.family = self
+        return head
+
+    def all_headers(self) -> Fields:
+        """Return a list of one's own of all headers."""
+        return [*self.headers, *self.extra]
 
 
 class ResponseHead:
@@ -174,7 +194,7 @@ class FieldCheck:
                 _check_field(field)
                 if len(good) >= self._limit:
                     good.clear()
-                if len(field[1]) <= 256:
+                if len(field[1]) <= 256 and field[0] not in VOLATILE:
                     good.add(field)
 
 
@@ -188,7 +208,18 @@ class HeaderDecoder:
     table has taken in the whole block before they are raised.
     """
 
-    __slots__ = ("_check", "_entries", "_limit", "_memo", "_memo_table", "_size", "_strings", "allowed", "max_list")
+    __slots__ = (
+        "_check",
+        "_entries",
+        "_families",
+        "_limit",
+        "_memo",
+        "_memo_table",
+        "_size",
+        "_strings",
+        "allowed",
+        "max_list",
+    )
 
     def __init__(self, max_list: int, table_size: int = DEFAULT_TABLE_SIZE) -> None:
         self.max_list = max_list
@@ -201,6 +232,7 @@ class HeaderDecoder:
         self._strings: dict[bytes, bytes] = {}
         self._memo: dict[type, dict[bytes, Any]] = {RequestHead: {}, ResponseHead: {}, Trailers: {}}
         self._memo_table = self._memo.values()
+        self._families: dict[tuple[Field, ...], RequestHead] = {}
 
     def memo(self, meaning: type[Meaning]) -> dict[bytes, Meaning]:
         """Return the memo itself: it stays the same object, so a reader may keep it."""
@@ -215,13 +247,28 @@ class HeaderDecoder:
         if size > self.max_list:
             raise TooLarge
         self._check(fields)
-        head = meaning(fields)
+        head = self._request(fields) if meaning is RequestHead else meaning(fields)
         if not changed and len(block) <= _MEMO_BLOCK_BYTES:
             memo = self._memo[meaning]
             if len(memo) >= _MEMO_BLOCKS:
                 memo.clear()
             memo[block] = head
         return head
+
+    def _request(self, fields: Fields) -> RequestHead:
+        """Find or found the family of a request: what is costly to work out from a head survives every table change."""
+        stable = [field for field in fields if field[0] not in VOLATILE]
+        key = tuple(stable)
+        family = self._families.get(key)
+        if family is None:
+            family = RequestHead(stable)
+            if len(self._families) >= _MEMO_BLOCKS:
+                self._families.clear()
+            if sum(len(name) + len(value) for name, value in key) <= _MEMO_BLOCK_BYTES:
+                self._families[key] = family
+        if len(stable) == len(fields):
+            return family
+        return family.with_extra([field for field in fields if field[0] in VOLATILE])
 
     def skip(self, block: bytes) -> None:
         """Take in a block for the sake of the table only: its stream is gone."""
