@@ -125,6 +125,11 @@ class ResiliencyResource(RawResource):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInjectionResource(RawResource):
+    """A FaultInjection: a kind of our own (docs/fault-injection.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MCPServerResource(RawResource):
     """An MCPServer."""
 
@@ -288,6 +293,7 @@ KINDS: Mapping[tuple[str, str], Callable[[Fields], Resource]] = {
     ("dapr.io/v2alpha1", "Subscription"): subscription2,
     ("dapr.io/v1alpha1", "HTTPEndpoint"): http_endpoint,
     ("dapr.io/v1alpha1", "Resiliency"): lambda document: ResiliencyResource(**_raw(document)),
+    ("pillion.dev/v1alpha1", "FaultInjection"): lambda document: FaultInjectionResource(**_raw(document)),
     ("dapr.io/v1alpha1", "MCPServer"): lambda document: MCPServerResource(**_raw(document)),
     ("dapr.io/v1alpha1", "WorkflowAccessPolicy"): lambda document: WorkflowAccessPolicyResource(**_raw(document)),
 }

@@ -117,7 +117,7 @@ class Unprocessed(Exception):
     """
 
     def __init__(
-        self, reason: str, *, http_status: int = 0, grpc_code: int = Code.UNKNOWN, held: bool = False
+        self, reason: str, *, http_status: int = 0, grpc_code: int = Code.OK, held: bool = False
     ) -> None:
         self.held = held
         self.http_status = http_status

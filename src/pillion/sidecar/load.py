@@ -17,6 +17,7 @@ from pillion.kinds.fields import Fields
 from pillion.kinds.resources import (
     KINDS,
     ComponentResource,
+    FaultInjectionResource,
     HTTPEndpointResource,
     MCPServerResource,
     ResiliencyResource,
@@ -42,6 +43,7 @@ class Resources:
     subscriptions: tuple[SubscriptionResource, ...] = ()
     http_endpoints: tuple[HTTPEndpointResource, ...] = ()
     resiliencies: tuple[ResiliencyResource, ...] = ()
+    fault_injections: tuple[FaultInjectionResource, ...] = ()
     mcp_servers: tuple[MCPServerResource, ...] = ()
     workflow_access_policies: tuple[WorkflowAccessPolicyResource, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ def load(directories: Sequence[str], *, app_id: str, namespace: str = "") -> Res
         subscriptions=tuple(_last_of_name(chosen(SubscriptionResource), app_id)),
         http_endpoints=tuple(_named(endpoints, warnings)),
         resiliencies=tuple(r for r in chosen(ResiliencyResource) if r.in_scope(app_id)),
+        fault_injections=tuple(r for r in chosen(FaultInjectionResource) if r.in_scope(app_id)),
         mcp_servers=tuple(_named(_unique(chosen(MCPServerResource), app_id, namespace), warnings)),
         workflow_access_policies=tuple(_unique(chosen(WorkflowAccessPolicyResource), app_id, namespace)),
         warnings=tuple(warnings),
@@ -168,7 +171,7 @@ def _resource(node: yamltext.Node, warnings: list[str]) -> Resource | None:
     if kind == "Resiliency":
         read = KINDS["dapr.io/v1alpha1", kind]  # its reader never looked at the version
     if read is None:
-        if version.startswith("dapr.io/") or not version:
+        if version.startswith(("dapr.io/", "pillion.dev/")) or not version:
             warnings.append(f"{node.source}:{node.line}: {_foreign(version, kind)}; the document is ignored")
         return None
     resource = read(fields)
