@@ -34,17 +34,20 @@ async def run(options: argparse.Namespace) -> None:
     latencies: list[float] = []
     before, began = cpu_of(options.pid), time.perf_counter()
     until = began + options.seconds
-    await asyncio.gather(*(
-        caller(channel, options.method, message, until, latencies)
-        for channel in channels
-        for _ in range(options.streams)
-    ))
+    await asyncio.gather(
+        *(
+            caller(channel, options.method, message, until, latencies)
+            for channel in channels
+            for _ in range(options.streams)
+        )
+    )
     took = time.perf_counter() - began
     own = resource.getrusage(resource.RUSAGE_SELF)
     latencies.sort()
     count = len(latencies)
+    p50, p99 = latencies[count // 2] * 1e3, latencies[count * 99 // 100] * 1e3
     print(
-        f"{count / took:,.0f} calls/s  p50 {latencies[count // 2] * 1e3:.2f} ms  p99 {latencies[count * 99 // 100] * 1e3:.2f} ms"
+        f"{count / took:,.0f} calls/s  p50 {p50:.2f} ms  p99 {p99:.2f} ms"
         f"  client CPU {(own.ru_utime + own.ru_stime) / count * 1e6:.1f} us/call"
         + (f"  server CPU {(cpu_of(options.pid) - before) / count * 1e6:.1f} us/call" if options.pid else "")
     )

@@ -292,7 +292,7 @@ def write(results: list[Result], memory: list[str]) -> None:
         "# What a request costs",
         "",
         f"`bench/run --write` at commit {commit}, {machine}; drivers and Redis run on the same cores.",
-        "CPU is that of the sidecar processes alone, in microseconds for each request, with 16 connections unless the row",
+        "CPU is that of the sidecar processes alone, in microseconds for each request; 16 connections unless the row",
         "says otherwise. The floor is the smallest HTTP server on the same loop and parser, in the same run: ratios to",
         "it hold when the machine's speed drifts.",
         "",

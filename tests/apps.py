@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +82,7 @@ class HttpApp:
             allow_reuse_address = True
 
         self._server = Server(("127.0.0.1", port), Handler)
-        self.port = cast("int", self._server.server_address[1])
+        self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def reply(self, call: Call) -> tuple[int, Mapping[str, str], bytes]:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two readings: `now` is wall-clock seconds since 1970, `monotonic` never goes back and has no meaning of its own."""
+    """Two readings: `now` is wall-clock seconds since 1970; `monotonic` never goes back and means nothing by itself."""
 
     def now(self) -> float: ...
 

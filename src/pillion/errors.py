@@ -1,7 +1,7 @@
 """The fault table: every error the API can answer, as a row.
 
-Knows: codes, statuses and texts (spec `http-api.md` 3.2, `grpc-api.md` 2 and 3). Never knows: sockets, JSON or protobuf;
-`pillion.api.render` alone turns an `ApiError` into bytes. What is not raised as an `ApiError` is "internal" to the
+Knows: codes, statuses and texts (spec `http-api.md` 3.2, `grpc-api.md` 2 and 3). Never knows: sockets, JSON or
+protobuf; `pillion.api.render` alone turns an `ApiError` into bytes. What is not raised as an `ApiError` is "internal" to the
 caller and complete in the log.
 """
 

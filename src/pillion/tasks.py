@@ -31,7 +31,8 @@ class Tasks:
         if self._closed:
             work.close()
             raise RuntimeError(f"{self.owner} is closed")
-        task = asyncio.get_running_loop().create_task(work, name=f"{self.owner}: {name or work.__qualname__}")
+        named = name or getattr(work, "__qualname__", "")
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.owner}: {named}")
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task

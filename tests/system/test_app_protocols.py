@@ -85,7 +85,7 @@ def test_grpc_application(tmp_path: Path) -> None:
 
     from dapr.proto import appcallback_service_v1, common_v1
 
-    class App(appcallback_service_v1.AppCallbackServicer):  # type: ignore[misc]
+    class App(appcallback_service_v1.AppCallbackServicer):
         def OnInvoke(self, request: Any, context: Any) -> Any:
             return common_v1.InvokeResponse(data=request.data, content_type="text/plain")
 
@@ -99,7 +99,7 @@ def test_grpc_application(tmp_path: Path) -> None:
         "Count": grpc.unary_stream_rpc_method_handler(lambda request, context: (b"%d" % n for n in range(5))),
     }
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    appcallback_service_v1.add_AppCallbackServicer_to_server(App(), server)
+    appcallback_service_v1.add_AppCallbackServicer_to_server(App(), server)  # type: ignore[no-untyped-call]
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("demo.Voice", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -5,10 +5,15 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pillion.wire import gojson
 
 DOCUMENTS = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -45,7 +50,13 @@ def test_escapes_are_go_s() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(b"", "EOF"), (b"  ", "EOF"), (b'{"a":', "unexpected EOF"), (b'"abc', "unexpected EOF"), (b"[1,", "unexpected EOF")],
+    [
+        (b"", "EOF"),
+        (b"  ", "EOF"),
+        (b'{"a":', "unexpected EOF"),
+        (b'"abc', "unexpected EOF"),
+        (b"[1,", "unexpected EOF"),
+    ],
 )
 def test_truncated_documents_say_so(text: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
@@ -54,7 +65,7 @@ def test_truncated_documents_say_so(text: bytes, message: str) -> None:
 
 @pytest.mark.parametrize("text", [b"{a:1}", b"\xff", b"NaN", b"[1 2]", b"nul"])
 def test_what_is_not_json_is_refused(text: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"JSON|UTF-8|EOF|literal"):
         gojson.loads(text)
 
 

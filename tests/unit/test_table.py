@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pillion.api.call import HttpCall, decode_component, parse_query
 from pillion.api.operation import Http, Operation
 from pillion.api.table import BadEscape, Routes, clean
@@ -60,7 +61,7 @@ def test_what_no_row_has_is_no_match(path: bytes) -> None:
 
 @pytest.mark.parametrize("path", [b"/v1.0/state/s/%", b"/v1.0/state/s/%4", b"/v1.0/state/%zz/k"])
 def test_a_broken_escape_names_its_parameter(path: bytes) -> None:
-    with pytest.raises(BadEscape, match='failed to unescape request parameter "(key|store)"'):
+    with pytest.raises(BadEscape, match=r'failed to unescape request parameter "(key|store)"'):
         ROUTES.find("GET", path)
 
 

@@ -123,7 +123,8 @@ class AppChannel:
             await self.grpc.close()
 
     def __repr__(self) -> str:
-        return f"<AppChannel {self.protocol} to {self.address}:{self.port}, {'healthy' if self.healthy else 'unhealthy'}>"
+        health = "healthy" if self.healthy else "unhealthy"
+        return f"<AppChannel {self.protocol} to {self.address}:{self.port}, {health}>"
 
 
 class _Releasing:

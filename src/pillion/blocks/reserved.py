@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.errors import ApiError, Code, Fault
-from pillion.net.exchange import Response
 from pillion.wire.messages import services, wellknown
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
+    from pillion.net.exchange import Response
 
 UNIMPLEMENTED = Fault(
     "ERR_API_UNIMPLEMENTED", 501, Code.UNIMPLEMENTED, "this API is not implemented in this version: {name}"

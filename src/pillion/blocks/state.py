@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
-from google.protobuf.message import Message
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
@@ -34,6 +33,8 @@ from pillion.wire.messages import wellknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.kinds.keys import KeyPrefix
@@ -71,8 +72,8 @@ class StateBlock:
         store = "v1.0/state/{store}"
         return [
             Operation(
-                "GetState", "state",
-                http=(Http(("GET",), store + "/{key}", self.get),), rpc=Rpc(("GetState",), m.GetStateRequest, self.rpc_get),
+                "GetState", "state", http=(Http(("GET",), store + "/{key}", self.get),),
+                rpc=Rpc(("GetState",), m.GetStateRequest, self.rpc_get),
             ),
             Operation(
                 "SaveState", "state",
@@ -87,7 +88,8 @@ class StateBlock:
                 rpc=Rpc(("GetBulkState",), m.GetBulkStateRequest, self.rpc_bulk_get),
             ),
             Operation(
-                "DeleteBulkState", "state", rpc=Rpc(("DeleteBulkState",), m.DeleteBulkStateRequest, self.rpc_bulk_delete)
+                "DeleteBulkState", "state",
+                rpc=Rpc(("DeleteBulkState",), m.DeleteBulkStateRequest, self.rpc_bulk_delete),
             ),
             Operation(
                 "ExecuteStateTransaction", "state", http=(Http(write, store + "/transaction", self.transact),),
@@ -168,10 +170,9 @@ class StateBlock:
         name, key = call.params
         store = self._find(name, http=True)
         stored = self._key(store, key, http=True)
+        request = Get(stored)
         if call.query_text:
-            request = Get(stored, call.first("consistency"), call.metadata())
-        else:
-            request = Get(stored)
+            request.consistency, request.metadata = call.first("consistency"), call.metadata()
         try:
             found = await store.component.get(request)
         except ComponentError as error:
@@ -214,8 +215,8 @@ class StateBlock:
         concurrency, consistency = _options(fields)
         value = orjson.dumps(fields.get("value"), option=orjson.OPT_SORT_KEYS)
         return Set(
-            self._key(store, key, http=True, named=named), value, _text(fields, "etag") or None, concurrency, consistency,
-            metadata, _text(fields, "contenttype"), is_json=True,
+            self._key(store, key, http=True, named=named), value, _text(fields, "etag") or None, concurrency,
+            consistency, metadata, _text(fields, "contenttype"), is_json=True,
         )  # fmt: skip
 
     async def delete(self, call: HttpCall) -> Response:

@@ -176,8 +176,9 @@ def describe(settings: type[Any]) -> list[tuple[str, str, str, str]]:
     rows = []
     for item in dataclasses.fields(settings):
         meta = item.metadata
-        default = "required" if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING else ""
-        if not default and item.default is not dataclasses.MISSING:
-            default = "" if item.default is None else str(item.default)
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        default = "required" if required else ""
+        if item.default is not dataclasses.MISSING and item.default is not None:
+            default = str(item.default)
         rows.append((meta.get("key") or wire_key(item.name), str(item.type), default, meta.get("help", "")))
     return rows
