@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from pillion.net.exchange import GrpcChannel
+
 MIB = 1 << 20
 
 
@@ -516,3 +518,5 @@ def test_addresses_are_checked() -> None:
     for address in ("nohost", "host:", ":80", "host:99999", "host:x"):
         with pytest.raises(ValueError, match="is not host:port"):
             Channel(address)
+    channel: GrpcChannel = Channel("[::1]:80")  # the type is the point
+    assert channel is not None
