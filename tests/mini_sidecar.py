@@ -18,6 +18,7 @@ from pillion.peers.endpoints import Endpoint, External
 from pillion.peers.pool import Pool
 from pillion.peers.proxy import Proxy
 from pillion.peers.resolve import Directory, Target
+from pillion.resiliency.machine import Retry
 from pillion.serve.grpc import GrpcApi
 from pillion.serve.http import HttpApi, HttpSettings
 from pillion.serve.internal import InternalService
@@ -93,7 +94,7 @@ class MiniSidecar:
             self.pool,
             host_address=host_address,
             host_name="host-" + app_id,
-            retry_wait_s=retry_wait_s,
+            retry=Retry("test", 3, retry_wait_s),
         )
         self.external = External({} if endpoints is None else endpoints)
         block = self.block = InvokeBlock(app_id, namespace, lambda: self.app, self.peers, self.external, policies)

@@ -137,6 +137,10 @@ class BulkCourier(Carrier):
 
         async def attempt() -> None:
             nonlocal left
+            if not left:  # a duplicate of what was processed
+                return
+            if self.closing():
+                raise Unprocessed("the sidecar is stopping", held=True)
             said = await self._deliver([entry.item for entry in left], path, self._new_id())
             dropped.extend(entry for entry in left if said.get(entry.item.entry_id) is Verdict.DROP)
             sent, left = len(left), [entry for entry in left if said.get(entry.item.entry_id) is None]

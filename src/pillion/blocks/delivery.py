@@ -18,10 +18,13 @@ from pillion.errors import ComponentError
 from pillion.kinds.pubsub import Rejected, Withheld
 from pillion.kinds.rules import RuleError, choose
 from pillion.kinds.topics import Event, Unprocessed, Verdict
+from pillion.resiliency.failures import Refused
 from pillion.wire import trace
 from pillion.wire.cloudevents import CHEAP_PARSE, NotAnEvent, binary_event, expired, parse, recognise, wrap_raw
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from pillion.blocks.broker import Broker, Identifiers, Meter
     from pillion.clock import Clock
     from pillion.kinds.pubsub import Delivery
@@ -197,7 +200,8 @@ class Carrier:
         """The application did not process a message, as often as the policy tried."""
         if self.closing():
             raise Withheld from error
-        held = isinstance(error, Unprocessed) and error.held
+        # What a breaker kept from the application is healthy: the broker keeps it, no dead-letter topic gets it.
+        held = (isinstance(error, Unprocessed) and error.held) or (isinstance(error, Refused) and not error.attempted)
         if self.dead.topic and not held:
             await self.dead.bury(delivery, described(error))
             return "drop"
@@ -259,7 +263,13 @@ class Courier(Carrier):
             if inbound is None:
                 verdict = await self._deliver(event, what)
             else:
-                verdict = await inbound(lambda: self._deliver(event, what))
+                verdict = await inbound(lambda: self._again(event, what))
         except (Unprocessed, ComponentError, TimeoutError) as error:
             return await self.refused(delivery, error)
         return "success" if verdict is Verdict.DONE else await self.dropped(delivery)
+
+    def _again(self, event: Event, path: str) -> Awaitable[Verdict]:
+        """One attempt of a policy; none is begun once this courier is closing."""
+        if self.closing():
+            raise Unprocessed("the sidecar is stopping", held=True)
+        return self._deliver(event, path)

@@ -17,6 +17,7 @@ from pillion.kinds.invocation import Invocation, Unsuccessful
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, RpcError
 from pillion.net.http_client import HttpError
 from pillion.peers.resolve import NO_RESOLVER, Place, parse_target
+from pillion.resiliency.failures import Refused
 from pillion.wire.messages import runtime as m
 from pillion.wire.methods import VERB_NUMBERS, BadMethod, safe_query
 
@@ -179,6 +180,10 @@ class InvokeBlock:
             return await policy(attempt, replayable=invocation.fixed)
         except Unsuccessful as error:
             return error.reply
+        except Refused:
+            if last is not None:
+                await close(last.body)
+            raise
 
     async def _attempt(self, target: Target, invocation: Invocation, *, built_in: bool) -> Reply:
         place = target.place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import orjson
@@ -16,7 +16,7 @@ from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from google.protobuf.message import Message
 
@@ -67,6 +67,8 @@ class Facts:
     subscriptions: Callable[[], Sequence[m.PubsubSubscription]] = list
     http_endpoints: Callable[[], Sequence[str]] = list
     resiliencies: Callable[[], Sequence[str]] = list
+    extended: Mapping[str, str] = field(default_factory=dict)
+    """Told besides the labels; names of our own begin with `pillion.`."""
     app: AppConnection | None = None
 
 
@@ -94,7 +96,7 @@ class MetadataBlock:
         facts = self._facts
         reply = m.GetMetadataResponse(
             id=facts.app_id, runtime_version=facts.runtime_version, enabled_features=facts.features,
-            extended_metadata={**self._labels, "daprRuntimeVersion": facts.runtime_version},
+            extended_metadata={**self._labels, **facts.extended, "daprRuntimeVersion": facts.runtime_version},
         )  # fmt: skip
         for row in facts.components():
             reply.registered_components.add(

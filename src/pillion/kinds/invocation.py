@@ -286,10 +286,10 @@ class Unsuccessful(Exception):
 class InvokePolicy(Protocol):
     """Timeout, retry and breaker of one target and method. `replayable` False: `attempt` must be made only once.
 
-    Raises what the last attempt raised, `TimeoutError`, or the breaker's own error.
+    Raises what the last attempt raised, or a `ComponentError` for a timeout and for a breaker that lets nothing through.
     """
 
-    def __call__(self, attempt: Callable[[], Awaitable[T]], *, replayable: bool) -> Awaitable[T]: ...
+    def __call__(self, attempt: Callable[[], Awaitable[T]], /, *, replayable: bool) -> Awaitable[T]: ...
 
 
 class InvokePolicies(Protocol):

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError
 from pillion.peers.call import PeerCall
 from pillion.peers.heads import Heads
+from pillion.resiliency.builtin import BUILT_IN, BuiltIn
+from pillion.resiliency.failures import Failure
 
 if TYPE_CHECKING:
     from pillion.kinds.invocation import Invocation, Reply
     from pillion.peers.pool import Pool
     from pillion.peers.resolve import Directory, Target
+    from pillion.resiliency.machine import Retry
 
 log = logging.getLogger("pillion.peers")
 
-RETRIES, RETRY_WAIT_S = 3, 1.0
-"""`DaprBuiltInServiceRetries` (spec `runtime.md` 4.3)."""
 RETRIED = (Code.UNAVAILABLE, Code.UNAUTHENTICATED)
 REPEATABLE = 4 << 20
 """A body of fixed length is kept for repetition up to this many bytes; a longer one streams and is sent once."""
@@ -33,7 +35,7 @@ MOST_INSTANCES = 16
 class PeerClient:
     """Calls to other sidecars in the name of this one. `host_address` and `host_name` go into forwarding headers.
 
-    `retries` and `retry_wait_s` are the built-in policy, which a Resiliency resource may change.
+    `retry` is the built-in policy, which a Resiliency resource may change.
     """
 
     def __init__(
@@ -45,13 +47,12 @@ class PeerClient:
         *,
         host_address: str = "",
         host_name: str = "",
-        retries: int = RETRIES,
-        retry_wait_s: float = RETRY_WAIT_S,
+        retry: Retry = BUILT_IN[BuiltIn.SERVICE],
     ) -> None:
         self.directory = directory
         self.pool = pool
         self._heads = Heads(app_id, namespace, host_address, host_name)
-        self._retries, self._retry_wait_s = retries, retry_wait_s
+        self._retry = retry
 
     async def invoke(self, target: Target, invocation: Invocation, *, built_in: bool = True) -> Reply:
         """Call the application of `target`; with `built_in` a peer that cannot be reached is tried again.
@@ -64,7 +65,7 @@ class PeerClient:
         repeatable = built_in and invocation.fixed and isinstance(invocation.body, bytes)
         directory = self.directory
         tried: set[str] = set()
-        retries = 0
+        retries, began = 0, 0.0
         while True:
             address = await directory.pick(target.name, target.namespace)
             lease = self.pool.take(address, target)
@@ -81,12 +82,17 @@ class PeerClient:
                 tried.add(address)
                 if directory.others(target.name, target.namespace) and len(tried) <= MOST_INSTANCES:
                     continue
-                if not repeatable or retries == self._retries:
+                now = asyncio.get_running_loop().time()
+                began = began or now
+                if not repeatable or not self._retry.repeats(Failure(error.code)):
+                    raise
+                wait_s = self._retry.wait(retries, now - began, random.random)
+                if wait_s is None:
                     raise
                 retries += 1
                 tried.clear()
                 log.debug("trying %s again: %s", target.text, error)
-                await asyncio.sleep(self._retry_wait_s)
+                await asyncio.sleep(wait_s)
             else:
                 directory.alive(address)
                 return reply

@@ -10,18 +10,20 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pillion.errors import Code, ComponentError
+from pillion.errors import Code, ComponentError, http_to_grpc
 from pillion.kinds.component import truthy
+from pillion.kinds.invocation import Unsuccessful
 from pillion.net.exchange import RpcError
 from pillion.peers.client import RETRIED
 from pillion.peers.resolve import Place, parse_target
+from pillion.resiliency.failures import TimedOut
 from pillion.wire.methods import BadMethod, guarded
 from pillion.wire.trace import from_binary, to_binary, valid_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from pillion.kinds.invocation import InvokePolicies, InvokePolicy
+    from pillion.kinds.invocation import InvokePolicies, InvokePolicy, Reply
     from pillion.net.exchange import ClientStream, Metadata, ServerCall
     from pillion.peers.client import PeerClient
     from pillion.peers.resolve import Target
@@ -93,6 +95,10 @@ class Proxy:
                     await self._serve_guided(call, target, metadata, policy)
             else:
                 raise RpcError(Code.UNKNOWN, f"{text} is no application that speaks gRPC")
+        except TimedOut as error:
+            raise RpcError(Code.DEADLINE_EXCEEDED, str(error)) from error
+        except Unsuccessful as error:
+            raise _status(error.reply) from error
         except ComponentError as error:
             raise RpcError(Code.UNKNOWN, str(error)) from error
 
@@ -267,6 +273,14 @@ class _Link:
 def _passed_on(metadata: Metadata) -> Metadata:
     """Return what goes on to the next hop: pseudo-headers and what the transport says itself stay behind."""
     return [pair for pair in metadata if pair[0] not in _NOT_PASSED_ON and pair[0][:1] != ":"]
+
+
+def _status(reply: Reply) -> RpcError:
+    """Return an answer that a policy made up (fault injection) as a status."""
+    if reply.http:
+        text = reply.body.decode("utf-8", "replace") if isinstance(reply.body, bytes) else ""
+        return RpcError(http_to_grpc(reply.code), text)
+    return RpcError(reply.code, reply.message)
 
 
 def _left(call: ServerCall) -> float | None:

@@ -21,11 +21,13 @@ from pillion.kinds.names import Instance
 from pillion.net import listen
 from pillion.observe import logs
 from pillion.peers.endpoints import Endpoint
+from pillion.resiliency.policies import Policies
 from pillion.sidecar import address, checks, configuration, environment, load
 from pillion.sidecar.catalogue import Catalogue, construct
 from pillion.sidecar.components import Components
+from pillion.sidecar.live import Live
 from pillion.sidecar.metadata import Resolver as Values
-from pillion.sidecar.surface import Brokers, Surface
+from pillion.sidecar.surface import Surface
 from pillion.tasks import Tasks
 from pillion.wire.yamltext import json_text
 
@@ -109,7 +111,8 @@ class Sidecar:
 
         catalogue = Catalogue.installed()
         resolver = await self._resolver(catalogue, config.name_resolution)
-        brokers = Brokers()
+        policies = _policies(resources)
+        live = Live(policies)
         components = Components(
             app_id=self.app_id,
             environment=self.environment,
@@ -119,7 +122,7 @@ class Sidecar:
             deny=config.components_deny,
             strict_sandbox=config.wasm_strict_sandbox,
             catalogue=catalogue,
-            changed=brokers.component_changed,
+            changed=live.component_changed,
         )
         self._stack.push_async_callback(components.close)
         await components.open((*self._defaults, *resources.components))
@@ -129,7 +132,8 @@ class Sidecar:
             self.environment,
             config,
             components=components,
-            brokers=brokers,
+            live=live,
+            policies=policies,
             endpoints=await self._endpoints(resources.http_endpoints, components),
             resiliencies=[resource.name for resource in resources.resiliencies],
             resolver=resolver,
@@ -316,3 +320,13 @@ class Sidecar:
         return (
             f"<Sidecar {self.app_id}, HTTP {self.http_port}, gRPC {self.grpc_port}, missing: {self.inbound.missing()}>"
         )
+
+
+def _policies(resources: load.Resources) -> Policies:
+    """Return the policies of the resources; what is wrong with those is logged, and that they make up faults too."""
+    policies = Policies.of(resources.resiliencies, resources.fault_injections)
+    for note in policies.notes:
+        log.warning("%s", note)
+    for name in policies.injections:
+        log.warning("FAULT INJECTION IS ON: FaultInjection %s makes calls fail on purpose", name)
+    return policies

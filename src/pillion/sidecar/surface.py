@@ -16,7 +16,6 @@ from pillion.app.channel import AppChannel
 from pillion.app.grpc_topics import GrpcTopics
 from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
-from pillion.blocks.broker import Broker
 from pillion.blocks.health import HealthBlock
 from pillion.blocks.invoke import InvokeBlock
 from pillion.blocks.metadata import AppConnection, ComponentRow, Facts, MetadataBlock
@@ -40,6 +39,7 @@ from pillion.peers.endpoints import External
 from pillion.peers.pool import Pool
 from pillion.peers.proxy import Proxy
 from pillion.peers.resolve import Directory
+from pillion.resiliency.builtin import BuiltIn
 from pillion.security.scopes import SecretScopes
 from pillion.serve.grpc import GrpcApi
 from pillion.serve.http import HttpApi, HttpSettings
@@ -60,33 +60,17 @@ if TYPE_CHECKING:
     from pillion.peers.endpoints import Endpoint
     from pillion.peers.proxy import OpenApp
     from pillion.peers.resolve import Target
-    from pillion.sidecar.components import Components, Loaded
+    from pillion.resiliency.policies import Policies
+    from pillion.sidecar.components import Components
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
+    from pillion.sidecar.live import Live
 
 log = logging.getLogger("pillion.sidecar")
 PEER_POOL = PoolOptions(connect_timeout_s=30.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=180.0, always=True))
 """Towards other sidecars: pings also without calls, connections kept for three idle minutes (spec `grpc-api.md` 1)."""
 HEAD_SLACK = 64
 """Response heads of the application may be this many times longer than request heads are allowed to be."""
-
-
-class Brokers:
-    """The live registry of brokers, as the blocks see them; kept by the component registry's events."""
-
-    def __init__(self) -> None:
-        self.by_name: dict[str, Broker] = {}
-        self.changed: Callable[[str], None] = lambda name: None
-
-    def component_changed(self, loaded: Loaded, arrived: bool) -> None:
-        if not loaded.type.lower().startswith("pubsub."):
-            return
-        if arrived:
-            broker = Broker(loaded.name, loaded.component, loaded.scopes, metadata=loaded.metadata)
-            self.by_name[loaded.name] = broker
-        else:
-            self.by_name.pop(loaded.name, None)
-        self.changed(loaded.name)
 
 
 class Surface:
@@ -102,7 +86,8 @@ class Surface:
         config: Configuration,
         *,
         components: Components,
-        brokers: Brokers,
+        live: Live,
+        policies: Policies,
         endpoints: Mapping[str, Endpoint],
         resiliencies: Sequence[str],
         resolver: Resolver | None,
@@ -123,19 +108,21 @@ class Surface:
             return Channel(address, max_receive=_no_limit(options.max_body_size), options=PEER_POOL)
 
         self._peers = PeerClient(
-            app_id, namespace, self._directory, Pool(dial), host_address=host, host_name=socket.gethostname()
-        )
-        proxy = Proxy(app_id, namespace, lambda: _opener(channel), self._peers, endpoints=endpoints)
+            app_id, namespace, self._directory, Pool(dial), host_address=host, host_name=socket.gethostname(),
+            retry=policies.retry(BuiltIn.SERVICE),
+        )  # fmt: skip
+        guided = policies if policies.active else None
+        proxy = Proxy(app_id, namespace, lambda: _opener(channel), self._peers, policies=guided, endpoints=endpoints)
 
         # Messages to the application.
         topics = _topics(channel, app_id)
         self.subscriptions = Subscriptions(
-            brokers.by_name, topics, ask="subscribe" not in options.disable_init_endpoints
+            live.brokers, topics, ask="subscribe" not in options.disable_init_endpoints
         )
-        self._streaming = StreamingBlock(brokers.by_name, self.subscriptions)
+        self._streaming = StreamingBlock(live.brokers, self.subscriptions)
 
         # The blocks and their rows.
-        invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external)
+        invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, guided)
         facts = Facts(
             app_id,
             REFERENCE_VERSION,
@@ -147,15 +134,16 @@ class Surface:
             subscriptions=self.subscriptions.rows,
             http_endpoints=lambda: list(endpoints),
             resiliencies=lambda: resiliencies,
+            extended={"pillion.faultInjection": ", ".join(policies.injections)} if policies.injections else {},
             app=_connection(options) if channel is not None else None,
         )
         metadata = MetadataBlock(facts).operations()
         health = HealthBlock(app_id, inbound, outbound, stop).operations()
         operations = [
-            *StateBlock(app_id, components.states).operations(),
-            *PublishBlock(app_id, brokers.by_name).operations(),
+            *StateBlock(app_id, live.states).operations(),
+            *PublishBlock(app_id, live.brokers).operations(),
             *self._streaming.operations(),
-            *SecretsBlock(components.secrets, SecretScopes.of(config.secret_scopes)).operations(),
+            *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes)).operations(),
             *invoke.operations(),
             *metadata,
             *health,

@@ -1,0 +1,75 @@
+"""The live registries as building blocks see them: each component with the policies that surround it.
+
+Kept by the events of the component registry: components come and go while the sidecar runs. A component without
+policies is itself; nothing of this is on the way of a call then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pillion.blocks.broker import Broker
+from pillion.resiliency.guarded import guarded
+from pillion.resiliency.policies import Flow, Kind
+from pillion.sidecar.loading import category
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillion.resiliency.policies import Policies
+    from pillion.sidecar.components import Loaded
+
+STATE = ("get", "set", "delete", "bulk_get", "transact", "query", "keys_like", "delete_with_prefix")
+"""The methods of a state store that run under its policy."""
+SECRETS = ("get", "bulk_get")
+
+
+class Live:
+    """`brokers`, `states` and `secrets` by name. `changed` is told the name of a broker that came or went."""
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+        self.brokers: dict[str, Broker] = {}
+        self.states: dict[str, Loaded] = {}
+        self.secrets: dict[str, Loaded] = {}
+        self.changed: Callable[[str], None] = lambda name: None
+
+    def component_changed(self, loaded: Loaded, arrived: bool) -> None:
+        """Follow the component registry."""
+        name = loaded.name
+        match category(loaded.resource):
+            case "pubsub":
+                if arrived:
+                    self.brokers[name] = self._broker(loaded)
+                else:
+                    self.brokers.pop(name, None)
+                self.changed(name)
+            case "state":
+                self._follow(self.states, loaded, arrived, Kind.STATESTORE, STATE)
+            case "secretstores":
+                self._follow(self.secrets, loaded, arrived, Kind.SECRETSTORE, SECRETS)
+            case _:
+                pass
+
+    def _broker(self, loaded: Loaded) -> Broker:
+        find = self._policies.component
+        return Broker(
+            loaded.name,
+            loaded.component,
+            loaded.scopes,
+            metadata=loaded.metadata,
+            outbound=find(loaded.name, Kind.PUBSUB, Flow.OUTBOUND),
+            inbound=find(loaded.name, Kind.PUBSUB, Flow.INBOUND),
+        )
+
+    def _follow(
+        self, members: dict[str, Loaded], loaded: Loaded, arrived: bool, kind: Kind, methods: tuple[str, ...]
+    ) -> None:
+        if not arrived:
+            members.pop(loaded.name, None)
+            return
+        policy = self._policies.component(loaded.name, kind, Flow.OUTBOUND)
+        if policy is not None:
+            loaded = replace(loaded, component=guarded(loaded.component, policy, methods))
+        members[loaded.name] = loaded
