@@ -99,7 +99,7 @@ def test_grpc_application(tmp_path: Path) -> None:
         "Count": grpc.unary_stream_rpc_method_handler(lambda request, context: (b"%d" % n for n in range(5))),
     }
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    appcallback_service_v1.add_AppCallbackServicer_to_server(App(), server)  # type: ignore[no-untyped-call]
+    appcallback_service_v1.add_AppCallbackServicer_to_server(App(), server)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("demo.Voice", handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
