@@ -8,6 +8,7 @@ line to its last one, and what it does on SIGTERM still works.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -66,6 +67,7 @@ class Part:
     sidecar_sink: Sink
     handle: int | None = None
     sidecar: AnySidecar | None = None
+    starting: asyncio.Task[Process] | None = None
     process: Process | None = None
     presence: Presence | None = None
     code: int | None = None
@@ -208,9 +210,11 @@ class Run:
         if launch.command:
             assert self._guard is not None
             assert part.presence is not None
-            part.process = await self._guard.start(
+            start = self._guard.start(
                 launch.app_id, launch.command, folder=launch.folder, environment=launch.variables, output=part.handle
             )
+            part.starting = asyncio.create_task(start)
+            part.process = await asyncio.shield(part.starting)  # what has begun to start must be known to be stopped
             part.presence.update(app_pid=part.process.pid)
             labels |= {"appPID": str(part.process.pid), "appCommand": plan.command_line(launch.command)}
             if launch.options.app_port > 0:
@@ -317,6 +321,9 @@ class Run:
     async def _stop_application(self, part: Part) -> None:
         for task in part.tasks:
             task.cancel()
+        if part.starting is not None:
+            with contextlib.suppress(CannotStart, GuardLost):
+                part.process = await part.starting
         process = part.process
         if process is None or process.gone.done():
             return

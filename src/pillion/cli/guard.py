@@ -36,6 +36,7 @@ GRACE_S = 5.0
 _LINUX = sys.platform == "linux"
 _LOOK_S = 0.1
 """Without /proc nobody tells when the last process of a group ends: how often to look while one is ending."""
+_READINGS = 20
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 """Options of prctl(2)."""
 _prctl: Any = None
@@ -141,22 +142,33 @@ class Guard:
         return [pid for pid, owner in self.census().items() if owner == app]
 
     def census(self) -> dict[int, str]:
-        """Return the application of every living process that descends from this one; "" where it is not known."""
+        """Return the application of every living process that descends from this one; "" where it is not known.
+
+        The table is read entry by entry while processes come and go. One whose parent ended in between is being handed
+        to another parent, us perhaps: then it is read again. (Parents that stay unknown belong to others: `hidepid`.)
+        """
+        lost: set[int] = set()
+        for _ in range(_READINGS):
+            table = _processes()
+            before, lost = lost, {pid for pid, (parent, *_) in table.items() if parent > 1 and parent not in table}
+            if not lost or lost == before:
+                break
         apps = {number: app for app, number in self.numbers.items()}
-        table = _processes()
         me = os.getpid()
         found: dict[int, str] = {}
-        for pid, (parent, session) in table.items():
+        for pid, (parent, session, living) in table.items():
+            if not living or pid == me:
+                continue
             if session in apps:
                 found[pid] = apps[session]
                 continue
-            line = [pid]
-            while parent not in (0, 1, me) and parent in table and len(line) < 1000:
-                line.append(parent)
-                parent = table[parent][0]
-            if parent == me and pid != me:
-                origin = table[line[-1]][1]
-                found[pid] = apps.get(origin) or apps.get(line[-1]) or _marked(line[-1])
+            top = pid
+            for _ in range(len(table)):
+                if parent == me or parent not in table:
+                    break
+                top, parent = parent, table[parent][0]
+            if parent == me:
+                found[pid] = apps.get(table[top][1]) or _marked(top)
         return found
 
     def reap(self) -> None:
@@ -223,9 +235,9 @@ class Guard:
                 os.kill(pid, number)
 
 
-def _processes() -> dict[int, tuple[int, int]]:
-    """Return parent and session of every living process (proc(5), `stat`); zombies are left out."""
-    table: dict[int, tuple[int, int]] = {}
+def _processes() -> dict[int, tuple[int, int, bool]]:
+    """Return parent and session of every process, and whether it lives or only waits to be collected (proc(5))."""
+    table: dict[int, tuple[int, int, bool]] = {}
     if not _LINUX:
         return table
     for name in os.listdir("/proc"):
@@ -237,8 +249,7 @@ def _processes() -> dict[int, tuple[int, int]]:
                 state, parent, _, session = stat.read().rpartition(b")")[2].split()[:4]
         except (OSError, ValueError):
             continue
-        if state not in (b"Z", b"X"):
-            table[int(name)] = (int(parent), int(session))
+        table[int(name)] = (int(parent), int(session), state not in (b"Z", b"X"))
     return table
 
 
