@@ -159,7 +159,7 @@ class Calls:
         name = method.rpartition("/")[2].lower()
         if name in ("echo", "fail", "crash", "hang", "decorate", "rich"):
             return Method(unary=getattr(self, name))
-        if name in ("collect", "count", "pour", "chat", "linger"):
+        if name in ("collect", "count", "pour", "burst", "chat", "linger"):
             return Method(streaming=getattr(self, name))
         return None
 
@@ -205,6 +205,10 @@ class Calls:
         for _ in range(int(request or b"0")):
             await call.send(bytes(65_536))
             self.poured += 1
+
+    async def burst(self, call: ServerCall) -> None:
+        request = await call.receive()
+        await asyncio.gather(*(call.send(bytes(65_536)) for _ in range(int(request or b"0"))))
 
     async def chat(self, call: ServerCall) -> None:
         while (message := await call.receive()) is not None:

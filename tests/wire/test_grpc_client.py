@@ -493,6 +493,26 @@ def test_tls_and_unix_sockets(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_under_uvloop() -> None:
+    """The loop that programs run on: all kinds of calls, a graceful end, nothing left behind."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with serving(grpc=Calls()) as (address, server):
+            channel = Channel(address)
+            replies = await asyncio.gather(*(channel.unary("/s.S/Echo", bytes(n * 1000)) for n in range(200)))
+            assert [len(reply.message) for reply in replies] == [n * 1000 for n in range(200)]
+            pour = channel.stream("/s.S/Pour")
+            await pour.send(b"50")
+            await pour.half_close()
+            assert [await pour.receive() for _ in range(51)] == [bytes(65_536)] * 50 + [None]
+            await server.close(5)
+            assert not server.connections
+            await channel.close()
+
+    uvloop.run(main())
+
+
 def test_idle_and_silent_connections_are_given_up() -> None:
     async def main() -> None:
         async with serving(grpc=Calls()) as (address, _):

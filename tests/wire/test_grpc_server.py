@@ -213,6 +213,18 @@ def test_stream_that_nobody_reads_holds_its_sender_back() -> None:
     run(test)
 
 
+def test_a_handler_may_send_from_several_tasks() -> None:
+    """All of them wait while the window is closed, and all go on when it opens."""
+
+    async def test(channel: grpc.aio.Channel, calls: Calls) -> None:
+        messages = aiter(channel.unary_stream("/s.S/Burst")(b"30"))
+        assert len([len(await anext(messages)) for _ in range(30)]) == 30
+        with pytest.raises(StopAsyncIteration):
+            await anext(messages)
+
+    run(test)
+
+
 def test_graceful_close_lets_calls_finish() -> None:
     async def main() -> None:
         calls = Calls()

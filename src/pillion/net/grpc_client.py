@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from pillion.errors import Code
 from pillion.net.exchange import RpcError, UnaryReply
 from pillion.net.h2_pool import CannotConnect, ClientConnection, Pool, PoolClosed, PoolOptions
+from pillion.net.h2_streams import Sender
 from pillion.wire import grpc as g
 from pillion.wire.grpc import PREFIX, StatusError
-from pillion.wire.h2_connection import Stream
 from pillion.wire.h2_frames import ErrorCode, error_name
 from pillion.wire.h2_headers import ResponseHead, Trailers, encode
 
@@ -219,7 +219,7 @@ class _Opening:
             self.failure = RpcError(error.code, error.message)
 
 
-class _Call(Stream):
+class _Call(Sender):
     """What unary and streaming calls share: reading heads and ends, the deadline."""
 
     opening: _Opening | None = None
@@ -474,7 +474,6 @@ class _Streamed(_Call):
 
     unprocessed = False
     sent = False
-    _sender: asyncio.Future[None] | None = None
 
     def __init__(self, connection: ClientConnection, max_receive: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(connection, max_receive, loop)
@@ -504,10 +503,6 @@ class _Streamed(_Call):
 
     def has_begun(self) -> None:
         self._wake()
-
-    def drained(self) -> None:
-        if self._sender is not None and not self._sender.done():
-            self._sender.set_result(None)
 
     def fail(self, status: RpcError, *, unprocessed: bool = False) -> None:
         self.failure, self.unprocessed = status, unprocessed
@@ -556,8 +551,7 @@ class _Streamed(_Call):
             raise self.failure or RpcError(Code.UNAVAILABLE, "EOF")
         self.sent = True
         if not self.connection.send_data(self, PREFIX.pack(0, len(message)) + message, end=end):
-            self._sender = self.loop.create_future()
-            await self._sender
+            await self.flushed()
             if self.failure is not None:
                 raise self.failure
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError
+from pillion.net.h2_streams import Sender
 from pillion.wire import grpc as g
 from pillion.wire.grpc import PREFIX, StatusError
-from pillion.wire.h2_connection import Stream
 from pillion.wire.h2_frames import ErrorCode
 from pillion.wire.h2_headers import Trailers, encode
 
@@ -66,7 +66,9 @@ class GrpcSide:
         return make
 
     def ended(self, call: GrpcCall) -> None:
-        self.calls.discard(call)
+        if call in self.calls:
+            self.calls.discard(call)
+            call.server.unfinished -= 1
         if self._quiet is not None and not self.calls:
             self._quiet.set()
 
@@ -115,7 +117,7 @@ class Plan:
             ]
 
 
-class GrpcCall(Stream):
+class GrpcCall(Sender):
     """One call: the stream of the machine and the `ServerCall` of its handler in one object."""
 
     _task: asyncio.Task[None] | None = None
@@ -124,7 +126,6 @@ class GrpcCall(Stream):
     _deframer: g.Deframer | None = None
     _messages: deque[tuple[bytes, int]] | None = None
     _receiver: asyncio.Future[None] | None = None
-    _sender: asyncio.Future[None] | None = None
     _failure: StatusError | None = None
     _headers_sent = False
     _finished = False
@@ -158,7 +159,7 @@ class GrpcCall(Stream):
         if plan.failure is not None:
             self._finish(plan.failure.code, plan.failure.message)
             return
-        if len(self.side.calls) > _MOST_UNWINDING and len(self.side.calls) > 2 * len(self.connection.streams):
+        if self.server.unfinished >= 2 * self.connection.limits.streams:
             # Cancelled handlers that do not end hold memory although their streams are gone.
             self._finish(Code.RESOURCE_EXHAUSTED, "too many cancelled calls have not ended yet")
             return
@@ -282,11 +283,12 @@ class GrpcCall(Stream):
 
     def was_reset(self, code: int, text: str) -> None:
         self._finished = True
+        super().drained()
+        self._wake_receiver()
         self._cancel()
 
     def drained(self) -> None:
-        if self._sender is not None and not self._sender.done():
-            self._sender.set_result(None)
+        super().drained()
         if self._finished and not self.remote_ended:
             self._ended()
 
@@ -326,11 +328,7 @@ class GrpcCall(Stream):
         if not self._headers_sent:
             self._send_head()
         if not self.connection.send_data(self, PREFIX.pack(0, len(message)) + message):
-            self._sender = self.server.loop.create_future()
-            try:
-                await self._sender
-            finally:
-                self._sender = None
+            await self.flushed()
 
     async def send_headers(self) -> None:
         if not self._headers_sent and not self._finished:
@@ -340,6 +338,7 @@ class GrpcCall(Stream):
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.side.calls.add(self)
+        self.server.unfinished += 1
         self._task = self.server.loop.create_task(work)
 
     async def _serve_unary(self, unary: Unary, request: bytes) -> None:
@@ -468,6 +467,3 @@ class GrpcCall(Stream):
 
     def __repr__(self) -> str:
         return f"<GrpcCall {self.method} on stream {self.id}{', finished' if self._finished else ''}>"
-
-
-_MOST_UNWINDING = 4000

@@ -75,17 +75,14 @@ class H2Client:
         exchange = ClientExchange(connection, request.method)
         body = request.body
         exchange.connection.open(exchange, self._head(request), end=body == b"")
-        pump: asyncio.Task[None] | None = None
         if not isinstance(body, bytes):
-            pump = asyncio.get_running_loop().create_task(exchange.pump(body))
+            exchange.uploading = asyncio.get_running_loop().create_task(exchange.pump(body))
         elif body:
             connection.h2.send_data(exchange, body, end=True)
         try:
             return await exchange.answer
         except BaseException:
             exchange.cancel()
-            if pump is not None:
-                pump.cancel()
             raise
 
     def _head(self, request: Request) -> bytes:
@@ -118,6 +115,7 @@ class _Unprocessed(Exception):
 class ClientExchange(Sender):
     """One request and its response."""
 
+    uploading: asyncio.Task[None] | None = None
     _body: Body | None = None
     _whole: list[bytes] | None = None
 
@@ -198,8 +196,7 @@ class ClientExchange(Sender):
             self.pool.freed()
 
     def was_reset(self, code: int, text: str) -> None:
-        self.drained()
-        self._ended()
+        self._stop()
         if self._body is not None:
             self._body.fail(BodyIncomplete())
         if self.answer.done():
@@ -215,10 +212,16 @@ class ClientExchange(Sender):
             error = ServerDisconnected(self.pool.address, ConnectionError(text))
         self.answer.set_exception(error)
 
+    def _stop(self) -> None:
+        """The stream is gone, and the upload with it."""
+        self.drained()
+        self._ended()
+        if self.uploading is not None and self.uploading is not asyncio.current_task():
+            self.uploading.cancel()
+
     def cancel(self) -> None:
         """Nobody waits for the rest."""
         self.connection.reset(self, ErrorCode.CANCEL)
-        self.drained()
-        self._ended()
+        self._stop()
         if self.answer.done() and not self.answer.cancelled():
             self.answer.exception()

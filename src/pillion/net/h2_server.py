@@ -166,6 +166,8 @@ class H2ServerConnection(Driver):
         self._pinged_at = float("-inf")
         self._frames_at_ping = -1
         self._draining = False
+        self.unfinished = 0
+        """gRPC handlers that have not ended, those included whose streams are gone."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")

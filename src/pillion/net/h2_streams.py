@@ -63,6 +63,27 @@ def _nothing() -> None:
     """The window alone says when the peer may send."""
 
 
+class Sender(Stream):
+    """A stream whose users wait while the peer's window is closed."""
+
+    _flushed: asyncio.Future[None] | None = None
+
+    async def flushed(self) -> None:
+        """Wait until everything has been sent, or the stream is gone. Several may wait."""
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._flushed)
+
+    async def write(self, data: bytes, *, end: bool = False) -> None:
+        if not self.connection.send_data(self, data, end=end):
+            await self.flushed()
+
+    def drained(self) -> None:
+        if self._flushed is not None:
+            self._flushed.set_result(None)
+            self._flushed = None
+
+
 class HttpSide:
     """What all requests of a server share."""
 
@@ -83,14 +104,20 @@ class HttpSide:
             await asyncio.wait(self.calls)
 
 
-def refuse(status: int) -> Callable[[H2ServerConnection, int], Stream]:
+def refuse(status: int) -> Callable[[H2ServerConnection, int], Refusal]:
     """Return the maker of streams that answer with a bare status."""
+    return lambda connection, stream_id: Refusal(connection, stream_id, status)
 
-    class Refusal(Stream):
-        def received_head(self, head: RequestHead, ended: bool) -> None:
-            refuse_stream(self, status, ended)
 
-    return lambda connection, stream_id: Refusal(connection.h2, stream_id)
+class Refusal(Stream):
+    """A request that nobody serves."""
+
+    def __init__(self, server: H2ServerConnection, stream_id: int, status: int) -> None:
+        super().__init__(server.h2, stream_id)
+        self._status = status
+
+    def received_head(self, head: RequestHead, ended: bool) -> None:
+        refuse_stream(self, self._status, ended)
 
 
 def refuse_stream(stream: Stream, status: int, ended: bool) -> None:
@@ -99,24 +126,6 @@ def refuse_stream(stream: Stream, status: int, ended: bool) -> None:
     stream.connection.send_head(stream, block, end=True)
     if not ended:
         stream.connection.reset(stream, ErrorCode.NO_ERROR)
-
-
-class Sender(Stream):
-    """A stream whose owner waits while the peer's window is closed."""
-
-    _sender: asyncio.Future[None] | None = None
-
-    async def write(self, data: bytes, *, end: bool = False) -> None:
-        if not self.connection.send_data(self, data, end=end):
-            self._sender = asyncio.get_running_loop().create_future()
-            try:
-                await self._sender
-            finally:
-                self._sender = None
-
-    def drained(self) -> None:
-        if self._sender is not None and not self._sender.done():
-            self._sender.set_result(None)
 
 
 class HttpExchange(Sender):
@@ -182,6 +191,7 @@ class HttpExchange(Sender):
             self._collected()
 
     def was_reset(self, code: int, text: str) -> None:
+        self.drained()
         if self._body is not None:
             self._body.fail(BodyIncomplete())
         if self._task is not None and not self._task.done():
