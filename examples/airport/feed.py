@@ -24,12 +24,15 @@ PATIENCE_S = 60.0
 
 def main() -> None:
     rows = flights.lines(int(os.environ.get("AIRPORT_FLIGHTS", "0")))
+    copies = 2 if os.environ.get("AIRPORT_TWICE") else 1
     with DaprClient() as sidecar:
         open_the_day(sidecar, rows)
         key = sidecar.get_secret("secretstore", "signing-key").secret["signing-key"]
         for start in range(0, len(rows), BATCH):
             stay_near(sidecar, start - AHEAD)
-            publish(sidecar, [signed(row, key) for row in rows[start : start + BATCH]])
+            entries = [signed(row, key) for row in rows[start : start + BATCH]]
+            for _ in range(copies):
+                publish(sidecar, entries)
     print(f"{len(rows)} flights published")
 
 

@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     amount.add_argument("--flights", type=int, default=TWO_WEEKS, metavar="N",
                         help=f"the first N flights of 2013 (default {TWO_WEEKS:,}: two weeks)")  # fmt: skip
     amount.add_argument("--all", action="store_const", const=ALL, dest="flights", help=f"all {ALL:,} flights")
+    parser.add_argument("--twice", action="store_true", help="publish every flight twice; the result must not change")
     parser.add_argument("--no-node", action="store_true", help="do as if Node.js were missing")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the run")
     given = parser.parse_args()
@@ -60,8 +61,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = arguments()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         return play(given)
     except KeyboardInterrupt:
@@ -72,21 +73,32 @@ def main() -> int:
         return 1
 
 
+def _interrupt(*_: object) -> None:
+    """Stop once; what is being ended is not interrupted again."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def play(given: argparse.Namespace) -> int:
-    """One run from its data to its verdict."""
+    """One run from its data to its verdict. What has failed leaves its folder behind."""
     show.step(f"flights: {data.archive()}")
     rows = flights.lines(given.flights)
     missing = "--no-node was given" if given.no_node else scene.node_missing()
     if missing:
         show.warn(f"{missing}: a Python stand-in takes the place of the JavaScript board")
     folder = Path(tempfile.mkdtemp(prefix="airport-"))
-    good = False
+    keep = True
     try:
         with contextlib.ExitStack() as stack:
             here = prepare(given, folder, stack, node=not missing)
-            good = run(here, rows)
+            good = run(here, rows, repeats=len(rows) if given.twice else 0)
+        keep = given.keep or not good
+    except KeyboardInterrupt:
+        keep = given.keep
+        raise
     finally:
-        if given.keep or not good:
+        if keep:
             show.step(f"kept: {folder}")
         else:
             shutil.rmtree(folder)
@@ -104,21 +116,22 @@ def prepare(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack
     if given.state == "postgresql":
         secret["postgresql"] = stack.enter_context(servers.postgresql(folder / "postgresql", secret["postgresql"]))
         show.step("PostgreSQL started")
-    here = scene.write(folder, store=given.state, broker=given.broker, limit=given.flights, node=node, secret=secret)
+    told = {"AIRPORT_FLIGHTS": str(given.flights), "AIRPORT_TWICE": "1" if given.twice else ""}
+    here = scene.write(folder, store=given.state, broker=given.broker, node=node, environment=told, secret=secret)
     here.environment.update(environment)
     show.step(f"services: feed, enrich, board ({'JavaScript' if node else 'Python stand-in'}), lost; "
               f"state in {given.state}, messages in {given.broker}")  # fmt: skip
     return here
 
 
-def run(here: Scene, rows: list[str]) -> bool:
+def run(here: Scene, rows: list[str], *, repeats: int) -> bool:
     """Let the services work until every flight is accounted for; tell whether all is right."""
-    started = time.monotonic()
     log = here.folder / "airport.log"
     expected = account.of_file(rows)
+    started = time.monotonic()
     with pillion(here, log) as process:
         try:
-            enrich, board, lost = watch(here, process, len(rows))
+            enrich, board, lost = watch(here, process, len(rows), repeats)
         except Stalled as error:
             show.fail(str(error))
             show.console.print(log.read_text(errors="replace")[-3000:], markup=False)
@@ -164,20 +177,22 @@ def pillion(here: Scene, log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def watch(here: Scene, process: subprocess.Popen[bytes], total: int) -> list[dict[str, Any]]:
+def watch(here: Scene, process: subprocess.Popen[bytes], total: int, repeats: int) -> list[dict[str, Any]]:
     """Follow the services; return the tallies of enrich, board and lost once all flights are in. Raises `Stalled`."""
     last, moved = -1, time.monotonic()
     with show.progress(total) as tell:
         while True:
             if process.poll() is not None:
                 raise Stalled(f"pillion run has ended with status {process.returncode}")
-            board, lost = (ask(here, who) for who in ("board", "lost"))
-            done = board.get("flights", 0) + lost.get("flights", 0)
-            tell(board.get("flights", 0), lost.get("flights", 0))
-            if done >= total:
-                return [ask(here, "enrich"), {"repeated": 0, "airports": {}, "imprint": "0"} | board, lost]
-            if done != last:
-                last, moved = done, time.monotonic()
+            board, lost = ({"flights": 0} | ask(here, who) for who in ("board", "lost"))
+            done = board["flights"] + lost["flights"]
+            tell(board["flights"], lost["flights"])
+            enrich = ask(here, "enrich") if done >= total else {}
+            if enrich and enrich["repeated"] >= repeats:
+                return [enrich, {"repeated": 0, "airports": {}, "imprint": "0"} | board, lost]
+            now = done + enrich.get("repeated", 0)
+            if now != last:
+                last, moved = now, time.monotonic()
             elif time.monotonic() - moved > STALL_S:
                 raise Stalled(f"nothing moves: {done} of {total} flights after {STALL_S:g} s")
             time.sleep(LOOK_S)

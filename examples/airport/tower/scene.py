@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from tower import servers
+from tower import servers, show
 
 HERE = Path(__file__).resolve().parent.parent
 BOARD = HERE / "board"
@@ -40,15 +40,17 @@ def keys() -> dict[str, str]:
     return {name: secrets.token_hex(24) for name in ("signing-key", "redis-password", "postgresql")}
 
 
-def write(folder: Path, *, store: str, broker: str, limit: int, node: bool, secret: dict[str, str]) -> Scene:
-    """Write everything a run needs into its folder."""
+def write(
+    folder: Path, *, store: str, broker: str, node: bool, environment: dict[str, str], secret: dict[str, str]
+) -> Scene:
+    """Write everything a run needs into its folder; `environment` is for the applications."""
     plan = yaml.safe_load((HERE / "dapr.yaml").read_text("utf-8"))
     places = ("common", f"state-{store}", f"broker-{broker}")
     plan["common"] |= {
         "resourcesPaths": [str(HERE / "resources" / place) for place in places],
         "appLogDestination": "console",
         "daprdLogDestination": "console",
-        "env": {"AIRPORT_FLIGHTS": str(limit), "PYTHONUNBUFFERED": "1"},
+        "env": {"PYTHONUNBUFFERED": "1", **environment},
     }
     port = servers.free_port()
     for app in plan["apps"]:
@@ -79,6 +81,7 @@ def node_missing() -> str:
     stamp = BOARD / "node_modules" / ".package-lock.json"
     if stamp.is_file() and stamp.stat().st_mtime >= (BOARD / "package.json").stat().st_mtime:
         return ""
+    show.step("npm install, for the board")
     install = [npm, "install", "--no-audit", "--no-fund", "--loglevel=error"]
     done = subprocess.run(install, cwd=BOARD, capture_output=True, text=True, timeout=INSTALL_S)
     if done.returncode:

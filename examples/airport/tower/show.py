@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 EVERY_S = 2.0
 """How often a line of progress is written where no terminal is."""
 console = Console(highlight=False, soft_wrap=True)
-Meter = "Callable[[int, int, int], None]"
-"""Told how many flights are enriched, on the board, and lost."""
 
 
 def step(text: str) -> None:
