@@ -10,8 +10,9 @@ from pillion.net import listen
 from pillion.net.exchange import Method, RpcError
 from pillion.net.h2_server import H2Server
 from pillion.wire import h2_frames as f
-from pillion.wire.h2_connection import Connection, Stream
+from pillion.wire.h2_connection import Connection
 from pillion.wire.h2_headers import encode
+from pillion.wire.h2_stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

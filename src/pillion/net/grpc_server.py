@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillion.errors import Code
@@ -36,6 +38,12 @@ _HEAD_FIELDS = [
 ]
 _HEAD = encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
 _OK_TRAILERS = encode([(b"grpc-status", b"0")])
+
+
+if sys.version_info >= (3, 12):
+    _start: Callable[..., asyncio.Task[None]] = partial(asyncio.Task, eager_start=True)
+else:
+    _start = asyncio.Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +347,7 @@ class GrpcCall(Sender):
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.side.calls.add(self)
         self.server.unfinished += 1
-        self._task = self.server.loop.create_task(work)
+        self._task = _start(work, loop=self.server.loop)
 
     async def _serve_unary(self, unary: Unary, request: bytes) -> None:
         try:

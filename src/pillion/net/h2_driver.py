@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, cast
 from pillion.wire.h2_connection import Connection
 
 if TYPE_CHECKING:
-    from pillion.wire.h2_connection import Stream
     from pillion.wire.h2_frames import H2Error
     from pillion.wire.h2_headers import RequestHead
     from pillion.wire.h2_limits import Limits
+    from pillion.wire.h2_stream import Stream
 
 log = logging.getLogger("pillion.net.h2")
 

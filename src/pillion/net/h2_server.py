@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, cast
 from pillion.net.grpc_server import GrpcOptions, GrpcSide
 from pillion.net.h2_driver import Driver, Keepalive
 from pillion.net.h2_streams import HttpSide, plain, refuse
-from pillion.wire.h2_connection import Stream
 from pillion.wire.h2_frames import ErrorCode, H2Error, error_name
 from pillion.wire.h2_headers import Malformed, RequestHead
 from pillion.wire.h2_limits import Limits
+from pillion.wire.h2_stream import Stream
 
 if TYPE_CHECKING:
     from pillion.net.exchange import GrpcService, HttpService, Peer, Request

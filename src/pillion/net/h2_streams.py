@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from pillion.net.body import IncomingBody
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Request, Response
-from pillion.wire.h2_connection import Stream
 from pillion.wire.h2_frames import ErrorCode
 from pillion.wire.h2_headers import Fields, RequestHead, Trailers, encode
+from pillion.wire.h2_stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
