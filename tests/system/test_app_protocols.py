@@ -143,3 +143,16 @@ def test_unix_sockets_instead_of_ports(tmp_path: Path) -> None:
     finally:
         assert sidecar.stop() == 0
     assert not path.exists()
+
+
+def test_reflection_and_health(tmp_path: Path) -> None:
+    """Tools can ask the API port what it offers (spec `grpc-api.md` 1) and, beyond the reference, whether it is well."""
+    with SidecarProcess(tmp_path) as sidecar, grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
+        health = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert health(b"", timeout=10) == b"\x08\x01"
+        with pytest.raises(grpc.RpcError) as proxied:
+            health(b"", timeout=10, metadata=[("dapr-app-id", "somebody")])
+        assert proxied.value.code() != grpc.StatusCode.OK
+        listing = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        (reply,) = listing(iter([b"\x3a\x00"]), timeout=10)
+        assert b"dapr.proto.runtime.v1.Dapr" in reply

@@ -18,20 +18,22 @@ from pillion.wire import baggage, trace
 from pillion.wire.messages import rpc
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from pillion.api.operation import Operation, Rpc
     from pillion.net.exchange import Metadata, ServerCall, Streaming
+    from pillion.observe.grpc_meters import ServerMeter
     from pillion.observe.logs import ApiLog
 
 log = logging.getLogger("pillion.serve.grpc")
+NAMING = frozenset(("dapr-app-id", "dapr-callee-app-id"))
 UNTRACED = frozenset({"/dapr.proto.runtime.v1.Dapr/InvokeService"})
 
 
 class GrpcApi:
     """The `GrpcService` of the API port. `proxy` serves every method that no row has (spec `grpc-api.md` 6).
 
-    `extras` are further methods by full name, as served by the transport's own extras (reflection, health).
+    `extras` are further methods by full name; a call of one that names an application goes to that application.
     """
 
     def __init__(
@@ -43,14 +45,21 @@ class GrpcApi:
         tracing: bool = True,
         api_log: ApiLog | None = None,
         extras: dict[str, Method] | None = None,
+        meter: ServerMeter | None = None,
+        count_error: Callable[[str, str], None] | None = None,
     ) -> None:
-        self._methods: dict[str, Method] = dict(extras or {})
+        self._methods: dict[str, Method] = {}
+        self._extras = dict(extras or {})
         self._tracing = tracing
+        self._count_error = count_error
         for operation in operations:
             if operation.rpc is not None:
                 for name in operation.rpc.methods:
                     full = f"/{operation.rpc.service}/{name}"
                     self._methods[full] = self._method(full, operation.rpc)
+        if meter is not None:
+            self._methods = {name: meter.method(name, method) for name, method in self._methods.items()}
+            proxy = meter.proxied(proxy)
         self._proxy = Method(streaming=proxy)
         if api_log is not None:
             self._methods = {name: _logged(name, method, api_log) for name, method in self._methods.items()}
@@ -59,7 +68,13 @@ class GrpcApi:
     def find(self, method: str, metadata: Metadata) -> Method | None:
         if self._token and (refusal := _refusal(metadata, self._token)) is not None:
             return refusal
-        return self._methods.get(method, self._proxy)
+        found = self._methods.get(method)
+        if found is not None:
+            return found
+        extra = self._extras.get(method)
+        if extra is None or any(name in NAMING for name, _ in metadata):
+            return self._proxy
+        return extra
 
     def _method(self, full: str, row: Rpc) -> Method:
         if row.unary is not None:
@@ -76,7 +91,7 @@ class GrpcApi:
                         _trace(call)
                     reply = await serve(RpcCall(full, call), message)
                 except Exception as error:
-                    raise _failed(full, error) from error
+                    raise self._failed(full, error) from error
                 return reply.SerializeToString()
 
             return Method(unary=unary)
@@ -87,9 +102,18 @@ class GrpcApi:
             try:
                 await stream(RpcCall(full, call))
             except Exception as error:
-                raise _failed(full, error) from error
+                raise self._failed(full, error) from error
 
         return Method(streaming=streaming)
+
+    def _failed(self, method: str, error: Exception) -> RpcError:
+        """Return the status that is answered for what left a handler, and count it."""
+        if isinstance(error, ApiError):
+            if self._count_error is not None:
+                self._count_error(error.fault.http_code or error.fault.grpc_reason, error.fault.category)
+        elif not isinstance(error, (RpcError, ComponentError, asyncio.TimeoutError, ValueError)):
+            log.error("%s failed", method, exc_info=error)
+        return rpc_error(error)
 
 
 def _trace(call: ServerCall) -> None:
@@ -105,12 +129,6 @@ def _trace(call: ServerCall) -> None:
             except ValueError as error:
                 raise RpcError(Code.INVALID_ARGUMENT, f"invalid baggage header: {error}") from error
             call.initial_metadata.append((name, value))
-
-
-def _failed(method: str, error: Exception) -> RpcError:
-    if not isinstance(error, (ApiError, RpcError, ComponentError, asyncio.TimeoutError, ValueError)):
-        log.error("%s failed", method, exc_info=error)
-    return rpc_error(error)
 
 
 def _refusal(metadata: Metadata, token: str) -> Method | None:

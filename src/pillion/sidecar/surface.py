@@ -26,6 +26,7 @@ from pillion.blocks.streaming import StreamingBlock
 from pillion.blocks.subscriptions import Subscriptions
 from pillion.net import tls
 from pillion.net.grpc_client import Channel
+from pillion.net.grpc_extras import Health, reflection_methods
 from pillion.net.grpc_server import GrpcOptions
 from pillion.net.h2_client import H2Client
 from pillion.net.h2_driver import Keepalive
@@ -40,6 +41,7 @@ from pillion.peers.pool import Pool
 from pillion.peers.proxy import Proxy
 from pillion.peers.resolve import Directory
 from pillion.resiliency.builtin import BuiltIn
+from pillion.security import acl
 from pillion.security.scopes import SecretScopes
 from pillion.serve.grpc import GrpcApi
 from pillion.serve.http import HttpApi, HttpSettings
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from pillion.peers.endpoints import Endpoint
     from pillion.peers.proxy import OpenApp
     from pillion.peers.resolve import Target
+    from pillion.serve.internal import Authorize
+    from pillion.resiliency.machine import Retry
     from pillion.resiliency.policies import Policies
     from pillion.sidecar.components import Components
     from pillion.sidecar.environment import Environment
@@ -69,6 +73,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion.sidecar")
 PEER_POOL = PoolOptions(connect_timeout_s=30.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=180.0, always=True))
 """Towards other sidecars: pings also without calls, connections kept for three idle minutes (spec `grpc-api.md` 1)."""
+OFFERED = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService")
+INTERNAL = ("dapr.proto.internals.v1.ServiceInvocation",)
 HEAD_SLACK = 64
 """Response heads of the application may be this many times longer than request heads are allowed to be."""
 
@@ -112,10 +118,14 @@ class Surface:
             retry=policies.retry(BuiltIn.SERVICE),
         )  # fmt: skip
         guided = policies if policies.active else None
-        proxy = Proxy(app_id, namespace, lambda: _opener(channel), self._peers, policies=guided, endpoints=endpoints)
+        authorize = _authorize(config, options.app_protocol)
+        proxy = Proxy(
+            app_id, namespace, lambda: _opener(channel), self._peers, policies=guided, authorize=authorize,
+            endpoints=endpoints,
+        )  # fmt: skip
 
         # Messages to the application.
-        topics = _topics(channel, app_id)
+        topics = _topics(channel, app_id, policies.retry(BuiltIn.INITIALIZATION))
         self.subscriptions = Subscriptions(
             live.brokers, topics, ask="subscribe" not in options.disable_init_endpoints
         )
@@ -174,8 +184,9 @@ class Surface:
             api_token=environment.api_token,
             tracing=tracing,
             api_log=api_log,
+            extras={**reflection_methods(OFFERED), **Health().methods()},
         )
-        internal = InternalService(lambda: channel, proxy=proxy.serve)
+        internal = InternalService(lambda: channel, proxy=proxy.serve, further=reflection_methods(INTERNAL))
 
         # The servers.
         limits = GrpcOptions(max_receive=_no_limit(options.max_body_size), max_send=_no_limit(options.max_body_size))
@@ -244,6 +255,14 @@ def _channel(options: Options, environment: Environment) -> AppChannel | None:
     )  # fmt: skip
 
 
+def _authorize(config: Configuration, protocol: str) -> Authorize | None:
+    """What admits calls from other applications, None when nothing could be denied."""
+    for doubt in acl.doubts(config.access_control, protocol):
+        log.warning("%s", doubt)
+    rules = acl.access_rules(config.access_control, protocol)
+    return None if rules is None else acl.guard(rules)
+
+
 def _opener(channel: AppChannel | None) -> OpenApp | None:
     if channel is None or channel.grpc is None:
         return None
@@ -255,10 +274,10 @@ def _opener(channel: AppChannel | None) -> OpenApp | None:
     return open_app
 
 
-def _topics(channel: AppChannel | None, app_id: str) -> TopicsOfApp | None:
+def _topics(channel: AppChannel | None, app_id: str, retry: Retry) -> TopicsOfApp | None:
     if channel is None:
         return None
-    return HttpTopics(channel, app_id) if channel.http is not None else GrpcTopics(channel)
+    return HttpTopics(channel, app_id, retry=retry) if channel.http is not None else GrpcTopics(channel, retry=retry)
 
 
 def _no_limit(size: int) -> int:
