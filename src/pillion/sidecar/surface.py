@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from pillion.peers.endpoints import Endpoint
     from pillion.peers.proxy import OpenApp
     from pillion.peers.resolve import Target
-    from pillion.serve.internal import Authorize
     from pillion.resiliency.machine import Retry
     from pillion.resiliency.policies import Policies
+    from pillion.serve.internal import Authorize
     from pillion.sidecar.components import Components
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
@@ -126,9 +126,7 @@ class Surface:
 
         # Messages to the application.
         topics = _topics(channel, app_id, policies.retry(BuiltIn.INITIALIZATION))
-        self.subscriptions = Subscriptions(
-            live.brokers, topics, ask="subscribe" not in options.disable_init_endpoints
-        )
+        self.subscriptions = Subscriptions(live.brokers, topics, ask="subscribe" not in options.disable_init_endpoints)
         self._streaming = StreamingBlock(live.brokers, self.subscriptions)
 
         # The blocks and their rows.
@@ -186,7 +184,9 @@ class Surface:
             api_log=api_log,
             extras={**reflection_methods(OFFERED), **Health().methods()},
         )
-        internal = InternalService(lambda: channel, proxy=proxy.serve, further=reflection_methods(INTERNAL))
+        internal = InternalService(
+            lambda: channel, proxy=proxy.serve, authorize=authorize, further=reflection_methods(INTERNAL)
+        )
 
         # The servers.
         limits = GrpcOptions(max_receive=_no_limit(options.max_body_size), max_send=_no_limit(options.max_body_size))
