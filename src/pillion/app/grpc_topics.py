@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from google.protobuf.message import DecodeError
 
-from pillion.app.topics import UNREACHABLE, insist, unreachable
+from pillion.app.topics import ASK, UNREACHABLE, insist, unreachable
 from pillion.errors import Code, ConfigError
 from pillion.kinds.rules import Rule, compile_rule
 from pillion.kinds.topics import TopicSubscription, Unprocessed, Verdict, bulk_of
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pillion.app.channel import AppChannel
     from pillion.kinds.topics import BulkItem, Event
     from pillion.net.exchange import Metadata
+    from pillion.resiliency.machine import Retry
     from pillion.wire.messages import wellknown
 
 log = logging.getLogger("pillion.app.topics")
@@ -53,7 +54,14 @@ class GrpcTopics:
 
     needs_fields = True
 
-    def __init__(self, channel: AppChannel, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        channel: AppChannel,
+        *,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        retry: Retry = ASK,
+    ) -> None:
+        self._retry = retry
         self._channel = channel
         self._pause = pause
 
@@ -70,7 +78,7 @@ class GrpcTopics:
             return reply.message
 
         try:
-            answer = m.ListTopicSubscriptionsResponse.FromString(await insist(ask, self._pause))
+            answer = m.ListTopicSubscriptionsResponse.FromString(await insist(ask, self._pause, self._retry))
         except DecodeError as error:
             raise ConfigError(
                 f"not a ListTopicSubscriptionsResponse: {error}", where="ListTopicSubscriptions"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from random import random
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
@@ -20,6 +21,7 @@ from pillion.errors import ComponentError
 from pillion.kinds.topics import Unprocessed, Verdict
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Request, RpcError
 from pillion.net.http_client import HttpError
+from pillion.resiliency.builtin import BUILT_IN, BuiltIn
 from pillion.wire import gojson, trace
 from pillion.wire.cloudevents import BULK_TYPE, CLOUDEVENT
 
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
     from pillion.app.channel import AppChannel
     from pillion.kinds.topics import BulkItem, Event, TopicSubscription
     from pillion.net.exchange import Headers
+    from pillion.resiliency.machine import Retry
 
 T = TypeVar("T")
 log = logging.getLogger("pillion.app.topics")
-PAUSES_S = (0.5, 0.75, 1.0)
-"""Between the attempts to ask for subscriptions (spec `runtime.md` 4.3, DaprBuiltInInitializationRetries)."""
+ASK = BUILT_IN[BuiltIn.INITIALIZATION]
+"""How often an application is asked, unless a Resiliency says otherwise (spec `runtime.md` 4.3)."""
 ASK_BUDGET_S = 10.0
+"""For one answer."""
 UNREACHABLE = (HttpError, RpcError, OSError, ComponentError, BodyIncomplete, BodyTooLarge, ValueError)
 """What a call to the application fails with when there is no answer; TimeoutError is an OSError."""
 _NO_TRACE = (b"traceparent", trace.NONE.encode())
@@ -49,8 +53,14 @@ class HttpTopics:
     needs_fields = False
 
     def __init__(
-        self, channel: AppChannel, app_id: str, *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        channel: AppChannel,
+        app_id: str,
+        *,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        retry: Retry = ASK,
     ) -> None:
+        self._retry = retry
         self._channel = channel
         self._app_id = app_id
         self._pause = pause
@@ -63,7 +73,7 @@ class HttpTopics:
             response = await self._channel.request(Request("GET", b"/dapr/subscribe", list(headers)))
             return response.status, await read_all(response)
 
-        status, body = await insist(ask, self._pause)
+        status, body = await insist(ask, self._pause, self._retry)
         if status == 404:
             return []
         if status != 200:
@@ -81,20 +91,22 @@ class HttpTopics:
         return f"<HttpTopics of {self._app_id}>"
 
 
-async def insist(ask: Callable[[], Awaitable[T]], pause: Callable[[float], Awaitable[None]]) -> T:
-    """Run `ask` until it succeeds, a few times and within ten seconds; raises `ComponentError` with the last reason."""
-    try:
-        async with asyncio.timeout(ASK_BUDGET_S):
-            for wait_s in PAUSES_S:
-                try:
-                    return await ask()
-                except UNREACHABLE as error:
-                    log.warning("asking the application for its subscriptions failed, trying again: %s", error)
-                    await pause(wait_s)
-            return await ask()
-    except UNREACHABLE as error:
-        reason = str(error) or type(error).__name__
-        raise ComponentError(f"the application did not tell its subscriptions: {reason}") from error
+async def insist(ask: Callable[[], Awaitable[T]], pause: Callable[[float], Awaitable[None]], retry: Retry) -> T:
+    """Run `ask` until it succeeds, as often as `retry` says; raises `ComponentError` with the last reason."""
+    now = asyncio.get_running_loop().time
+    retries, began = 0, now()
+    while True:
+        try:
+            async with asyncio.timeout(ASK_BUDGET_S):
+                return await ask()
+        except UNREACHABLE as error:
+            reason = str(error) or type(error).__name__
+            wait_s = retry.wait(retries, now() - began, random)
+            if wait_s is None:
+                raise ComponentError(f"the application did not tell its subscriptions: {reason}") from error
+            log.warning("asking the application for its subscriptions failed, trying again: %s", reason)
+            retries += 1
+            await pause(wait_s)
 
 
 class _Delivery:

@@ -23,11 +23,11 @@ class BuiltIn(StrEnum):
 
 
 BUILT_IN: Mapping[BuiltIn, Retry] = {
-    BuiltIn.SERVICE: Retry(BuiltIn.SERVICE, 3, 1.0),
-    BuiltIn.ACTOR: Retry(BuiltIn.ACTOR, 3, 1.0),
-    BuiltIn.REMINDER: Retry(BuiltIn.REMINDER, 0, INITIAL_S, GROWTH, SPREAD, 60.0, TOTAL_S),
-    BuiltIn.INITIALIZATION: Retry(BuiltIn.INITIALIZATION, 3, INITIAL_S, GROWTH, SPREAD, 1.0, 10.0),
-    BuiltIn.ACTOR_NOT_FOUND: Retry(BuiltIn.ACTOR_NOT_FOUND, 5, 1.0),
+    BuiltIn.SERVICE: Retry(BuiltIn.SERVICE.value, 3, 1.0),
+    BuiltIn.ACTOR: Retry(BuiltIn.ACTOR.value, 3, 1.0),
+    BuiltIn.REMINDER: Retry(BuiltIn.REMINDER.value, 0, INITIAL_S, GROWTH, SPREAD, 60.0, TOTAL_S),
+    BuiltIn.INITIALIZATION: Retry(BuiltIn.INITIALIZATION.value, 3, INITIAL_S, GROWTH, 0.0, 1.0, 10.0),
+    BuiltIn.ACTOR_NOT_FOUND: Retry(BuiltIn.ACTOR_NOT_FOUND.value, 5, 1.0),
 }
 LEAST_RETRIES = 3
 """Of one that is overridden; "unlimited" is lowered to it too, as in the reference."""
