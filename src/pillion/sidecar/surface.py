@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from pillion import REFERENCE_VERSION
+from pillion.api.allow import GrpcRules, HttpRules
 from pillion.app.channel import AppChannel
 from pillion.app.grpc_topics import GrpcTopics
 from pillion.app.topics import HttpTopics
@@ -43,6 +44,7 @@ from pillion.peers.resolve import Directory
 from pillion.resiliency.builtin import BuiltIn
 from pillion.security import acl
 from pillion.security.scopes import SecretScopes
+from pillion.serve.closed import OpenMethods, no_fallback
 from pillion.serve.grpc import GrpcApi
 from pillion.serve.http import HttpApi, HttpSettings
 from pillion.serve.internal import InternalService
@@ -175,7 +177,10 @@ class Surface:
             tracing=tracing,
             api_log=api_log,
         )
-        http = HttpApi(operations, settings, invoke.http)
+        routes = HttpRules(config.api_allowed, config.api_denied)
+        methods = GrpcRules(config.api_allowed, config.api_denied)
+        offered = routes.offered(operations) if routes else operations
+        http = HttpApi(offered, settings, invoke.http if routes.invocation else no_fallback(offered))
         grpc = GrpcApi(
             operations,
             proxy=proxy.serve,
@@ -198,7 +203,7 @@ class Surface:
             max_head=options.read_buffer_size,
             h2=http2.take_over if http2 is not None else None,
         )
-        self.grpc_server = H2Server(grpc=grpc, options=server_options)
+        self.grpc_server = H2Server(grpc=OpenMethods(grpc, methods) if methods else grpc, options=server_options)
         self.internal_server = H2Server(grpc=internal, options=server_options)
         self.public_server = HttpServer(
             PublicApi([*metadata, *health]), max_body=options.max_body_size, max_head=options.read_buffer_size
