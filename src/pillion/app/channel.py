@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 from pillion.errors import ComponentError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pillion.net.exchange import ClientStream, GrpcChannel, Metadata, Request, Response, UnaryReply
+
+    Send = Callable[[Request], Awaitable[Response]]
+    CallUnary = Callable[[str, bytes, Metadata | None, float | None], Awaitable[UnaryReply]]
 
 
 class AppUnhealthy(ComponentError):
@@ -30,10 +35,18 @@ class HttpTransport(Protocol):
     async def close(self) -> None: ...
 
 
+def _plain(grpc: GrpcChannel) -> CallUnary:
+    def unary(method: str, message: bytes, metadata: Metadata | None, timeout_s: float | None) -> Awaitable[UnaryReply]:
+        return grpc.unary(method, message, metadata=metadata, timeout_s=timeout_s)
+
+    return unary
+
+
 class AppChannel:
     """Calls to the application.
 
     `http` is set for the protocols http, https and h2c, `grpc` for grpc and grpcs; exactly one of them.
+    `meter_http` and `meter_grpc` wrap the way there with what counts calls; health probes take another way.
     `token` is APP_API_TOKEN. `limit` 0 means unlimited. `healthy` is switched by the health prober.
     """
 
@@ -47,6 +60,8 @@ class AppChannel:
         limit: int = 0,
         address: str = "127.0.0.1",
         port: int = 0,
+        meter_http: Callable[[Send], Send] | None = None,
+        meter_grpc: Callable[[CallUnary], CallUnary] | None = None,
     ) -> None:
         self.protocol = protocol
         self.http = http
@@ -56,6 +71,12 @@ class AppChannel:
         self.address = address
         self.port = port
         self.healthy = True
+        self._send: Send | None = http.request if http is not None else None
+        self._unary = _plain(grpc) if grpc is not None else None
+        if meter_http is not None and self._send is not None:
+            self._send = meter_http(self._send)
+        if meter_grpc is not None and self._unary is not None:
+            self._unary = meter_grpc(self._unary)
         self._slots = asyncio.Semaphore(limit) if limit > 0 else None
         self._token_header = (b"dapr-api-token", token.encode()) if token else None
 
@@ -64,17 +85,17 @@ class AppChannel:
 
         Raises `AppUnhealthy` and what the client raises. `gated` False: probes and external invocation.
         """
-        assert self.http is not None
+        assert self._send is not None
         if gated and not self.healthy:
             raise AppUnhealthy
         if self._token_header is not None:
             request.headers = [pair for pair in request.headers if pair[0] != b"dapr-api-token"]
             request.headers.append(self._token_header)
         if self._slots is None:
-            return await self.http.request(request)
+            return await self._send(request)
         await self._slots.acquire()
         try:
-            response = await self.http.request(request)
+            response = await self._send(request)
         except BaseException:
             self._slots.release()
             raise
@@ -96,7 +117,7 @@ class AppChannel:
         with_token: bool = True,
     ) -> UnaryReply:
         """Call a gRPC application. `limited` counts against the concurrency limit: invoke and jobs alone do."""
-        assert self.grpc is not None
+        assert self._unary is not None
         if gated and not self.healthy:
             raise AppUnhealthy
         metadata = [] if metadata is None else metadata
@@ -104,9 +125,9 @@ class AppChannel:
             metadata = [pair for pair in metadata if pair[0] != "dapr-api-token"]
             metadata.append(("dapr-api-token", self.token))
         if self._slots is None or not limited:
-            return await self.grpc.unary(method, message, metadata=metadata, timeout_s=timeout_s)
+            return await self._unary(method, message, metadata, timeout_s)
         async with self._slots:
-            return await self.grpc.unary(method, message, metadata=metadata, timeout_s=timeout_s)
+            return await self._unary(method, message, metadata, timeout_s)
 
     def stream(self, method: str, *, metadata: Metadata, timeout_s: float | None = None) -> ClientStream:
         """Open any gRPC call to the application, for proxying; adds the token."""

@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pillion.net.exchange import Request
+from pillion.errors import Code, code_name
+from pillion.net.exchange import Request, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pillion.app.channel import AppChannel
+
+    CountProbe = Callable[[str, str, float], None]
 
 log = logging.getLogger("pillion.app.health")
 DIAL_TIMEOUT_S = 0.5
@@ -75,8 +79,10 @@ async def port_open(host: str, port: int, *, tls: bool) -> None:
         return
 
 
-async def probe(channel: AppChannel, path: str, timeout_s: float) -> bool:
+async def probe(channel: AppChannel, path: str, timeout_s: float, count: CountProbe | None = None) -> bool:
     """Ask the application once: 2xx of an HTTP GET, or an answered HealthCheck."""
+    started = time.perf_counter()
+    protocol, status = ("http", "500") if channel.http is not None else ("grpc", code_name(Code.UNAVAILABLE))
     try:
         async with asyncio.timeout(timeout_s):
             if channel.http is not None:
@@ -84,13 +90,20 @@ async def probe(channel: AppChannel, path: str, timeout_s: float) -> bool:
                 if not isinstance(response.body, bytes):
                     async for _ in response.body:
                         pass
+                status = str(response.status)
                 return 200 <= response.status < 300
             assert channel.grpc is not None
             await channel.grpc.unary(HEALTH_METHOD, b"", timeout_s=timeout_s)
+            status = code_name(0)
             return True
     except Exception as error:
+        if isinstance(error, RpcError):
+            status = code_name(error.code)
         log.debug("health probe failed: %s", error)
         return False
+    finally:
+        if count is not None:
+            count(protocol, status, (time.perf_counter() - started) * 1000)
 
 
 async def watch(
@@ -101,14 +114,18 @@ async def watch(
     timeout_s: float,
     threshold: int,
     changed: Callable[[bool], Awaitable[None]],
+    count: CountProbe | None = None,
 ) -> None:
-    """Probe at once and then every `interval_s`, never two at a time; report each change. Runs until cancelled."""
+    """Probe at once and then every `interval_s`, never two at a time; report each change. Runs until cancelled.
+
+    `count` is told the protocol, the status and the milliseconds of each probe.
+    """
     verdict = Verdict(threshold)
     channel.healthy = False
     loop = asyncio.get_running_loop()
     while True:
         started = loop.time()
-        change = verdict.feed(await probe(channel, path, timeout_s))
+        change = verdict.feed(await probe(channel, path, timeout_s, count))
         if change is not None:
             channel.healthy = change
             log.info("the application is %s", "healthy" if change else f"unhealthy: {threshold} probes failed in a row")

@@ -43,7 +43,13 @@ class Meter(Protocol):
 
     def egress(self, pubsub: str, topic: str, success: bool, elapsed_ms: float) -> None: ...
 
+    def egress_bulk(self, pubsub: str, topic: str, success: bool, elapsed_ms: float) -> None: ...
+
     def ingress(self, pubsub: str, topic: str, status: str, elapsed_ms: float) -> None: ...
+
+    def ingress_bulk(self, pubsub: str, topic: str, statuses: dict[str, int], elapsed_ms: float) -> None:
+        """One bulk; `statuses` tells how many of its messages ended with which status."""
+        ...
 
 
 @dataclass(slots=True)

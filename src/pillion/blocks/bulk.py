@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pillion.blocks.delivery import Carrier, Fate
@@ -114,6 +115,7 @@ class BulkCourier(Carrier):
         assert task is not None
         self._running.add(task)
         started = self._clock.monotonic()
+        tally: Counter[str] = Counter()
         answers: list[Answer] = [None] * len(deliveries)
         groups: dict[str, list[_Entry]] = {}
         try:
@@ -123,14 +125,17 @@ class BulkCourier(Carrier):
                     entry = _Entry(position, delivery, BulkItem(self._new_id(), event))
                     groups.setdefault(what, []).append(entry)
                 else:
-                    answers[position] = await self._settle(self.undeliverable(delivery, fate, what), started)
+                    answers[position] = await self._settle(self.undeliverable(delivery, fate, what), tally)
             for path, entries in groups.items():
-                await self._send(path, entries, answers, started)
+                await self._send(path, entries, answers, tally)
         finally:
             self._running.discard(task)
+            if self._meter is not None:
+                topic, elapsed_ms = self.plan.subscription.topic, (self._clock.monotonic() - started) * 1000
+                self._meter.ingress_bulk(self.broker.name, topic, tally, elapsed_ms)
         return answers
 
-    async def _send(self, path: str, entries: list[_Entry], answers: list[Answer], started: float) -> None:
+    async def _send(self, path: str, entries: list[_Entry], answers: list[Answer], tally: Counter[str]) -> None:
         """Send the entries of one path; every retry of the policy sends only those that failed."""
         left = entries
         dropped: list[_Entry] = []
@@ -153,15 +158,15 @@ class BulkCourier(Carrier):
         except (Unprocessed, ComponentError, TimeoutError) as error:
             failure = error
         for entry in dropped:
-            answers[entry.position] = await self._settle(self.dropped(entry.delivery), started)
+            answers[entry.position] = await self._settle(self.dropped(entry.delivery), tally)
         for entry in left if failure is not None else ():
             answers[entry.position] = await self._settle(
-                self.refused(entry.delivery, failure or Unprocessed("")), started
+                self.refused(entry.delivery, failure or Unprocessed("")), tally
             )
-        for _ in range(len(entries) - len(dropped) - (len(left) if failure is not None else 0)):
-            self.count("success", started)
+        if processed := len(entries) - len(dropped) - (len(left) if failure is not None else 0):
+            tally["success"] += processed
 
-    async def _settle(self, ending: Coroutine[Any, Any, str], started: float) -> Answer:
+    async def _settle(self, ending: Coroutine[Any, Any, str], tally: Counter[str]) -> Answer:
         status = "retry"
         try:
             status = await ending
@@ -170,7 +175,7 @@ class BulkCourier(Carrier):
         except Withheld as error:
             return error
         finally:
-            self.count(status, started)
+            tally[status] += 1
         return None
 
 

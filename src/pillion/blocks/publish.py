@@ -233,8 +233,9 @@ class PublishBlock:
         self._check_ids(entries, broker, topic)
         self._enclose(entries, broker, topic, metadata, call, raw=raw)
         self._admit(broker, topic)
+        started = self._clock.monotonic()
         failed, _ = await publish_all(broker, topic, entries, metadata)
-        self._count_all(broker, topic, entries, failed)
+        self._count_bulk(broker, topic, not failed, started)
         return (
             bulk_failure(self._failed(faults.PUBLISH, broker, topic, failed[0][1]), failed) if failed else Response(204)
         )
@@ -276,8 +277,9 @@ class PublishBlock:
         self._check_ids(entries, broker, topic)
         self._enclose(entries, broker, topic, metadata, call, raw=raw)
         self._admit(broker, topic)
+        started = self._clock.monotonic()
         failed, partial = await publish_all(broker, topic, entries, metadata)
-        self._count_all(broker, topic, entries, failed)
+        self._count_bulk(broker, topic, not failed, started)
         if failed and not partial:
             raise self._failed(faults.PUBLISH, broker, topic, failed[0][1])
         reply = m.BulkPublishResponse()
@@ -309,13 +311,9 @@ class PublishBlock:
                 entry.data = self._event(broker, topic, entry.data, entry.content_type, entry.metadata, call)
                 entry.content_type = CLOUDEVENT
 
-    def _count_all(
-        self, broker: Broker, topic: str, entries: Sequence[BulkEntry], failed: Sequence[tuple[str, str]]
-    ) -> None:
+    def _count_bulk(self, broker: Broker, topic: str, success: bool, started: float) -> None:
         if self._meter is not None:
-            broken = {entry_id for entry_id, _ in failed}
-            for entry in entries:
-                self._meter.egress(broker.name, topic, entry.entry_id not in broken, 0.0)
+            self._meter.egress_bulk(broker.name, topic, success, (self._clock.monotonic() - started) * 1000)
 
 
 def _metadata(call: HttpCall) -> dict[str, str]:

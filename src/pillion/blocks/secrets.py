@@ -8,6 +8,7 @@ from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.errors import ApiError, Code, ComponentError, Fault
 from pillion.net.exchange import Response
+from pillion.observe.meters import untimed
 from pillion.wire import gojson
 from pillion.wire.messages import runtime as m
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.kinds.secrets import SecretStore
+    from pillion.observe.meters import Timed
 
 NOT_CONFIGURED = Fault(
     "ERR_SECRET_STORES_NOT_CONFIGURED", 500, Code.FAILED_PRECONDITION, "secret store is not configured",
@@ -56,9 +58,10 @@ class Store(Protocol):
 class SecretsBlock:
     """The handlers; `stores` is the live registry."""
 
-    def __init__(self, stores: Mapping[str, Store], scopes: Scopes) -> None:
+    def __init__(self, stores: Mapping[str, Store], scopes: Scopes, *, timed: Timed = untimed) -> None:
         self._stores = stores
         self._scopes = scopes
+        self._timed = timed
 
     def operations(self) -> list[Operation]:
         """The rows of this block; `bulk` is a static segment and so wins over a secret of that name."""
@@ -85,14 +88,14 @@ class SecretsBlock:
         if not self._scopes.allows(name, key):
             raise ApiError(DENIED, key=key, store=name)
         try:
-            return await store.component.get(key, metadata)
+            return await self._timed("get", name, store.component.get(key, metadata))
         except ComponentError as error:
             raise ApiError(GET, key=key, store=name, error=error) from error
 
     async def _bulk_get(self, name: str, metadata: Mapping[str, str]) -> dict[str, dict[str, str]]:
         store = self._find(name)
         try:
-            found = await store.component.bulk_get(metadata)
+            found = await self._timed("bulk_get", name, store.component.bulk_get(metadata))
         except ComponentError as error:
             raise ApiError(BULK_GET, store=name, error=error) from error
         return {key: value for key, value in found.items() if self._scopes.allows(name, key)}

@@ -27,6 +27,7 @@ from pillion.kinds.state import (
     TransactionalStore,
 )
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
+from pillion.observe.meters import untimed
 from pillion.wire import gojson
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.kinds.keys import KeyPrefix
+    from pillion.observe.meters import Timed
 
 PARALLEL = 100
 """Single operations in flight for one bulk request, where the store has no bulk of its own."""
@@ -62,9 +64,10 @@ class Store(Protocol):
 class StateBlock:
     """The handlers. `stores` is the live registry: components come and go while the sidecar runs."""
 
-    def __init__(self, app_id: str, stores: Mapping[str, Store]) -> None:
+    def __init__(self, app_id: str, stores: Mapping[str, Store], *, timed: Timed = untimed) -> None:
         self._app_id = app_id
         self._stores = stores
+        self._timed = timed
 
     def operations(self) -> list[Operation]:
         """The rows of this block."""
@@ -122,20 +125,17 @@ class StateBlock:
             faults.ILLEGAL_KEY, text=text, resource=store.name, fields=[(key if named else "", text)], metadata=None
         )
 
-    @staticmethod
-    async def _set(store: Store, requests: Sequence[Set]) -> None:
+    async def _set(self, store: Store, requests: Sequence[Set]) -> None:
+        component = store.component
         try:
-            if len(requests) == 1:
-                await store.component.set(requests[0])
-            else:
-                await _each(store.component.set, requests)
+            work = component.set(requests[0]) if len(requests) == 1 else _each(component.set, requests)
+            await self._timed("set", store.name, work)
         except ComponentError as error:
             raise _etag(faults.SAVE, error, store=store.name) from error
 
-    @staticmethod
-    async def _bulk_get(store: Store, requests: list[Get], parallelism: int) -> list[Found]:
+    async def _bulk_get(self, store: Store, requests: list[Get], parallelism: int) -> list[Found]:
         if isinstance(store.component, BulkGetStore):
-            return await store.component.bulk_get(requests)
+            return await self._timed("bulk_get", store.name, store.component.bulk_get(requests))
 
         async def one(request: Get) -> Found:
             try:
@@ -143,7 +143,8 @@ class StateBlock:
             except ComponentError as error:
                 return Found(request.key, error=str(error))
 
-        return await _gather(one, requests, parallelism if 0 < parallelism < PARALLEL else PARALLEL)
+        work = _gather(one, requests, parallelism if 0 < parallelism < PARALLEL else PARALLEL)
+        return await self._timed("bulk_get", store.name, work)
 
     @staticmethod
     def _transactional(store: Store) -> TransactionalStore:
@@ -160,7 +161,7 @@ class StateBlock:
             counts = {"currentOpsTransaction": str(len(operations)), "maxOpsPerTransaction": str(limit)}
             raise ApiError(faults.TOO_MANY, count=len(operations), limit=limit, resource=store.name, metadata=counts)
         try:
-            await component.transact(operations, metadata)
+            await self._timed("transaction", store.name, component.transact(operations, metadata))
         except ComponentError as error:
             raise ApiError(faults.TRANSACTION, error=error) from error
 
@@ -174,7 +175,7 @@ class StateBlock:
         if call.query_text:
             request.consistency, request.metadata = call.first("consistency"), call.metadata()
         try:
-            found = await store.component.get(request)
+            found = await self._timed("get", store.name, store.component.get(request))
         except ComponentError as error:
             raise ApiError(faults.GET, key=key, store=name, error=error) from error
         if found.value is None:
@@ -227,7 +228,7 @@ class StateBlock:
             call.first("consistency"), call.metadata(),
         )  # fmt: skip
         try:
-            await store.component.delete(request)
+            await self._timed("delete", store.name, store.component.delete(request))
         except ComponentError as error:
             raise _etag(faults.DELETE, error, key=key) from error
         return Response(204)
@@ -306,7 +307,8 @@ class StateBlock:
         store = self._find(request.store_name, http=False)
         key = self._key(store, request.key, http=False)
         try:
-            found = await store.component.get(Get(key, CONSISTENCY[request.consistency], dict(request.metadata)))
+            wanted = Get(key, CONSISTENCY[request.consistency], dict(request.metadata))
+            found = await self._timed("get", store.name, store.component.get(wanted))
         except ComponentError as error:
             raise ApiError(faults.GET, key=request.key, store=store.name, error=error) from error
         if found.value is None:
@@ -358,7 +360,8 @@ class StateBlock:
     async def rpc_delete(self, call: RpcCall, request: m.DeleteStateRequest) -> Message:
         store = self._find(request.store_name, http=False)
         try:
-            await store.component.delete(self._rpc_deletion(store, request))
+            deletion = self._rpc_deletion(store, request)
+            await self._timed("delete", store.name, store.component.delete(deletion))
         except ComponentError as error:
             raise _etag(faults.DELETE, error, key=request.key) from error
         return EMPTY
@@ -367,7 +370,7 @@ class StateBlock:
         store = self._find(request.store_name, http=False)
         deletions = [self._rpc_deletion(store, item) for item in request.states]
         try:
-            await _each(store.component.delete, deletions)
+            await self._timed("bulk_delete", store.name, _each(store.component.delete, deletions))
         except ComponentError as error:
             raise _etag(faults.BULK_DELETE, error, store=store.name) from error
         return EMPTY

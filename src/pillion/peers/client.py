@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Protocol
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError
@@ -32,6 +33,14 @@ MOST_INSTANCES = 16
 """Instances tried in a row before there is a pause."""
 
 
+class Meter(Protocol):
+    """What is counted of calls to other sidecars (spec `runtime.md` 6.1). `kind` is "unary" or "streaming"."""
+
+    def sent(self, callee: str, kind: str) -> None: ...
+
+    def answered(self, callee: str, status: int, kind: str, elapsed_ms: float) -> None: ...
+
+
 class PeerClient:
     """Calls to other sidecars in the name of this one. `host_address` and `host_name` go into forwarding headers.
 
@@ -48,7 +57,9 @@ class PeerClient:
         host_address: str = "",
         host_name: str = "",
         retry: Retry = BUILT_IN[BuiltIn.SERVICE],
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter
         self.directory = directory
         self.pool = pool
         self._heads = Heads(app_id, namespace, host_address, host_name)
@@ -71,7 +82,7 @@ class PeerClient:
             lease = self.pool.take(address, target)
             call = PeerCall(self._heads, self.pool, lease, target, invocation)
             try:
-                reply = await call.run()
+                reply = await (call.run() if self._meter is None else _counted(call, target.name, self._meter))
             except RpcError as error:
                 if error.code not in RETRIED:
                     raise
@@ -101,3 +112,16 @@ class PeerClient:
         """Close all channels and end all lookups."""
         await self.directory.close()
         await self.pool.close()
+
+
+async def _counted(call: PeerCall, callee: str, meter: Meter) -> Reply:
+    """Run one attempt and count it: every attempt is a request, as in the reference."""
+    meter.sent(callee, "streaming")
+    started = time.perf_counter()
+    try:
+        reply = await call.run()
+    except RpcError as error:
+        meter.answered(callee, error.code, "streaming", (time.perf_counter() - started) * 1000)
+        raise
+    meter.answered(callee, reply.code, "streaming", (time.perf_counter() - started) * 1000)
+    return reply

@@ -43,6 +43,10 @@ class HttpSettings:
     origins: tuple[str, ...] | None = None
     tracing: bool = True
     api_log: ApiLog | None = None
+    metered: Callable[[Handler], Handler] | None = None
+    """Wraps what is counted as a request of the API."""
+    count_error: Callable[[str, str], None] | None = None
+    """Told the code and the category of each error that is answered."""
 
 
 class HttpApi:
@@ -56,6 +60,7 @@ class HttpApi:
     ) -> None:
         self._routes = Routes(operations)
         self._fallback = fallback
+        self._count_error = settings.count_error
         serve: Handler = self._dispatch
         if settings.api_log is not None:
             serve = _logged(serve, settings.api_log, self._routes)
@@ -63,6 +68,8 @@ class HttpApi:
             serve = _authenticated(serve, settings.api_token)
         if settings.origins is not None:
             serve = _cross_origin(serve, settings.origins)
+        if settings.metered is not None:
+            serve = settings.metered(serve)
         if settings.tracing:
             serve = _traced(serve)
         self.serve = serve
@@ -89,6 +96,8 @@ class HttpApi:
         except ApiError as error:
             if error.__cause__ is not None and error.http_status >= 500 and not _expected(error.__cause__):
                 log.error("%s %s failed", request.method, _shown(path), exc_info=error)
+            if self._count_error is not None:
+                self._count_error(error.fault.http_code or error.fault.grpc_reason, error.fault.category)
             return http_error(error)
         except Exception as error:
             log.exception("%s %s failed", request.method, _shown(path))

@@ -7,7 +7,7 @@ arrive, what the rules are, actors.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pillion.app.invoke import NO_APP, invoke_app
 from pillion.blocks.invoke import quoted
@@ -41,6 +41,14 @@ NO_MESSAGE = "field Message is nil"
 _APP_FAILURES = (RpcError, ComponentError, HttpError, BodyTooLarge, BodyIncomplete, OSError, ValueError)
 
 
+class Meter(Protocol):
+    """What is counted of calls by other sidecars (spec `runtime.md` 6.1)."""
+
+    def received(self, caller: str) -> None: ...
+
+    def replied(self, caller: str, status: int) -> None: ...
+
+
 class InternalService:
     """The `GrpcService` of the internal port.
 
@@ -57,7 +65,9 @@ class InternalService:
         authorize: Authorize | None = None,
         identity: Identity | None = None,
         further: Mapping[str, Method] | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter
         self._app = app
         self._authorize = authorize
         self._identity = identity
@@ -83,7 +93,7 @@ class InternalService:
         invocation = self._admit(call, _invocation(head, head.method))
         invocation.body = head.data
         invocation.length = len(head.data)
-        reply = await _ask(app, invocation)
+        reply = await self._ask(app, invocation)
         try:
             body = await gather(reply.body)
         except _APP_FAILURES as error:
@@ -115,13 +125,29 @@ class InternalService:
                 self._seen[lead] = known
         invocation = self._admit(call, known.copy())
         await _set_body(call, invocation, payload)
-        reply = await _ask(app, invocation)
+        reply = await self._ask(app, invocation)
         if invocation.sse and reply.http:
             await _not_an_error(reply)
             code = 0
         else:
             code = reply.code
         await _answer(call, reply, code)
+
+    async def _ask(self, app: AppChannel, invocation: Invocation) -> Reply:
+        """Call the application and count the call."""
+        meter = self._meter
+        if meter is None:
+            return await _ask(app, invocation)
+        caller = next((value for name, value in invocation.headers if name == b"dapr-caller-app-id"), b"unknown")
+        name = caller.decode("latin-1")
+        meter.received(name)
+        try:
+            reply = await _ask(app, invocation)
+        except RpcError as error:
+            meter.replied(name, error.code)
+            raise
+        meter.replied(name, reply.code)
+        return reply
 
     def _channel(self) -> AppChannel:
         app = self._app()

@@ -28,15 +28,18 @@ from pillion.sidecar.components import Components
 from pillion.sidecar.live import Live
 from pillion.sidecar.metadata import Resolver as Values
 from pillion.sidecar.surface import Surface
+from pillion.sidecar.telemetry import Telemetry
 from pillion.tasks import Tasks
 from pillion.wire.yamltext import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pillion.app.health import CountProbe
     from pillion.kinds.config import Configuration, NameResolution
     from pillion.kinds.names import Resolver
     from pillion.kinds.resources import ComponentResource, HTTPEndpointResource
+    from pillion.observe.meters import ResiliencyMeter
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
 
@@ -105,13 +108,17 @@ class Sidecar:
             environment.own_variables(options, internal_port=self.internal_port, host_address=host)
         )
         config = self._configuration()
+        telemetry = Telemetry(options, config, namespace=self.environment.namespace_raw)
+        self._stack.push_async_callback(telemetry.close)
+        await telemetry.open()
+        meters = telemetry.meters
         resources = load.load(options.resources_path, app_id=self.app_id, namespace=self.environment.namespace_raw)
         for warning in resources.warnings:
             log.warning("%s", warning)
 
         catalogue = Catalogue.installed()
         resolver = await self._resolver(catalogue, config.name_resolution)
-        policies = _policies(resources)
+        policies = _policies(resources, meters.resiliency)
         live = Live(policies)
         components = Components(
             app_id=self.app_id,
@@ -123,6 +130,7 @@ class Sidecar:
             strict_sandbox=config.wasm_strict_sandbox,
             catalogue=catalogue,
             changed=live.component_changed,
+            witness=meters.components,
         )
         self._stack.push_async_callback(components.close)
         await components.open((*self._defaults, *resources.components))
@@ -141,6 +149,7 @@ class Sidecar:
             inbound=self.inbound,
             outbound=self.outbound,
             stop=self.request_stop,
+            meters=meters,
         )
         self._surface = surface
         self._stack.push_async_callback(surface.close, LISTENER_GRACE_S)
@@ -152,7 +161,7 @@ class Sidecar:
             await self._register(resolver, host)
         self.outbound.ready(RUNTIME)
         self._is_up = True
-        self._tasks.start(self._follow_application(surface), "following the application")
+        self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
 
     def _configuration(self) -> Configuration:
         found = configuration.read(self.options.config, self.environment)
@@ -252,7 +261,7 @@ class Sidecar:
 
     # -- the application
 
-    async def _follow_application(self, surface: Surface) -> None:
+    async def _follow_application(self, surface: Surface, count: CountProbe | None) -> None:
         """Wait for the application's port, then follow its health: subscriptions run while it is well."""
         options, channel = self.options, surface.channel
         if channel is not None:
@@ -270,6 +279,7 @@ class Sidecar:
             timeout_s=options.app_health_probe_timeout / 1000,
             threshold=options.app_health_threshold,
             changed=surface.application,
+            count=count,
         )
 
     # -- end
@@ -322,9 +332,12 @@ class Sidecar:
         )
 
 
-def _policies(resources: load.Resources) -> Policies:
+def _policies(resources: load.Resources, meter: ResiliencyMeter | None) -> Policies:
     """Return the policies of the resources; what is wrong with those is logged, and that they make up faults too."""
-    policies = Policies.of(resources.resiliencies, resources.fault_injections)
+    policies = Policies.of(resources.resiliencies, resources.fault_injections, meter=meter)
+    if meter is not None:
+        for resource in resources.resiliencies:
+            meter.loaded(resource.name, resource.namespace)
     for note in policies.notes:
         log.warning("%s", note)
     for name in policies.injections:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from pillion.kinds.resources import SubscriptionResource
     from pillion.kinds.topics import TopicsOfApp
     from pillion.net.exchange import ClientStream, GrpcChannel, Metadata
+    from pillion.observe.meters import Meters
     from pillion.peers.endpoints import Endpoint
     from pillion.peers.proxy import OpenApp
     from pillion.peers.resolve import Target
@@ -103,11 +104,12 @@ class Surface:
         inbound: Readiness,
         outbound: Readiness,
         stop: Callable[[bool], None],
+        meters: Meters,
     ) -> None:
         app_id, namespace = options.app_id, environment.namespace
 
         # To the application, to other sidecars, to servers outside.
-        self.channel = _channel(options, environment)
+        self.channel = _channel(options, environment, meters)
         channel = self.channel
         self._external = External(endpoints, max_head=options.read_buffer_size * HEAD_SLACK)
         self._directory = Directory(resolver)
@@ -117,7 +119,7 @@ class Surface:
 
         self._peers = PeerClient(
             app_id, namespace, self._directory, Pool(dial), host_address=host, host_name=socket.gethostname(),
-            retry=policies.retry(BuiltIn.SERVICE),
+            retry=policies.retry(BuiltIn.SERVICE), meter=meters.peers,
         )  # fmt: skip
         guided = policies if policies.active else None
         authorize = _authorize(config, options.app_protocol)
@@ -128,8 +130,10 @@ class Surface:
 
         # Messages to the application.
         topics = _topics(channel, app_id, policies.retry(BuiltIn.INITIALIZATION))
-        self.subscriptions = Subscriptions(live.brokers, topics, ask="subscribe" not in options.disable_init_endpoints)
-        self._streaming = StreamingBlock(live.brokers, self.subscriptions)
+        self.subscriptions = Subscriptions(
+            live.brokers, topics, ask="subscribe" not in options.disable_init_endpoints, meter=meters.pubsub
+        )
+        self._streaming = StreamingBlock(live.brokers, self.subscriptions, meter=meters.pubsub)
 
         # The blocks and their rows.
         invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, guided)
@@ -150,10 +154,10 @@ class Surface:
         metadata = MetadataBlock(facts).operations()
         health = HealthBlock(app_id, inbound, outbound, stop).operations()
         operations = [
-            *StateBlock(app_id, live.states).operations(),
-            *PublishBlock(app_id, live.brokers).operations(),
+            *StateBlock(app_id, live.states, timed=meters.of("state")).operations(),
+            *PublishBlock(app_id, live.brokers, meter=meters.pubsub).operations(),
             *self._streaming.operations(),
-            *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes)).operations(),
+            *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *invoke.operations(),
             *metadata,
             *health,
@@ -176,6 +180,8 @@ class Surface:
             origins=options.allowed_origins or None,
             tracing=tracing,
             api_log=api_log,
+            metered=meters.http_server,
+            count_error=meters.errors,
         )
         routes = HttpRules(config.api_allowed, config.api_denied)
         methods = GrpcRules(config.api_allowed, config.api_denied)
@@ -187,10 +193,16 @@ class Surface:
             api_token=environment.api_token,
             tracing=tracing,
             api_log=api_log,
+            meter=meters.grpc_server,
+            count_error=meters.errors,
             extras={**reflection_methods(OFFERED), **Health().methods()},
         )
         internal = InternalService(
-            lambda: channel, proxy=proxy.serve, authorize=authorize, further=reflection_methods(INTERNAL)
+            lambda: channel,
+            proxy=proxy.serve,
+            authorize=authorize,
+            further=reflection_methods(INTERNAL),
+            meter=meters.peers,
         )
 
         # The servers.
@@ -238,7 +250,7 @@ class Surface:
             await self.channel.close()
 
 
-def _channel(options: Options, environment: Environment) -> AppChannel | None:
+def _channel(options: Options, environment: Environment, meters: Meters) -> AppChannel | None:
     """The way to the application, None when no port is given."""
     if options.app_port <= 0:
         return None
@@ -256,7 +268,7 @@ def _channel(options: Options, environment: Environment) -> AppChannel | None:
         http = HttpClient(host, port, tls=context, max_head=options.read_buffer_size * HEAD_SLACK)
     return AppChannel(
         protocol, http=http, grpc=grpc, token=environment.app_api_token, limit=options.app_max_concurrency,
-        address=host, port=port,
+        address=host, port=port, meter_http=meters.http_client, meter_grpc=meters.grpc_client,
     )  # fmt: skip
 
 

@@ -1,0 +1,255 @@
+"""What is counted of the building blocks and of the runtime (spec `runtime.md` 6.1).
+
+`Meters` has everything that a part of the sidecar may count; a part is handed the one it needs, as a callable or as
+the protocol it declares itself. Series are kept by the values that tell them apart, so that counting is a look-up and
+an addition. Latencies are milliseconds with their fractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pillion.observe import grpc_meters, http_meters
+from pillion.observe.paths import Labels
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pillion.kinds.config import Metric
+    from pillion.kinds.resources import ComponentResource
+    from pillion.observe.grpc_meters import CallUnary
+    from pillion.observe.http_meters import Handler
+    from pillion.observe.metrics import Family, Histogram, Number, Registry
+
+T = TypeVar("T")
+STATES = ("closed", "half-open", "open", "unknown")
+
+
+class Timed(Protocol):
+    """Awaits `work`, an operation of a component, and counts it; gives what it gives and raises what it raises."""
+
+    def __call__(self, operation: str, component: str, work: Awaitable[T]) -> Awaitable[T]: ...
+
+
+def untimed(operation: str, component: str, work: Awaitable[T]) -> Awaitable[T]:
+    """A `Timed` for when nothing is counted."""
+    return work
+
+
+class ComponentMeter:
+    """A `Timed`: `component_<kind>_count` and `…_latencies` with their operation."""
+
+    def __init__(self, family: Family[Histogram]) -> None:
+        self._family = family
+        self._seen: dict[tuple[str, str, bool], Histogram] = {}
+
+    async def __call__(self, operation: str, component: str, work: Awaitable[T]) -> T:
+        started = perf_counter()
+        try:
+            result = await work
+        except Exception:
+            self.count(operation, component, success=False, elapsed_ms=(perf_counter() - started) * 1000)
+            raise
+        self.count(operation, component, success=True, elapsed_ms=(perf_counter() - started) * 1000)
+        return result
+
+    def count(self, operation: str, component: str, *, success: bool, elapsed_ms: float) -> None:
+        """Count an operation that has ended; without an `operation` for kinds that have none."""
+        key = (operation, component, success)
+        series = self._seen.get(key)
+        if series is None:
+            values = (component, operation, _truth(success)) if operation else (component, _truth(success))
+            series = self._seen[key] = self._family.child(*values)  # components and operations are few
+        series.count(elapsed_ms)
+
+
+class PubSubMeter:
+    """The publish/subscribe block's `Meter`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._egress = registry.histogram("component_pubsub_egress_latencies")
+        self._egress_bulk = registry.histogram("component_pubsub_egress_bulk_latencies")
+        self._ingress = registry.histogram("component_pubsub_ingress_latencies")
+        self._ingress_bulk = registry.histogram("component_pubsub_ingress_bulk_latencies")
+        self._events = registry.number("component_pubsub_ingress_bulk_event_count")
+
+    def egress(self, pubsub: str, topic: str, success: bool, elapsed_ms: float) -> None:
+        self._egress.child(pubsub, _truth(success), topic).count(elapsed_ms)
+
+    def egress_bulk(self, pubsub: str, topic: str, success: bool, elapsed_ms: float) -> None:
+        """One bulk: `success` when all of its messages were taken."""
+        self._egress_bulk.child(pubsub, _truth(success), topic).count(elapsed_ms)
+
+    def ingress(self, pubsub: str, topic: str, status: str, elapsed_ms: float) -> None:
+        self._ingress.child(pubsub, status, topic, "").count(elapsed_ms)
+
+    def ingress_bulk(self, pubsub: str, topic: str, statuses: dict[str, int], elapsed_ms: float) -> None:
+        """One bulk: how many of its messages ended with each status."""
+        for status, events in statuses.items():
+            self._events.child(pubsub, status, topic).value += events
+            self._ingress_bulk.child(pubsub, status, topic).count(elapsed_ms)
+
+
+class PeerMeter:
+    """Service invocation between sidecars. `kind` is "unary" or "streaming"."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._sent = registry.number("runtime_service_invocation_req_sent_total")
+        self._received = registry.number("runtime_service_invocation_req_recv_total")
+        self._answered = registry.number("runtime_service_invocation_res_sent_total")
+        self._answers = registry.number("runtime_service_invocation_res_recv_total")
+        self._latency = registry.histogram("runtime_service_invocation_res_recv_latency_ms")
+
+    def sent(self, callee: str, kind: str) -> None:
+        """A request goes to another sidecar."""
+        self._sent.child(callee, kind).value += 1
+
+    def answered(self, callee: str, status: int, kind: str, elapsed_ms: float) -> None:
+        """It was answered, with an HTTP status or a gRPC code."""
+        text = str(status)
+        self._answers.child(callee, text, kind).value += 1
+        self._latency.child(callee, text).observe(elapsed_ms)
+
+    def received(self, caller: str) -> None:
+        """Another sidecar asks for the application here."""
+        self._received.child(caller).value += 1
+
+    def replied(self, caller: str, status: int) -> None:
+        """It got its answer."""
+        self._answered.child(caller, str(status)).value += 1
+
+
+class ResiliencyMeter:
+    """The resiliency policies' `Meter`. Name and namespace are those of the Resiliency that was loaded last."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._loaded = registry.number("resiliency_loaded")
+        self._count = registry.number("resiliency_count")
+        self._activations = registry.number("resiliency_activations_total")
+        self._states = registry.number("resiliency_cb_state")
+        self._name = self._namespace = ""
+
+    def loaded(self, name: str, namespace: str) -> None:
+        self._name, self._namespace = name, namespace
+        self._loaded.child(name, namespace).value += 1
+
+    def used(self, policy: str, flow: str, target: str, state: str | None) -> None:
+        self._of(self._count, policy, flow, target, state or "").value += 1
+
+    def activated(self, policy: str, flow: str, target: str, state: str | None) -> None:
+        self._of(self._activations, policy, flow, target, state or "").value += 1
+
+    def changed(self, flow: str, target: str, state: str) -> None:
+        for each in STATES:
+            self._of(self._states, "circuitbreaker", flow, target, each).value = int(each == state)
+
+    def _of(self, family: Family[Number], policy: str, flow: str, target: str, state: str) -> Number:
+        return family.child(self._name, policy, self._namespace, flow, target, str(state))
+
+
+class AccessMeter:
+    """Decisions of access control. The labels are the caller's; `named`: a rule named its application."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._families = {
+            (named, allowed): registry.number(f"runtime_acl_{scope}_policy_action_{action}_total")
+            for named, scope in ((True, "app"), (False, "global"))
+            for allowed, action in ((True, "allowed"), (False, "blocked"))
+        }
+
+    def __call__(self, app_id: str, trust_domain: str, namespace: str, *, named: bool, allowed: bool) -> None:
+        self._families[named, allowed].child(app_id, trust_domain, namespace).value += 1
+
+
+class ComponentWitness:
+    """Counts components that were loaded and those that were not; the component registry's `Witness`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._loaded = registry.number("runtime_component_loaded")
+        self._opened = registry.number("runtime_component_init_total")
+        self._failed = registry.number("runtime_component_init_fail_total")
+
+    def loaded(self, resource: ComponentResource) -> None:
+        self._loaded.child().value += 1
+        self._opened.child(resource.type).value += 1
+
+    def failed(self, resource: ComponentResource, reason: str) -> None:
+        self._failed.child(resource.type, reason, resource.name).value += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """Every meter of one sidecar; those that are None count nothing. `Meters()` is for one without metrics.
+
+    `http_server`, `http_client` and `grpc_client` wrap what they count. `probe` is told the protocol, the status and
+    the milliseconds of each health probe, `errors` the code and the category of each error that is answered.
+    """
+
+    http_server: Callable[[Handler], Handler] | None = None
+    http_client: Callable[[Handler], Handler] | None = None
+    grpc_server: grpc_meters.ServerMeter | None = None
+    grpc_client: Callable[[CallUnary], CallUnary] | None = None
+    components: ComponentWitness | None = None
+    pubsub: PubSubMeter | None = None
+    peers: PeerMeter | None = None
+    resiliency: ResiliencyMeter | None = None
+    access: AccessMeter | None = None
+    probe: Callable[[str, str, float], None] | None = None
+    errors: Callable[[str, str], None] | None = None
+    registry: Registry | None = None
+
+    @classmethod
+    def of_registry(cls, registry: Registry, metric: Metric) -> Meters:
+        """Return the meters that count into `registry`, as the configuration wants it."""
+        labels = Labels(
+            increased=metric.increased_cardinality is not False,
+            patterns=metric.path_matching,
+            exclude_verbs=metric.exclude_verbs,
+        )
+        return cls(
+            http_server=http_meters.server(registry, labels),
+            http_client=http_meters.client(registry, labels),
+            grpc_server=grpc_meters.ServerMeter(registry),
+            grpc_client=grpc_meters.client(registry),
+            components=ComponentWitness(registry),
+            pubsub=PubSubMeter(registry),
+            peers=PeerMeter(registry),
+            resiliency=ResiliencyMeter(registry),
+            access=AccessMeter(registry),
+            probe=_probes(registry),
+            errors=_errors(registry) if metric.record_error_codes else None,
+            registry=registry,
+        )
+
+    def of(self, kind: str) -> Timed:
+        """Return what times operations of `state`, `secret`, `configuration`, `crypto`, `output_binding`,
+        `input_binding` or `conversation` components; the last two have no operation: pass "".
+        """
+        if self.registry is None:
+            return untimed
+        return ComponentMeter(self.registry.histogram(f"component_{kind}_latencies"))
+
+
+def _probes(registry: Registry) -> Callable[[str, str, float], None]:
+    http = registry.histogram("http_healthprobes_roundtrip_latency")
+    grpc = registry.histogram("grpc_io_healthprobes_roundtrip_latency")
+
+    def probe(protocol: str, status: str, elapsed_ms: float) -> None:
+        (http if protocol == "http" else grpc).child(status).observe(elapsed_ms)
+
+    return probe
+
+
+def _errors(registry: Registry) -> Callable[[str, str], None]:
+    family = registry.number("error_code_total")
+
+    def count(code: str, category: str) -> None:
+        family.child(code, category).value += 1
+
+    return count
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"

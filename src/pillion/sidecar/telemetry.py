@@ -1,0 +1,90 @@
+"""What one sidecar tells of itself: metrics on their port, profiles on theirs.
+
+Knows: the configuration, the flags and the ports. Never knows: what is counted (`observe/meters.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from pillion.net import listen
+from pillion.net.http_server import HttpServer
+from pillion.observe import process
+from pillion.observe.endpoint import MAX_BODY, MAX_HEAD, MetricsApi
+from pillion.observe.meters import Meters
+from pillion.observe.metrics import Registry
+from pillion.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pillion.kinds.config import Configuration
+    from pillion.net.exchange import HttpService
+    from pillion.sidecar.flags import Options
+
+log = logging.getLogger("pillion.sidecar")
+GRACE_S = 1.0
+"""How long a scrape may go on once the sidecar stops."""
+
+
+class Telemetry:
+    """The registry of a sidecar and its meters, which count nothing when the configuration switches metrics off.
+
+    `open` listens on the ports. A port that is taken is tried again for ten seconds while the sidecar starts; when it
+    stays taken that is logged, and the sidecar works without.
+    """
+
+    def __init__(self, options: Options, config: Configuration, *, namespace: str) -> None:
+        metric = config.metric
+        self.registry = Registry(
+            {"app_id": options.app_id, "namespace": namespace},
+            latencies_ms=metric.latency_buckets_ms,
+            rules=metric.rules,
+        )
+        self.registry.collect(process.text)
+        self.meters = Meters.of_registry(self.registry, metric) if metric.enabled else Meters()
+        if metric.enabled and metric.increased_cardinality is None:
+            log.warning(
+                "metric.http.increasedCardinality is not set and means true: paths of applications become labels, "
+                "up to a bound. Set it, or name the paths in metric.http.pathMatching"
+            )
+        self._options = options
+        self._stack = AsyncExitStack()
+        self._tasks = Tasks("telemetry")
+
+    async def open(self) -> None:
+        """Listen on the ports that are switched on."""
+        options = self._options
+        self._stack.push_async_callback(self._tasks.close)
+        if options.enable_metrics:
+            where = (options.metrics_listen_address,)
+            await self._serve("metrics", MetricsApi(self.registry), where, options.metrics_port)
+
+    async def _serve(self, what: str, service: HttpService, addresses: Sequence[str], port: int) -> None:
+        server = HttpServer(service, max_body=MAX_BODY, max_head=MAX_HEAD)
+        self._stack.push_async_callback(server.close, GRACE_S)
+
+        async def attempt(retry_s: float) -> None:
+            listeners = await listen.tcp(server, addresses, port, retry_s=retry_s)
+            self._stack.callback(listeners.close)
+            log.info("%s are served on port %d", what, listeners.port)
+
+        async def insist() -> None:
+            try:
+                await attempt(10.0)
+            except listen.CannotListen as error:
+                log.error("%s are not served: %s", what, error)
+
+        try:
+            await attempt(0.0)
+        except listen.CannotListen:
+            self._tasks.start(insist(), f"listening for {what}")
+
+    async def close(self) -> None:
+        """Stop serving. May be called after half an `open`."""
+        await self._stack.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Telemetry: {self.registry}>"
