@@ -191,11 +191,11 @@ from pillion.cli.processes import Guard
 
 async def main():
     guard = await Guard.open()
-    print(guard.child.pid, flush=True)
+    os.write(1, b"%d\\n" % guard.child.pid)
     for number in range(2):
         await guard.start(str(number), ["sh", "-c", "sleep 600 & echo $$ $!; wait"], folder=Path("/"),
                           environment={{"APP_ID": str(number)}})
-    print("started", flush=True)
+    os.write(1, b"started\\n")
     await asyncio.Event().wait()
 
 asyncio.run(main())
@@ -208,9 +208,10 @@ def test_nothing_survives_kill_9(whom: str) -> None:
     """Whoever is killed, the one that asked for the applications or the guard: no application is left."""
     with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        guard = int(holder.stdout.readline())
-        said = [word for _ in range(3) for word in holder.stdout.readline().split()]
-        roots = [int(word) for word in said if word != "started"]
-        os.kill(holder.pid if whom == "holder" else guard, signal.SIGKILL)
-        until_dead(*roots)
-        holder.kill()
+        try:
+            guard = int(holder.stdout.readline())
+            said = [word for _ in range(3) for word in holder.stdout.readline().split()]
+            os.kill(holder.pid if whom == "holder" else guard, signal.SIGKILL)
+            until_dead(*(int(word) for word in said if word != "started"))
+        finally:
+            holder.kill()

@@ -144,16 +144,19 @@ class Guard:
     def census(self) -> dict[int, str]:
         """Return the application of every living process that descends from this one; "" where it is not known.
 
-        The table is read entry by entry while processes come and go. One whose parent ended in between is being handed
-        to another parent, us perhaps: then it is read again. (Parents that stay unknown belong to others: `hidepid`.)
+        The table is read entry by entry while processes come and go, and is read again when that may have hidden one:
+        when a child of ours ended meanwhile (it may have left a child that was not there when the reading began), or
+        when the parent of one is missing (it is being handed to another parent, us perhaps). Parents that stay missing
+        belong to others (`hidepid`).
         """
         lost: set[int] = set()
         for _ in range(_READINGS):
             table = _processes()
             before, lost = lost, {pid for pid, (parent, *_) in table.items() if parent > 1 and parent not in table}
-            if not lost or lost == before:
+            if not self.collect() and (not lost or lost == before):
                 break
         apps = {number: app for app, number in self.numbers.items()}
+        only = next(iter(self.numbers)) if len(self.numbers) == 1 else ""
         me = os.getpid()
         found: dict[int, str] = {}
         for pid, (parent, session, living) in table.items():
@@ -168,14 +171,13 @@ class Guard:
                     break
                 top, parent = parent, table[parent][0]
             if parent == me:
-                found[pid] = apps.get(table[top][1]) or _marked(top)
+                mark = apps.get(table[top][1]) or _marked(pid)
+                found[pid] = mark if mark in self.numbers else only
         return found
 
     def reap(self) -> None:
-        """Collect the dead, own children and inherited ones, and tell what that means."""
-        with contextlib.suppress(ChildProcessError):
-            while (dead := os.waitpid(-1, os.WNOHANG))[0]:
-                self.bury(*dead)
+        """Collect the dead, and tell of which application nothing is left."""
+        self.collect()
         if not self.ended:
             return
         living = set(self.census().values()) if _LINUX else {app for app in self.ended if self.group_lives(app)}
@@ -183,6 +185,15 @@ class Guard:
             self.ended.discard(app)
             del self.numbers[app]
             self.tell(event="gone", app=app)
+
+    def collect(self) -> bool:
+        """Collect dead children, own and inherited ones; tell whether there were any."""
+        any_dead = False
+        with contextlib.suppress(ChildProcessError):
+            while (dead := os.waitpid(-1, os.WNOHANG))[0]:
+                self.bury(*dead)
+                any_dead = True
+        return any_dead
 
     def bury(self, pid: int, status: int) -> None:
         """Note the end of one process."""
