@@ -25,7 +25,7 @@ from sidecar import Conflict, Failed, Sidecar
 
 PATIENCE_S = 45.0
 """How long a bulk is tried: less than the time after which the broker hands it to somebody else."""
-NOTES = "notes"
+DAY, NOTES = "day", "notes"
 SUBSCRIPTION = {
     "pubsubname": "pubsub",
     "topic": "flights",
@@ -126,29 +126,27 @@ def _clock(time: str) -> str | None:
 
 
 class Enrich:
-    """The service. `handled` is how many flights are recorded; whoever waits for more is woken by `changed`."""
+    """The service. `handled` is how many flights it has dealt with; whoever waits for more is woken by `changed`."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self.sidecar = sidecar
         self.key = ""
         self.handled = self.conflicts = self.repeated = 0
-        self.counters: tuple[str, ...] = ()
         self.changed = asyncio.Condition()
+
+    async def start(self, _: web.Application) -> None:
+        """Get the key with which the feed signs, before anything is answered."""
+        await self.sidecar.ready()
+        self.key = await self.sidecar.secret("secretstore", "signing-key")
 
     async def subscribe(self, _: web.Request) -> web.Response:
         return web.json_response([SUBSCRIPTION])
 
     async def open(self, request: web.Request) -> web.Response:
-        """The feed says which airports and airlines there will be: their counters are made, if they are not there."""
+        """The feed says which airports and airlines there will be: these are the counters to show."""
         day = await request.json()
-        self.key = await self.sidecar.secret("secretstore", "signing-key")
         counters = [f"airport:{code}" for code in day["airports"]] + [f"carrier:{code}" for code in day["carriers"]]
-        for counter in (*counters, NOTES):
-            try:
-                await self.sidecar.create(counter, {})
-            except Conflict:
-                log.info("%s is there already", counter)
-        self.counters = tuple(counters)
+        await self.sidecar.save({DAY: [*counters, NOTES]})
         return web.json_response({"counters": len(counters)})
 
     async def learn(self, request: web.Request) -> web.Response:
@@ -205,13 +203,33 @@ class Enrich:
 
     async def record(self, batch: dict[str, Seen]) -> dict[str, tuple[Any, str]]:
         """Record and count the flights of a bulk that were not; return what is known. Raises `Conflict`."""
-        counted = await self.sidecar.bulk_get({key for seen in batch.values() for key in seen.counters})
+        counted = await self.count_so_far({key for seen in batch.values() for key in seen.counters})
         keys = {key for seen in batch.values() for key in (seen.record, *seen.asks)}
         known = await self.sidecar.bulk_get(keys)
         fresh = [seen for seen in batch.values() if seen.record not in known]
+        if fresh:
+            await self.write(fresh, counted, known)
         self.repeated += sum(len(seen.entries) for seen in batch.values()) - len(fresh)
-        if not fresh:
-            return known
+        async with self.changed:
+            self.handled += len(batch)
+            self.changed.notify_all()
+        return known
+
+    async def count_so_far(self, counters: set[str]) -> dict[str, tuple[Any, str]]:
+        """Return counters with their ETags; those that do not exist are made, so that each has one."""
+        counted = await self.sidecar.bulk_get(counters)
+        missing = counters - counted.keys()
+        for counter in missing:
+            try:
+                await self.sidecar.create(counter, {})
+            except Conflict:
+                log.info("another bulk has just made %s", counter)
+        return counted | (await self.sidecar.bulk_get(missing) if missing else {})
+
+    async def write(
+        self, fresh: list[Seen], counted: dict[str, tuple[Any, str]], known: dict[str, tuple[Any, str]]
+    ) -> None:
+        """Record flights and count them, all or nothing. Raises `Conflict`."""
         changed: dict[str, Counter[str]] = {}
         for seen in fresh:
             for counter in seen.counters:
@@ -221,10 +239,6 @@ class Enrich:
         await self.sidecar.transact(
             [*records, *((counter, value, counted[counter][1]) for counter, value in changed.items())]
         )
-        async with self.changed:
-            self.handled += len(fresh)
-            self.changed.notify_all()
-        return known
 
     async def why(self, request: web.Request) -> web.Response:
         """Say why a flight was refused; 404 when it was not."""
@@ -248,7 +262,8 @@ class Enrich:
 
     async def tally(self, _: web.Request) -> web.Response:
         """All counters, as they stand in the store."""
-        found = await self.sidecar.bulk_get([*self.counters, NOTES]) if self.counters else {}
+        day = await self.sidecar.bulk_get([DAY])
+        found = await self.sidecar.bulk_get(day[DAY][0]) if day else {}
         counters = {key: value for key, (value, _) in found.items()}
         return web.json_response({"counters": counters, "conflicts": self.conflicts, "repeated": self.repeated})
 
@@ -263,6 +278,7 @@ async def application() -> web.Application:
     service.router.add_post("/handled/{number}", enrich.wait)
     service.router.add_post("/why", enrich.why)
     service.router.add_get("/tally", enrich.tally)
+    service.on_startup.append(enrich.start)
     service.on_cleanup.append(lambda _: enrich.sidecar.close())
     return service
 

@@ -91,7 +91,7 @@ def begin() -> None:
     try:
         sidecar.save_state(STORE, TALLY, json.dumps(EMPTY), options=StateOptions(concurrency=Concurrency.first_write))
     except (DaprGrpcError, RpcError) as error:
-        log.info("the tally is there already: %s", error)
+        log.info("the tally is there already: %s", error.details())
 
 
 if __name__ == "__main__":

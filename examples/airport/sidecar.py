@@ -5,6 +5,7 @@ Knows: the paths of the API. Never knows: airports.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,18 @@ class Sidecar:
 
     async def close(self) -> None:
         await self._session.close()
+
+    async def ready(self) -> None:
+        """Wait until the sidecar can be asked for something. Raises `TimeoutError` after a minute."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    async with self._session.get("healthz/outbound") as answer:
+                        if answer.status == 204:
+                            return
+                except aiohttp.ClientConnectionError:
+                    pass  # it may start later than this application
+                await asyncio.sleep(0.1)
 
     async def bulk_get(self, keys: Iterable[str]) -> dict[str, tuple[Any, str]]:
         """Return value and ETag of the keys that exist."""
