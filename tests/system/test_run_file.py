@@ -73,10 +73,10 @@ def test_applications_share_a_process_and_find_each_other(tmp_path: Path) -> Non
 
 def test_the_others_go_on(tmp_path: Path) -> None:
     """An application that dies ends its own sidecar; the run goes on and fails in the end."""
-    project(tmp_path, app("short", "read x || exit 4"), app("long", "echo up; sleep 600"))
+    project(tmp_path, app("short", "read x || exit 4"), app("long", "echo app-runs; sleep 600"))
     with Pillion("run", "-f", ".", home=tmp_path / "home", folder=tmp_path) as run:
         run.until("short ended with status 4")  # read fails: applications of a run file have no input
-        run.until("== APP - long == up")
+        run.until("== APP - long == app-runs")
         stopped = pillion(["stop", "long"], home=tmp_path / "home", folder=tmp_path)
         assert stopped.returncode == 0
         assert run.wait() == 1

@@ -108,7 +108,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
         f"{sys.executable} -c 'import os,time; os.setsid(); print(\"up\", flush=True); time.sleep(600)' & sleep 600"
     )
     with Pillion("run", "-a", "orders", "--", "sh", "-c", script, home=tmp_path, folder=tmp_path) as run:
-        run.until("up")
+        run.until("app-runs")
         assert len(run.descendants()) >= 5
         run.signal(signal.SIGINT)
         assert run.wait() == 130
@@ -117,9 +117,9 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 
 def test_ctrl_c_twice_does_not_wait(tmp_path: Path) -> None:
     """An application that ignores the first is killed on the second, before its five seconds are over."""
-    with Pillion("run", "--", "sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done", home=tmp_path,
+    with Pillion("run", "--", "sh", "-c", "trap '' TERM; echo app-runs; while :; do sleep 1; done", home=tmp_path,
                  folder=tmp_path) as run:  # fmt: skip
-        run.until("up")
+        run.until("app-runs")
         run.signal(signal.SIGINT)
         run.until("stopping (again to stop at once)")
         run.signal(signal.SIGINT)
@@ -130,8 +130,10 @@ def test_ctrl_c_twice_does_not_wait(tmp_path: Path) -> None:
 
 def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
     """The guard ends what its dead parent cannot; the list does not show the dead."""
-    with Pillion("run", "-a", "orders", "--", "sh", "-c", "echo up; sleep 600", home=tmp_path, folder=tmp_path) as run:
-        run.until("up")
+    with Pillion(
+        "run", "-a", "orders", "--", "sh", "-c", "echo app-runs; sleep 600", home=tmp_path, folder=tmp_path
+    ) as run:
+        run.until("app-runs")
         run.signal(signal.SIGKILL)
         run.wait()
         run.until_nothing_is_left()
@@ -140,9 +142,9 @@ def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
 
 def test_without_its_guard_a_run_ends(tmp_path: Path) -> None:
     """Somebody kills the guard: the application is killed with it, and the run says so."""
-    command = ["sh", "-c", "echo up; sleep 600; true"]
+    command = ["sh", "-c", "echo app-runs; sleep 600; true"]
     with Pillion("run", "-a", "orders", "--", *command, home=tmp_path, folder=tmp_path) as run:
-        run.until("up")
+        run.until("app-runs")
         [guard] = [pid for pid in run.descendants() if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(guard, signal.SIGKILL)
         assert run.wait() == 128 + signal.SIGKILL

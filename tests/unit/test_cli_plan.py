@@ -106,7 +106,7 @@ def test_where_the_configuration_comes_from(tmp_path: Path) -> None:
     assert launch(tmp_path, **inherited).options.config == (str(common.path),)
     assert launch(tmp_path).options.config == (str(tmp_path / "home" / "config.yaml"),)
     (tmp_path / "home" / "config.yaml").unlink()
-    assert launch(tmp_path).options.config == ()
+    assert launch(tmp_path).options.config == (str(places_of.DEFAULTS / "config.yaml"),)
 
 
 def test_paths_with_commas_and_quotes(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pillion.wire import yamltext
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_DEFAULTS = Path(__file__).with_name("defaults")
+DEFAULTS = Path(__file__).with_name("defaults")
 COMPONENTS = ("statestore.yaml", "pubsub.yaml", "secretstore.yaml")
 CONFIG = "config.yaml"
 KEPT_LOGS = 50
@@ -80,7 +80,7 @@ def forget_old_logs(places: Places) -> None:
 def text_of(name: str, places: Places) -> str:
     """Return a packaged default as it reads for this data folder."""
     folder = json.dumps(str(places.home), ensure_ascii=False)[1:-1]
-    return (_DEFAULTS / name).read_text("utf-8").replace("$PILLION_HOME", folder)
+    return (DEFAULTS / name).read_text("utf-8").replace("$PILLION_HOME", folder)
 
 
 def default_components(places: Places) -> tuple[ComponentResource, ...]:

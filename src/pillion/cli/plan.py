@@ -214,7 +214,7 @@ def _resources(app: App, places: Places) -> tuple[list[Path], tuple[ComponentRes
     return [], places_of.default_components(places)
 
 
-def _config(app: App, places: Places) -> Path | None:
+def _config(app: App, places: Places) -> Path:
     own = app.folder.path / ".dapr" / "config.yaml"
     if app.config is not None and not app.config_inherited:
         return app.config.path
@@ -222,10 +222,10 @@ def _config(app: App, places: Places) -> Path | None:
         return own
     if app.config is not None:
         return app.config.path
-    return places.config if places.config.is_file() else None
+    return places.config if places.config.is_file() else places_of.DEFAULTS / places_of.CONFIG
 
 
-def _arguments(app: App, resources: Sequence[Path], config: Path | None) -> list[str]:
+def _arguments(app: App, resources: Sequence[Path], config: Path) -> list[str]:
     """The sidecar's command line. Values of lists are CSV (spec 1.1), so paths are quoted."""
     argv = [f"--{name}={value}" for name, value in app.flags.items()]
     argv += ["--app-id", app.app_id]
@@ -241,8 +241,7 @@ def _arguments(app: App, resources: Sequence[Path], config: Path | None) -> list
             argv += [f"--{name}", str(port)]
     for path in resources:
         argv += ["--resources-path", _csv(path)]
-    if config is not None:
-        argv += ["--config", _csv(config)]
+    argv += ["--config", _csv(config)]
     if app.placement:
         argv += ["--placement-host-address", _with_port(app.placement, PLACEMENT_PORT)]
     if app.scheduler:
