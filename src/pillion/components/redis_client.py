@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pillion.components.redis_link import Command, Denied, Link, Part, RedisError, Unreachable, pack
-from pillion.components.redis_settings import RedisSettings, addresses, dialing
+from pillion.components.redis_settings import Dialing, RedisSettings, addresses, dialing
 from pillion.errors import ComponentError
 from pillion.tasks import Tasks
 
@@ -93,6 +93,11 @@ class RedisClient:
         self._refreshing: asyncio.Task[None] | None = None
         self._last_refresh = float("-inf")
         self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def dialing(self) -> Dialing:
+        """How connections are made, for those that this client does not make itself."""
+        return self._dialing
 
     # --- life ---
 
@@ -164,22 +169,24 @@ class RedisClient:
 
         `read_s` is how long the server may stay silent: the blocking time and some more.
         """
-
-        async def locate() -> tuple[str, int]:
-            self._refresh_soon()
-            return next(address for address, link in self._links.items() if link is self.link_for(key))
-
-        if self.is_cluster:
-            where: Callable[[], Awaitable[tuple[str, int]]] = locate
-        else:
-            where = self._ask_sentinels if self._sentinel_name else _fixed(*self._seeds[0])
-        link = self._new_link(where, read_s)
+        link = self._new_link(self.locator(key), read_s)
         try:
             await link.open()
         except BaseException:
             await link.close()
             raise
         return link
+
+    def locator(self, key: bytes | str) -> Callable[[], Awaitable[tuple[str, int]]]:
+        """Return what tells the address of the server that has `key`, anew for each attempt to connect."""
+
+        async def locate() -> tuple[str, int]:
+            self._refresh_soon()
+            return next(address for address, link in self._links.items() if link is self.link_for(key))
+
+        if self.is_cluster:
+            return locate
+        return self._ask_sentinels if self._sentinel_name else _fixed(*self._seeds[0])
 
     def _new_link(self, locate: Callable[[], Awaitable[tuple[str, int]]], read_s: float | None = None) -> Link:
         return Link(

@@ -18,21 +18,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pillion.resiliency.policies import Policies
+    from pillion.resiliency.run import Policy
     from pillion.sidecar.components import Loaded
 
 STATE = ("get", "set", "delete", "bulk_get", "transact", "query", "keys_like", "delete_with_prefix")
 """The methods of a state store that run under its policy."""
 SECRETS = ("get", "bulk_get")
+CONFIGURATION = ("get", "subscribe")
+LOCK = ("try_lock", "unlock")
 
 
 class Live:
-    """`brokers`, `states` and `secrets` by name. `changed` is told the name of a broker that came or went."""
+    """`brokers`, `states` and so on by name; `updates` are the policies of the changes that configuration stores tell.
+
+    `changed` is told the name of a broker that came or went.
+    """
 
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
         self.brokers: dict[str, Broker] = {}
         self.states: dict[str, Loaded] = {}
         self.secrets: dict[str, Loaded] = {}
+        self.configurations: dict[str, Loaded] = {}
+        self.updates: dict[str, Policy] = {}
+        self.locks: dict[str, Loaded] = {}
         self.changed: Callable[[str], None] = lambda name: None
 
     def component_changed(self, loaded: Loaded, arrived: bool) -> None:
@@ -49,6 +58,14 @@ class Live:
                 self._follow(self.states, loaded, arrived, Kind.STATESTORE, STATE)
             case "secretstores":
                 self._follow(self.secrets, loaded, arrived, Kind.SECRETSTORE, SECRETS)
+            case "configuration":
+                self._follow(self.configurations, loaded, arrived, Kind.CONFIGURATION, CONFIGURATION)
+                inbound = self._policies.component(name, Kind.CONFIGURATION, Flow.INBOUND) if arrived else None
+                self.updates.pop(name, None)
+                if inbound is not None:
+                    self.updates[name] = inbound
+            case "lock":
+                self._follow(self.locks, loaded, arrived, Kind.LOCK, LOCK)
             case _:
                 pass
 

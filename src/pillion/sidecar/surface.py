@@ -17,8 +17,10 @@ from pillion.app.channel import AppChannel
 from pillion.app.grpc_topics import GrpcTopics
 from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
+from pillion.blocks.configuration import ConfigurationBlock
 from pillion.blocks.health import HealthBlock
 from pillion.blocks.invoke import InvokeBlock
+from pillion.blocks.lock import LockBlock
 from pillion.blocks.metadata import AppConnection, ComponentRow, Facts, MetadataBlock
 from pillion.blocks.publish import PublishBlock
 from pillion.blocks.secrets import SecretsBlock
@@ -136,6 +138,9 @@ class Surface:
         self._streaming = StreamingBlock(live.brokers, self.subscriptions, meter=meters.pubsub)
 
         # The blocks and their rows.
+        self._configuration = ConfigurationBlock(
+            live.configurations, lambda: channel, live.updates, timed=meters.of("configuration")
+        )
         invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, guided)
         facts = Facts(
             app_id,
@@ -157,6 +162,8 @@ class Surface:
             *StateBlock(app_id, live.states, timed=meters.of("state")).operations(),
             *PublishBlock(app_id, live.brokers, meter=meters.pubsub).operations(),
             *self._streaming.operations(),
+            *self._configuration.operations(),
+            *LockBlock(live.locks).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *invoke.operations(),
             *metadata,
@@ -235,7 +242,9 @@ class Surface:
 
     async def quiesce(self, grace_s: float) -> None:
         """Take no further messages; those on their way may still be answered, over APIs that still serve."""
-        await asyncio.gather(self._streaming.close(grace_s), self.subscriptions.close(grace_s))
+        await asyncio.gather(
+            self._streaming.close(grace_s), self.subscriptions.close(grace_s), self._configuration.close(grace_s)
+        )
 
     async def close(self, grace_s: float) -> None:
         """End the connections: open calls may finish within `grace_s` seconds."""
