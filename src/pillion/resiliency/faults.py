@@ -93,7 +93,7 @@ def read(resource: FaultInjectionResource) -> Injections:
 def _both_ways(entry: Fields) -> tuple[Chances, Chances]:
     """Read a component: faults for both directions, or for each."""
     inbound, outbound = entry.nested("inbound"), entry.nested("outbound")
-    if not inbound and not outbound:
+    if entry.raw("inbound") is None and entry.raw("outbound") is None:
         both = _chances(entry)
         return both, both
     for name in ("latency", "error", "drop", "duplicate"):
@@ -106,16 +106,16 @@ def _chances(entry: Fields) -> Chances:
     entry.know("inbound", "outbound")
     latency, error = entry.nested("latency"), entry.nested("error")
     made = Chances(
-        latency=_percent(latency),
+        latency=_percent(entry, "latency"),
         latency_s=duration(latency, "duration", 0.0),
         jitter_s=duration(latency, "jitter", 0.0),
-        error=_percent(error),
+        error=_percent(entry, "error"),
         message=error.text("message") or MESSAGE,
         code=_code(error),
-        drop=_percent(entry.nested("drop")),
-        duplicate=_percent(entry.nested("duplicate")),
+        drop=_percent(entry, "drop"),
+        duplicate=_percent(entry, "duplicate"),
     )
-    if latency and not made.latency_s:
+    if made.latency and not made.latency_s:
         raise latency.wrong("duration", "is missing", "write how long a call is held back, like 200ms")
     latency.done()
     error.done()
@@ -123,10 +123,11 @@ def _chances(entry: Fields) -> Chances:
     return made
 
 
-def _percent(entry: Fields) -> float:
-    """Return a percentage: 100 where the fault is there without one."""
-    if not entry:
+def _percent(target: Fields, name: str) -> float:
+    """Return the percentage of a fault: 100 where it is there without one, even as `{}`."""
+    if target.raw(name) is None:
         return 0.0
+    entry = target.nested(name)
     text = entry.text("percent")
     if not text:
         return 100.0
