@@ -104,9 +104,8 @@ def test_two_terminals_find_each_other(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     """A wrapper, its child and a child in a session of its own are gone when the run is."""
-    script = (
-        f"{sys.executable} -c 'import os,time; os.setsid(); print(\"up\", flush=True); time.sleep(600)' & sleep 600"
-    )
+    stray = 'import os, time; os.setsid(); print("app-runs", flush=True); time.sleep(600)'
+    script = f"{sys.executable} -c '{stray}' & sleep 600"
     with Pillion("run", "-a", "orders", "--", "sh", "-c", script, home=tmp_path, folder=tmp_path) as run:
         run.until("app-runs")
         assert len(run.descendants()) >= 5
