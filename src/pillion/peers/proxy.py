@@ -17,6 +17,7 @@ from pillion.net.exchange import RpcError
 from pillion.peers.client import RETRIED
 from pillion.peers.resolve import Place, parse_target
 from pillion.resiliency.failures import TimedOut
+from pillion.resiliency.run import Policy
 from pillion.wire.methods import BadMethod, guarded
 from pillion.wire.trace import from_binary, to_binary, valid_parent
 
@@ -91,6 +92,13 @@ class Proxy:
                     opening = await _opening(call)
                     stream = await policy(lambda: self._open(call, target, metadata, opening), replayable=True)
                     await _relay(call, stream)
+                elif isinstance(policy, Policy) and policy.retry is None:
+                    opening = await _opening(call)
+
+                    async def whole() -> None:
+                        await _relay(call, await self._open(call, target, metadata, opening))
+
+                    await policy(whole, replayable=False)
                 else:
                     await self._serve_guided(call, target, metadata, policy)
             else:
