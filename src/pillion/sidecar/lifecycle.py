@@ -52,7 +52,14 @@ async def _serve(options: Options, environment: Environment) -> int:
         # What start-up made lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        announced = presence.announce(_record(sidecar), presence.home(environment.variables))
+        record = presence.record_of(
+            options,
+            http_port=sidecar.http_port,
+            grpc_port=sidecar.grpc_port,
+            internal_port=sidecar.internal_port,
+            created=time.time(),
+        )
+        announced = presence.announce(record, presence.home(environment.variables))
         try:
             signals.sidecar = sidecar
             code = await sidecar.ended
@@ -62,24 +69,6 @@ async def _serve(options: Options, environment: Environment) -> int:
             return code
         signals.restart = False
         log.info("restarting on SIGHUP")
-
-
-def _record(sidecar: Sidecar) -> presence.Record:
-    options = sidecar.options
-    return presence.Record(
-        app_id=sidecar.app_id,
-        http_port=sidecar.http_port,
-        grpc_port=sidecar.grpc_port,
-        internal_port=sidecar.internal_port,
-        metrics_port=options.metrics_port,
-        app_port=options.app_port,
-        socket=options.socket_path("http"),
-        pid=os.getpid(),
-        created=time.time(),
-        metrics_enabled=options.enable_metrics,
-        max_body_size=options.max_body_size,
-        read_buffer_size=options.read_buffer_size,
-    )
 
 
 class _Signals:

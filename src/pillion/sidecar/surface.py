@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from pillion import REFERENCE_VERSION
 from pillion.api.allow import GrpcRules, HttpRules
+from pillion.app.bindings import bindings_of
 from pillion.app.channel import AppChannel
 from pillion.app.grpc_topics import GrpcTopics
 from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
+from pillion.blocks.bindings import BindingsBlock, Outputs
 from pillion.blocks.configuration import ConfigurationBlock
 from pillion.blocks.health import HealthBlock
+from pillion.blocks.input_bindings import InputBindings
 from pillion.blocks.invoke import InvokeBlock
 from pillion.blocks.lock import LockBlock
 from pillion.blocks.metadata import AppConnection, ComponentRow, Facts, MetadataBlock
@@ -37,6 +40,7 @@ from pillion.net.h2_pool import PoolOptions
 from pillion.net.h2_server import H2Server, ServerOptions
 from pillion.net.http_client import HttpClient
 from pillion.net.http_server import HttpServer
+from pillion.observe.delivery import TracedTopics
 from pillion.observe.logs import ApiLog
 from pillion.peers.client import PeerClient
 from pillion.peers.endpoints import External
@@ -51,7 +55,9 @@ from pillion.serve.grpc import GrpcApi
 from pillion.serve.http import HttpApi, HttpSettings
 from pillion.serve.internal import InternalService
 from pillion.serve.public import PublicApi
+from pillion.serve.tracing import traced_proxy
 from pillion.wire.durations import render_duration
+from pillion.wire.h2_limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +69,9 @@ if TYPE_CHECKING:
     from pillion.kinds.resources import SubscriptionResource
     from pillion.kinds.topics import TopicsOfApp
     from pillion.net.exchange import ClientStream, GrpcChannel, Metadata
-    from pillion.observe.meters import Meters
+    from pillion.net.middleware import Pipeline
+    from pillion.observe.meters import AccessMeter, Meters
+    from pillion.observe.tracing import Tracer
     from pillion.peers.endpoints import Endpoint
     from pillion.peers.proxy import OpenApp
     from pillion.peers.resolve import Target
@@ -74,12 +82,15 @@ if TYPE_CHECKING:
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
     from pillion.sidecar.live import Live
+    from pillion.sidecar.pipelines import Pipelines
 
 log = logging.getLogger("pillion.sidecar")
 PEER_POOL = PoolOptions(connect_timeout_s=30.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=180.0, always=True))
 """Towards other sidecars: pings also without calls, connections kept for three idle minutes (spec `grpc-api.md` 1)."""
 OFFERED = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService")
 INTERNAL = ("dapr.proto.internals.v1.ServiceInvocation",)
+HEADER_LIST = 16
+"""A header list of HTTP/2 may be so many times longer than a head of HTTP/1.1: metadata carries more."""
 HEAD_SLACK = 64
 """Response heads of the application may be this many times longer than request heads are allowed to be."""
 
@@ -107,13 +118,17 @@ class Surface:
         outbound: Readiness,
         stop: Callable[[bool], None],
         meters: Meters,
+        tracer: Tracer | None,
+        pipelines: Pipelines,
     ) -> None:
         app_id, namespace = options.app_id, environment.namespace
 
         # To the application, to other sidecars, to servers outside.
-        self.channel = _channel(options, environment, meters)
+        self.channel = _channel(options, environment, meters, pipelines.app)
         channel = self.channel
-        self._external = External(endpoints, max_head=options.read_buffer_size * HEAD_SLACK)
+        self._external = External(
+            endpoints, max_head=options.read_buffer_size * HEAD_SLACK, pipeline=pipelines.app
+        )
         self._directory = Directory(resolver)
 
         def dial(address: str, target: Target) -> GrpcChannel:
@@ -124,18 +139,28 @@ class Surface:
             retry=policies.retry(BuiltIn.SERVICE), meter=meters.peers,
         )  # fmt: skip
         guided = policies if policies.active else None
-        authorize = _authorize(config, options.app_protocol)
+        authorize = _authorize(config, options.app_protocol, meters.access)
         proxy = Proxy(
             app_id, namespace, lambda: _opener(channel), self._peers, policies=guided, authorize=authorize,
             endpoints=endpoints,
         )  # fmt: skip
 
+        passed_on = traced_proxy(proxy.serve, tracer) if tracer is not None else proxy.serve
+
         # Messages to the application.
         topics = _topics(channel, app_id, policies.retry(BuiltIn.INITIALIZATION))
+        if topics is not None and tracer is not None:
+            topics = TracedTopics(topics, tracer)
         self.subscriptions = Subscriptions(
             live.brokers, topics, ask="subscribe" not in options.disable_init_endpoints, meter=meters.pubsub
         )
-        self._streaming = StreamingBlock(live.brokers, self.subscriptions, meter=meters.pubsub)
+        self._streaming = StreamingBlock(live.brokers, self.subscriptions, meter=meters.pubsub, tracer=tracer)
+
+        # Bindings, both ways.
+        outputs = Outputs(live.bindings, timed=meters.of("output_binding"))
+        taker = bindings_of(channel, timeout_s=options.app_binding_options_timeout)
+        self._inputs = InputBindings(live.bindings, taker, outputs, timed=meters.of("input_binding"))
+        live.binding_changed = self._inputs.changed
 
         # The blocks and their rows.
         self._configuration = ConfigurationBlock(
@@ -160,10 +185,11 @@ class Surface:
         health = HealthBlock(app_id, inbound, outbound, stop).operations()
         operations = [
             *StateBlock(app_id, live.states, timed=meters.of("state")).operations(),
-            *PublishBlock(app_id, live.brokers, meter=meters.pubsub).operations(),
+            *PublishBlock(app_id, live.brokers, meter=meters.pubsub, tracer=tracer).operations(),
             *self._streaming.operations(),
             *self._configuration.operations(),
             *LockBlock(live.locks).operations(),
+            *BindingsBlock(outputs).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *invoke.operations(),
             *metadata,
@@ -187,7 +213,9 @@ class Surface:
             origins=options.allowed_origins or None,
             tracing=tracing,
             api_log=api_log,
+            pipeline=pipelines.http,
             metered=meters.http_server,
+            tracer=tracer,
             count_error=meters.errors,
         )
         routes = HttpRules(config.api_allowed, config.api_denied)
@@ -196,25 +224,31 @@ class Surface:
         http = HttpApi(offered, settings, invoke.http if routes.invocation else no_fallback(offered))
         grpc = GrpcApi(
             operations,
-            proxy=proxy.serve,
+            proxy=passed_on,
             api_token=environment.api_token,
             tracing=tracing,
             api_log=api_log,
             meter=meters.grpc_server,
+            tracer=tracer,
             count_error=meters.errors,
             extras={**reflection_methods(OFFERED), **Health().methods()},
         )
         internal = InternalService(
             lambda: channel,
-            proxy=proxy.serve,
+            proxy=passed_on,
             authorize=authorize,
             further=reflection_methods(INTERNAL),
             meter=meters.peers,
+            tracer=tracer,
         )
 
         # The servers.
         limits = GrpcOptions(max_receive=_no_limit(options.max_body_size), max_send=_no_limit(options.max_body_size))
-        server_options = ServerOptions(grpc=limits, max_body=options.max_body_size)
+        server_options = ServerOptions(
+            limits=Limits(header_list=options.read_buffer_size * HEADER_LIST),
+            grpc=limits,
+            max_body=options.max_body_size,
+        )
         http2 = H2Server(http=http, options=server_options) if environment.http2_cleartext else None
         self.http_server = HttpServer(
             http,
@@ -237,13 +271,16 @@ class Surface:
         """The application became healthy, or unhealthy."""
         if healthy:
             await self.subscriptions.app_healthy()
+            self._inputs.app_changed(True)
         else:
+            self._inputs.app_changed(False)
             await self.subscriptions.app_unhealthy()
 
     async def quiesce(self, grace_s: float) -> None:
         """Take no further messages; those on their way may still be answered, over APIs that still serve."""
         await asyncio.gather(
-            self._streaming.close(grace_s), self.subscriptions.close(grace_s), self._configuration.close(grace_s)
+            self._inputs.close(grace_s), self._streaming.close(grace_s), self.subscriptions.close(grace_s),
+            self._configuration.close(grace_s),
         )
 
     async def close(self, grace_s: float) -> None:
@@ -259,7 +296,9 @@ class Surface:
             await self.channel.close()
 
 
-def _channel(options: Options, environment: Environment, meters: Meters) -> AppChannel | None:
+def _channel(
+    options: Options, environment: Environment, meters: Meters, pipeline: Pipeline | None
+) -> AppChannel | None:
     """The way to the application, None when no port is given."""
     if options.app_port <= 0:
         return None
@@ -277,16 +316,16 @@ def _channel(options: Options, environment: Environment, meters: Meters) -> AppC
         http = HttpClient(host, port, tls=context, max_head=options.read_buffer_size * HEAD_SLACK)
     return AppChannel(
         protocol, http=http, grpc=grpc, token=environment.app_api_token, limit=options.app_max_concurrency,
-        address=host, port=port, meter_http=meters.http_client, meter_grpc=meters.grpc_client,
+        address=host, port=port, pipeline=pipeline, meter_http=meters.http_client, meter_grpc=meters.grpc_client,
     )  # fmt: skip
 
 
-def _authorize(config: Configuration, protocol: str) -> Authorize | None:
+def _authorize(config: Configuration, protocol: str, meter: AccessMeter | None) -> Authorize | None:
     """What admits calls from other applications, None when nothing could be denied."""
     for doubt in acl.doubts(config.access_control, protocol):
         log.warning("%s", doubt)
     rules = acl.access_rules(config.access_control, protocol)
-    return None if rules is None else acl.guard(rules)
+    return None if rules is None else acl.guard(rules, meter.decided if meter is not None else None)
 
 
 def _opener(channel: AppChannel | None) -> OpenApp | None:
