@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pillion.blocks.bindings import Binding
 from pillion.blocks.broker import Broker
 from pillion.resiliency.guarded import guarded
 from pillion.resiliency.policies import Flow, Kind
@@ -31,7 +32,7 @@ LOCK = ("try_lock", "unlock")
 class Live:
     """`brokers`, `states` and so on by name; `updates` are the policies of the changes that configuration stores tell.
 
-    `changed` is told the name of a broker that came or went.
+    `changed` is told the name of a broker that came or went, `binding_changed` that of a binding.
     """
 
     def __init__(self, policies: Policies) -> None:
@@ -42,7 +43,9 @@ class Live:
         self.configurations: dict[str, Loaded] = {}
         self.updates: dict[str, Policy] = {}
         self.locks: dict[str, Loaded] = {}
+        self.bindings: dict[str, Binding] = {}
         self.changed: Callable[[str], None] = lambda name: None
+        self.binding_changed: Callable[[str], None] = lambda name: None
 
     def component_changed(self, loaded: Loaded, arrived: bool) -> None:
         """Follow the component registry."""
@@ -54,6 +57,11 @@ class Live:
                 else:
                     self.brokers.pop(name, None)
                 self.changed(name)
+            case "bindings":
+                self.bindings.pop(name, None)
+                if arrived:
+                    self.bindings[name] = self._binding(loaded)
+                self.binding_changed(name)
             case "state":
                 self._follow(self.states, loaded, arrived, Kind.STATESTORE, STATE)
             case "secretstores":
@@ -78,6 +86,16 @@ class Live:
             metadata=loaded.metadata,
             outbound=find(loaded.name, Kind.PUBSUB, Flow.OUTBOUND),
             inbound=find(loaded.name, Kind.PUBSUB, Flow.INBOUND),
+        )
+
+    def _binding(self, loaded: Loaded) -> Binding:
+        find = self._policies.component
+        return Binding(
+            loaded.name,
+            loaded.component,
+            loaded.metadata,
+            outbound=find(loaded.name, Kind.BINDING, Flow.OUTBOUND),
+            inbound=find(loaded.name, Kind.BINDING, Flow.INBOUND),
         )
 
     def _follow(
