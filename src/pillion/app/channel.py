@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pillion.net.exchange import ClientStream, GrpcChannel, Metadata, Request, Response, UnaryReply
+    from pillion.net.middleware import Pipeline
 
     Send = Callable[[Request], Awaitable[Response]]
     CallUnary = Callable[[str, bytes, Metadata | None, float | None], Awaitable[UnaryReply]]
@@ -46,7 +47,8 @@ class AppChannel:
     """Calls to the application.
 
     `http` is set for the protocols http, https and h2c, `grpc` for grpc and grpcs; exactly one of them.
-    `meter_http` and `meter_grpc` wrap the way there with what counts calls; health probes take another way.
+    `pipeline` is the middleware on the way to an HTTP application; `meter_http` and `meter_grpc` wrap the way there with
+    what counts calls. Health probes take another way.
     `token` is APP_API_TOKEN. `limit` 0 means unlimited. `healthy` is switched by the health prober.
     """
 
@@ -60,6 +62,7 @@ class AppChannel:
         limit: int = 0,
         address: str = "127.0.0.1",
         port: int = 0,
+        pipeline: Pipeline | None = None,
         meter_http: Callable[[Send], Send] | None = None,
         meter_grpc: Callable[[CallUnary], CallUnary] | None = None,
     ) -> None:
@@ -72,6 +75,8 @@ class AppChannel:
         self.port = port
         self.healthy = True
         self._send: Send | None = http.request if http is not None else None
+        if pipeline is not None and self._send is not None:
+            self._send = pipeline.over(self._send)
         self._unary = _plain(grpc) if grpc is not None else None
         if meter_http is not None and self._send is not None:
             self._send = meter_http(self._send)

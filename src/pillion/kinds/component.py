@@ -78,14 +78,18 @@ def setting(
     secret: bool = False,
     parse: Callable[[str], Any] | None = None,
     choices: tuple[str, ...] = (),
+    rest: bool = False,
     help: str = "",
 ) -> Any:
     """One field of a `Settings` dataclass.
 
     `key` is the wire spelling where it is not the lowerCamelCase of the field's name; `parse` turns the text into the
-    value where the type alone does not say how and raises ValueError; without a default the field is required.
+    value where the type alone does not say how and raises ValueError; without a default the field is required. `rest`:
+    the field gets, as a mapping, every key that no other field has.
     """
-    meta = {"key": key, "aliases": aliases, "secret": secret, "parse": parse, "choices": choices, "help": help}
+    meta = {
+        "key": key, "aliases": aliases, "secret": secret, "parse": parse, "choices": choices, "rest": rest, "help": help,
+    }  # fmt: skip
     if default is dataclasses.MISSING:
         return field(metadata=meta)
     if isinstance(default, (list, dict, set)):
@@ -136,6 +140,9 @@ def decode(settings: type[S], metadata: Mapping[str, str], *, where: str) -> S:
         if not item.init:
             continue
         meta = item.metadata
+        if meta.get("rest"):
+            values[item.name] = _unclaimed(settings, metadata)
+            continue
         key = meta.get("key") or wire_key(item.name)
         text = next((folded[k.lower()] for k in (key, *meta.get("aliases", ())) if k.lower() in folded), None)
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
@@ -153,6 +160,15 @@ def decode(settings: type[S], metadata: Mapping[str, str], *, where: str) -> S:
                 f"metadata field {key!r} is {text!r}", where=where, mend=f"use one of: {', '.join(choices)}"
             )
     return settings(**values)
+
+
+def _unclaimed(settings: type[Any], metadata: Mapping[str, str]) -> dict[str, str]:
+    claimed = {
+        key.lower()
+        for item in dataclasses.fields(settings)
+        for key in (item.metadata.get("key") or wire_key(item.name), *item.metadata.get("aliases", ()))
+    }
+    return {key: value for key, value in metadata.items() if key.lower() not in claimed}
 
 
 def _convert(hint: Any, parse: Callable[[str], Any] | None, text: str) -> Any:

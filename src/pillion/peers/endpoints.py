@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pillion.kinds.invocation import Headers
     from pillion.net.exchange import Response
+    from pillion.net.middleware import Pipeline
 
 DIAL_TIMEOUT_S = 15.0
 MOST_REDIRECTS = 10
@@ -61,18 +62,28 @@ class External:
 
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     max_head: int = 65536
+    pipeline: Pipeline | None = None
+    """The middleware on the way out, None when there is none."""
     _clients: OrderedDict[tuple[str, str, int, Endpoint | None], _Kept] = field(default_factory=OrderedDict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def request_url(self, base_url: str, request: Request) -> Response:
         """Send `request` below a URL that the caller gave; redirects are the caller's to follow."""
-        return await self._send(base_url.rstrip("/"), request, None)
+        base = base_url.rstrip("/")
+        if self.pipeline is None:
+            return await self._send(base, request, None)
+        return await self.pipeline.run(request, lambda changed: self._send(base, changed, None))
 
     async def request_endpoint(self, name: str, request: Request) -> Response:
         """Send `request` below the base URL of a resource, whose headers overwrite the caller's; follows redirects."""
         endpoint = self.endpoints.get(name)
         if endpoint is None:
             raise ComponentError(f"HTTPEndpoint {name} is not known any more")
+        if self.pipeline is None:
+            return await self._request_endpoint(endpoint, request)
+        return await self.pipeline.run(request, lambda changed: self._request_endpoint(endpoint, changed))
+
+    async def _request_endpoint(self, endpoint: Endpoint, request: Request) -> Response:
         own = {key.lower().encode(): value.encode() for key, value in endpoint.headers}
         request.headers = [pair for pair in request.headers if pair[0] not in own] + list(own.items())
         base = endpoint.base_url.rstrip("/")

@@ -17,6 +17,7 @@ from pillion.api.table import BadEscape, Routes
 from pillion.errors import ApiError, ComponentError
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response, RpcError
 from pillion.net.http_client import HttpError
+from pillion.serve.pipeline import through
 from pillion.wire import baggage, trace
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pillion.api.operation import Operation
     from pillion.net.exchange import Headers, Request
     from pillion.observe.logs import ApiLog
+    from pillion.net.middleware import Pipeline
 
     Handler = Callable[[Request], Awaitable[Response]]
 
@@ -45,6 +47,7 @@ class HttpSettings:
     api_log: ApiLog | None = None
     metered: Callable[[Handler], Handler] | None = None
     """Wraps what is counted as a request of the API."""
+    pipeline: Pipeline | None = None
     count_error: Callable[[str, str], None] | None = None
     """Told the code and the category of each error that is answered."""
 
@@ -68,6 +71,8 @@ class HttpApi:
             serve = _authenticated(serve, settings.api_token)
         if settings.origins is not None:
             serve = _cross_origin(serve, settings.origins)
+        if settings.pipeline is not None:
+            serve = through(settings.pipeline, serve, self.streams)
         if settings.metered is not None:
             serve = settings.metered(serve)
         if settings.tracing:

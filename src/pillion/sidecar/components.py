@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pillion.kinds.resources import ComponentResource
     from pillion.sidecar.environment import Environment
 
-__all__ = ["Components", "InitError", "Loaded", "Witness"]
+__all__ = ["Components", "InitError", "Loaded", "Witness", "followers"]
 
 log = logging.getLogger("pillion.sidecar.components")
 
@@ -30,6 +30,16 @@ class Witness(Protocol):
     def loaded(self, resource: ComponentResource) -> None: ...
 
     def failed(self, resource: ComponentResource, reason: str) -> None: ...
+
+
+def followers(*each: Callable[[Loaded, bool], None]) -> Callable[[Loaded, bool], None]:
+    """Return one function that tells all of them, in order."""
+
+    def changed(loaded: Loaded, arrived: bool) -> None:
+        for follower in each:
+            follower(loaded, arrived)
+
+    return changed
 
 
 class Components:
@@ -78,6 +88,8 @@ class Components:
         self.conversations = self._by_category["conversation"]
         self.middlewares = self._by_category["middleware"]
         self.actor_store: Loaded | None = None
+        self.replacing: set[str] = set()
+        """Components that are gone only until their new version opens."""
 
     async def open(self, resources: Sequence[ComponentResource]) -> None:
         """Load all: secret stores first, then the rest, both in order. Raises `InitError` for the first that fails."""
@@ -108,8 +120,12 @@ class Components:
         """Put a changed resource in the place of the one of its name: the old one closes before the new one opens."""
         if self._existing(resource.name) == resource:
             return
-        await self.remove(resource.name)
-        await self.add(resource)
+        self.replacing.add(resource.name)
+        try:
+            await self.remove(resource.name)
+            await self.add(resource)
+        finally:
+            self.replacing.discard(resource.name)
 
     async def remove(self, name: str) -> None:
         """Close one and forget it; a failure to close is logged."""

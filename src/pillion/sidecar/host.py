@@ -24,9 +24,10 @@ from pillion.peers.endpoints import Endpoint
 from pillion.resiliency.policies import Policies
 from pillion.sidecar import address, checks, configuration, environment, load
 from pillion.sidecar.catalogue import Catalogue, construct
-from pillion.sidecar.components import Components
+from pillion.sidecar.components import Components, followers
 from pillion.sidecar.live import Live
 from pillion.sidecar.metadata import Resolver as Values
+from pillion.sidecar.pipelines import Pipelines
 from pillion.sidecar.surface import Surface
 from pillion.sidecar.telemetry import Telemetry
 from pillion.tasks import Tasks
@@ -120,6 +121,7 @@ class Sidecar:
         resolver = await self._resolver(catalogue, config.name_resolution)
         policies = _policies(resources, meters.resiliency)
         live = Live(policies)
+        pipelines = Pipelines(config)
         components = Components(
             app_id=self.app_id,
             environment=self.environment,
@@ -129,11 +131,13 @@ class Sidecar:
             deny=config.components_deny,
             strict_sandbox=config.wasm_strict_sandbox,
             catalogue=catalogue,
-            changed=live.component_changed,
+            changed=followers(live.component_changed, pipelines.component_changed),
             witness=meters.components,
         )
+        pipelines.replacing = components.replacing.__contains__
         self._stack.push_async_callback(components.close)
         await components.open((*self._defaults, *resources.components))
+        pipelines.warn()
 
         surface = Surface(
             options,
@@ -150,6 +154,7 @@ class Sidecar:
             outbound=self.outbound,
             stop=self.request_stop,
             meters=meters,
+            pipelines=pipelines,
         )
         self._surface = surface
         self._stack.push_async_callback(surface.close, LISTENER_GRACE_S)
