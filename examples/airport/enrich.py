@@ -9,23 +9,20 @@ between has changed a counter as well: the transaction fails, and is tried again
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import random
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-import flights
+from seen import NOTES, Known, Seen, enriched, look, notes
 from sidecar import Conflict, Failed, Sidecar
 
 PATIENCE_S = 45.0
 """How long a bulk is tried: less than the time after which the broker hands it to somebody else."""
-DAY, NOTES = "day", "notes"
+DAY = "day"
 SUBSCRIPTION = {
     "pubsubname": "pubsub",
     "topic": "flights",
@@ -34,95 +31,6 @@ SUBSCRIPTION = {
     "bulkSubscribe": {"enabled": True, "maxMessagesCount": 50, "maxAwaitDurationMs": 50},
 }
 log = logging.getLogger("enrich")
-
-
-@dataclass(slots=True)
-class Seen:
-    """One flight as it came. `reason` is why it cannot be true; `entries` are the messages that told of it."""
-
-    name: str
-    flight: flights.Flight
-    reason: str | None
-    entries: list[str] = field(default_factory=list)
-
-    @property
-    def record(self) -> str:
-        return f"flight:{self.name}"
-
-    @property
-    def counters(self) -> tuple[str, ...]:
-        if self.reason == flights.FORGED:
-            return (NOTES,)
-        return (f"airport:{self.flight['origin']}", f"carrier:{self.flight['carrier']}", NOTES)
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        """What is to be looked up for it."""
-        keys = (
-            ("airline", self.flight.get("carrier")),
-            ("airport", self.flight.get("dest")),
-            ("plane", self.flight.get("tailnum")),
-        )
-        return tuple(f"known-{kind}:{key}" for kind, key in keys if key)
-
-    @property
-    def outcome(self) -> str:
-        return "lost" if self.reason else flights.outcome(self.flight)
-
-
-def look(event: dict[str, str], key: str) -> Seen:
-    """Read what the feed published; a row that it did not sign is not even read."""
-    row = event["row"]
-    if not flights.genuine(row, event["signature"], key):
-        return Seen("forged-" + hashlib.sha256(row.encode()).hexdigest()[:16], {}, flights.FORGED)
-    flight = flights.read(row)
-    return Seen(flights.name(flight), flight, flights.falsehood(flight))
-
-
-def enriched(seen: Seen, known: dict[str, tuple[Any, str]]) -> dict[str, Any]:
-    """Return the event for everybody who wants to know of flights."""
-    flight = seen.flight
-
-    def about(kind: str, column: str) -> Any:
-        return known.get(f"known-{kind}:{flight[column]}", (None, ""))[0]
-
-    return {
-        "name": seen.name,
-        "origin": flight["origin"],
-        "destination": {"code": flight["dest"], "known": about("airport", "dest")},
-        "airline": {"code": flight["carrier"], "known": about("airline", "carrier")},
-        "aircraft": {"code": flight["tailnum"] or None, "known": about("plane", "tailnum")},
-        "cancelled": not flight["dep_time"],
-        "departed": _clock(flight["dep_time"]),
-        "departure_delay": _number(flight["dep_delay"]),
-        "arrival_delay": _number(flight["arr_delay"]),
-    }
-
-
-def notes(seen: Seen, known: dict[str, tuple[Any, str]]) -> list[str]:
-    """Return what is odd about a flight, though it may be true."""
-    flight = seen.flight
-    if seen.reason:
-        return []
-    found = []
-    if not flight["tailnum"]:
-        found.append("aircraft not named")
-    elif f"known-plane:{flight['tailnum']}" not in known:
-        found.append("aircraft unknown")
-    if f"known-airport:{flight['dest']}" not in known:
-        found.append("destination unknown")
-    if str(flights.MIDNIGHT) in (flight["dep_time"], flight["arr_time"]):
-        found.append("at 24:00")
-    return found
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text else None
-
-
-def _clock(time: str) -> str | None:
-    """Return a time as people write it; 2400 is the midnight that ends the day."""
-    return f"{int(time) // 100 % 24:02}:{int(time) % 100:02}" if time else None
 
 
 class Enrich:
@@ -198,10 +106,10 @@ class Enrich:
             log.error("%d flights are given back to the broker", len(left))
         return set(left)
 
-    async def look_up(self, batch: dict[str, Seen]) -> dict[str, tuple[Any, str]]:
+    async def look_up(self, batch: dict[str, Seen]) -> Known:
         return await self.sidecar.bulk_get({key for seen in batch.values() for key in seen.asks})
 
-    async def record(self, batch: dict[str, Seen]) -> dict[str, tuple[Any, str]]:
+    async def record(self, batch: dict[str, Seen]) -> Known:
         """Record and count the flights of a bulk that were not; return what is known. Raises `Conflict`."""
         counted = await self.count_so_far({key for seen in batch.values() for key in seen.counters})
         keys = {key for seen in batch.values() for key in (seen.record, *seen.asks)}
@@ -215,7 +123,7 @@ class Enrich:
             self.changed.notify_all()
         return known
 
-    async def count_so_far(self, counters: set[str]) -> dict[str, tuple[Any, str]]:
+    async def count_so_far(self, counters: set[str]) -> Known:
         """Return counters with their ETags; those that do not exist are made, so that each has one."""
         counted = await self.sidecar.bulk_get(counters)
         missing = counters - counted.keys()
@@ -226,9 +134,7 @@ class Enrich:
                 log.info("another bulk has just made %s", counter)
         return counted | (await self.sidecar.bulk_get(missing) if missing else {})
 
-    async def write(
-        self, fresh: list[Seen], counted: dict[str, tuple[Any, str]], known: dict[str, tuple[Any, str]]
-    ) -> None:
+    async def write(self, fresh: list[Seen], counted: Known, known: Known) -> None:
         """Record flights and count them, all or nothing. Raises `Conflict`."""
         changed: dict[str, Counter[str]] = {}
         for seen in fresh:
@@ -285,4 +191,11 @@ async def application() -> web.Application:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    web.run_app(application(), host="127.0.0.1", port=int(os.environ["APP_PORT"]), access_log=None, print=None)
+    web.run_app(
+        application(),
+        host="127.0.0.1",
+        port=int(os.environ["APP_PORT"]),
+        access_log=None,
+        print=None,
+        shutdown_timeout=2,
+    )

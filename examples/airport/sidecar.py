@@ -62,8 +62,16 @@ class Sidecar:
         await self._post(f"state/{self._store}", [{"key": key, "value": value} for key, value in values.items()])
 
     async def create(self, key: str, value: Any) -> None:
-        """Save a value where there is none. Raises `Conflict` where there is one."""
-        await self._post(f"state/{self._store}", [{"key": key, "value": value, "options": FIRST_WRITE}])
+        """Save a value where there is none. Raises `Conflict` where there is one.
+
+        Without an ETag stores differ in what they call that: SQLite answers 409, Redis and PostgreSQL 500.
+        """
+        try:
+            await self._post(f"state/{self._store}", [{"key": key, "value": value, "options": FIRST_WRITE}])
+        except Failed as error:
+            if await self.bulk_get([key]):
+                raise Conflict(str(error)) from error
+            raise
 
     async def transact(self, values: Iterable[tuple[str, Any, str]]) -> None:
         """Save (key, value, ETag) together or not at all; an empty ETag means whatever was there.

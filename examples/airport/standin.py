@@ -119,4 +119,11 @@ async def application() -> web.Application:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    web.run_app(application(), host="127.0.0.1", port=int(os.environ["APP_PORT"]), access_log=None, print=None)
+    web.run_app(
+        application(),
+        host="127.0.0.1",
+        port=int(os.environ["APP_PORT"]),
+        access_log=None,
+        print=None,
+        shutdown_timeout=2,
+    )

@@ -30,13 +30,12 @@ RUN_S = 110
 MARK = "PILLION_TEST_MARK"
 
 
-def demo(*options: str, mark: str = "") -> subprocess.CompletedProcess[str]:
+def demo(*options: str, flights: int = FLIGHTS) -> subprocess.CompletedProcess[str]:
     """Run the demo to its end, without a terminal."""
-    command = [str(ROOT / "demo"), "--flights", str(FLIGHTS), *options]
+    command = [str(ROOT / "demo"), "--flights", str(flights), *options]
     return subprocess.run(
-        command, env=os.environ | {MARK: mark}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, timeout=RUN_S,
-    )  # fmt: skip
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=RUN_S
+    )
 
 
 def reconciled(done: subprocess.CompletedProcess[str]) -> str:
@@ -74,6 +73,15 @@ def test_javascript_board_on_sqlite_with_every_flight_told_twice() -> None:
     repeated = re.search(r"(\d+) repeated messages were counted once", printed)
     assert repeated is not None
     assert int(repeated[1]) >= FLIGHTS
+
+
+@pytest.mark.timeout(300)
+def test_kill_9_of_all_sidecars_loses_nothing_and_counts_nothing_twice() -> None:
+    """In the middle of the work; messages and state are what the disk has."""
+    done = demo("--crash", flights=2500)
+    assert done.returncode == 0, done.stdout
+    assert "kill -9 of pillion run after" in done.stdout
+    assert "reconciled: each of 2,500 flights is accounted for exactly once" in done.stdout
 
 
 @pytest.mark.redis

@@ -8,36 +8,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import flights
-from tower import account, data, scene, servers, show
+from tower import account, data, scene, servers, show, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tower.scene import Scene
 
 TWO_WEEKS, ALL = 12_208, 336_776
-STALL_S = 90.0
-"""How long nothing may move before the run counts as failed."""
-LOOK_S = 0.25
-STOP_S = 30.0
-
-
-class Stalled(Exception):
-    """The run does not come to its end; the text says what was seen last."""
 
 
 def arguments() -> argparse.Namespace:
@@ -51,6 +36,7 @@ def arguments() -> argparse.Namespace:
                         help=f"the first N flights of 2013 (default {TWO_WEEKS:,}: two weeks)")  # fmt: skip
     amount.add_argument("--all", action="store_const", const=ALL, dest="flights", help=f"all {ALL:,} flights")
     parser.add_argument("--twice", action="store_true", help="publish every flight twice; the result must not change")
+    parser.add_argument("--crash", action="store_true", help="kill -9 all sidecars in the middle, and start again")
     parser.add_argument("--no-node", action="store_true", help="do as if Node.js were missing")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the run")
     given = parser.parse_args()
@@ -92,7 +78,7 @@ def play(given: argparse.Namespace) -> int:
     try:
         with contextlib.ExitStack() as stack:
             here = prepare(given, folder, stack, node=not missing)
-            good = run(here, rows, repeats=len(rows) if given.twice else 0)
+            good = run(here, rows, repeats=len(rows) if given.twice else 0, crash=given.crash)
         keep = given.keep or not good
     except KeyboardInterrupt:
         keep = given.keep
@@ -124,90 +110,47 @@ def prepare(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack
     return here
 
 
-def run(here: Scene, rows: list[str], *, repeats: int) -> bool:
+def run(here: Scene, rows: list[str], *, repeats: int, crash: bool) -> bool:
     """Let the services work until every flight is accounted for; tell whether all is right."""
     log = here.folder / "airport.log"
     expected = account.of_file(rows)
     started = time.monotonic()
-    with pillion(here, log) as process:
-        try:
-            enrich, board, lost = watch(here, process, len(rows), repeats)
-        except Stalled as error:
-            show.fail(str(error))
-            show.console.print(log.read_text(errors="replace")[-3000:], markup=False)
-            return False
-        elapsed_s = time.monotonic() - started
-        wrong = account.differences(expected, enrich, board, lost)
-        show.table(expected)
+    try:
+        if crash:
+            fall(here, log, len(rows))
+        with watch.pillion(here, log) as process:
+            enrich, board, lost = watch.to_the_end(here, process, len(rows), repeats)
+            elapsed_s = time.monotonic() - started
+            wrong = account.differences(expected, enrich, board, lost)
+            show.table(expected)
+    except watch.Stalled as error:
+        show.fail(str(error))
+        show.console.print(log.read_text(errors="replace")[-3000:], markup=False)
+        return False
     show.console.print(
         f"{len(rows):,} flights in {elapsed_s:.1f} s; {enrich['conflicts']} conflicts of counters were tried again, "
         f"{enrich['repeated'] + board['repeated']} repeated messages were counted once"
     )
+    if process.returncode:
+        wrong.append(f"pillion run ended with status {process.returncode}: {log}")
     for difference in wrong:
         show.fail(difference)
-    if process.returncode:
-        show.fail(f"pillion run ended with status {process.returncode}: {log}")
-    if wrong or process.returncode:
-        return False
-    show.console.print(f"[bold green]✓[/] reconciled: each of {len(rows):,} flights is accounted for exactly once, "
-                       "and all totals equal those of the file")  # fmt: skip
-    return True
+    if not wrong:
+        show.console.print(f"[bold green]✓[/] reconciled: each of {len(rows):,} flights is accounted for exactly once, "
+                           "and all totals equal those of the file")  # fmt: skip
+    return not wrong
 
 
-@contextlib.contextmanager
-def pillion(here: Scene, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`pillion run -f`, ended in the end; it leaves no process behind."""
-    programs = Path(sys.executable).parent
-    environment = os.environ | here.environment
-    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [programs / "pillion", "run", "-f", here.run_file], cwd=here.folder, env=environment,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            show.fail("pillion run does not end: killed")
-            process.kill()
-            process.wait()
-
-
-def watch(here: Scene, process: subprocess.Popen[bytes], total: int, repeats: int) -> list[dict[str, Any]]:
-    """Follow the services; return the tallies of enrich, board and lost once all flights are in. Raises `Stalled`."""
-    last, moved = -1, time.monotonic()
-    with show.progress(total) as tell:
-        while True:
-            if process.poll() is not None:
-                raise Stalled(f"pillion run has ended with status {process.returncode}")
-            board, lost = ({"flights": 0} | ask(here, who) for who in ("board", "lost"))
-            done = board["flights"] + lost["flights"]
-            tell(board["flights"], lost["flights"])
-            enrich = ask(here, "enrich") if done >= total else {}
-            if enrich and enrich["repeated"] >= repeats:
-                return [enrich, {"repeated": 0, "airports": {}, "imprint": "0"} | board, lost]
-            now = done + enrich.get("repeated", 0)
-            if now != last:
-                last, moved = now, time.monotonic()
-            elif time.monotonic() - moved > STALL_S:
-                raise Stalled(f"nothing moves: {done} of {total} flights after {STALL_S:g} s")
-            time.sleep(LOOK_S)
-
-
-def ask(here: Scene, who: str) -> dict[str, Any]:
-    """Ask a service for its tally; nothing while it cannot answer."""
-    try:
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{here.port}/v1.0/invoke/{who}/method/tally", timeout=10
-        ) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
-    except (OSError, ValueError):
-        return {}
+def fall(here: Scene, log: Path, total: int) -> None:
+    """Kill `pillion run` in the middle, as a power cut of its own would. Raises `Stalled`."""
+    with watch.pillion(here, log) as process:
+        done = watch.until(here, process, total, total // 4)
+        process.kill()
+        process.wait()
+    watch.gone(here)
+    show.warn(
+        f"kill -9 of pillion run after {done:,} flights; started again, and the feed tells all from the beginning"
+    )
 
 
 if __name__ == "__main__":

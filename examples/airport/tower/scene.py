@@ -27,11 +27,12 @@ STAND_IN = ["python3", "standin.py"]
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A run that is ready to be started. `port` is that of the tower's sidecar."""
+    """A run that is ready to be started. `port` is that of the tower's sidecar, `ports` are those of applications."""
 
     folder: Path
     run_file: Path
     port: int
+    ports: tuple[int, ...]
     environment: dict[str, str]
 
 
@@ -52,11 +53,12 @@ def write(
         "daprdLogDestination": "console",
         "env": {"PYTHONUNBUFFERED": "1", **environment},
     }
-    port = servers.free_port()
+    port, ports = servers.free_port(), []
     for app in plan["apps"]:
         app["appDirPath"] = str(HERE / app["appDirPath"])
         if "appPort" in app:
-            app["appPort"] = servers.free_port()
+            ports.append(servers.free_port())
+            app["appPort"] = ports[-1]
         if "daprHTTPPort" in app:
             app["daprHTTPPort"] = port
         if app["appID"] == "board" and not node:
@@ -66,7 +68,7 @@ def write(
     hidden = folder / "secrets.json"
     hidden.touch(0o600)
     hidden.write_text(json.dumps(secret), "utf-8")
-    return Scene(folder, run_file, port, {"PILLION_HOME": str(folder / "home")})
+    return Scene(folder, run_file, port, tuple(ports), {"PILLION_HOME": str(folder / "home")})
 
 
 def node_missing() -> str:
