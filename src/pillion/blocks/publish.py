@@ -6,7 +6,7 @@ bytes travel. The payload of one JSON event is canonicalised once; nothing else 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pillion.api.call import EMPTY
 from pillion.api.operation import Http, Operation, Rpc
@@ -20,6 +20,8 @@ from pillion.kinds.component import go_bool
 from pillion.kinds.message_timing import ttl_of
 from pillion.kinds.pubsub import BulkEntry
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
+from pillion.observe.spans import topic_span
+from pillion.observe.tracing import Span, SpanKind
 from pillion.wire.cloudevents import (
     CLOUDEVENT,
     NotAnEvent,
@@ -42,18 +44,36 @@ if TYPE_CHECKING:
     from pillion.blocks.broker import Broker, Meter
     from pillion.clock import Clock
     from pillion.errors import Fault
+    from pillion.observe.tracing import Tracer
 
 EMPTY_REPLY = wellknown.Empty()
 REMEMBERED = 1024
 """Topics whose envelope fragments are kept."""
 
 
+class Traced(Protocol):
+    """Whose trace a message belongs to: a call's, or a span's."""
+
+    @property
+    def traceparent(self) -> str: ...
+
+    @property
+    def tracestate(self) -> str: ...
+
+
 class PublishBlock:
     """The handlers. `brokers` is the live registry: components come and go while the sidecar runs."""
 
     def __init__(
-        self, app_id: str, brokers: Mapping[str, Broker], *, clock: Clock | None = None, meter: Meter | None = None
+        self,
+        app_id: str,
+        brokers: Mapping[str, Broker],
+        *,
+        clock: Clock | None = None,
+        meter: Meter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._app_id = app_id
         self._brokers = brokers
         self._clock = clock or SystemClock()
@@ -117,7 +137,7 @@ class PublishBlock:
         body: bytes,
         content_type: str,
         metadata: Mapping[str, str],
-        call: HttpCall | RpcCall,
+        call: Traced,
     ) -> bytes:
         """Return the envelope around `body`; raises `ApiError`."""
         stamp = self._stamp(broker, topic)
@@ -138,7 +158,7 @@ class PublishBlock:
         )  # fmt: skip
 
     @staticmethod
-    def _traced(metadata: Mapping[str, str], call: HttpCall | RpcCall) -> Mapping[str, str]:
+    def _traced(metadata: Mapping[str, str], call: Traced) -> Mapping[str, str]:
         """Metadata of a raw message: it has no envelope that could carry the trace."""
         parent = call.traceparent
         if not parent:
@@ -231,10 +251,12 @@ class PublishBlock:
                 ) from error  # fmt: skip
             entries.append(BulkEntry(row.entry_id, data, row.content_type, merged(row.metadata, metadata)))
         self._check_ids(entries, broker, topic)
-        self._enclose(entries, broker, topic, metadata, call, raw=raw)
+        spans = self._begin_entries(call, entries)
+        self._enclose(entries, broker, topic, spans, raw=raw)
         self._admit(broker, topic)
         started = self._clock.monotonic()
         failed, _ = await publish_all(broker, topic, entries, metadata)
+        self._end_entries(spans, entries, failed, call.path.decode("latin-1"), topic)
         self._count_bulk(broker, topic, not failed, started)
         return (
             bulk_failure(self._failed(faults.PUBLISH, broker, topic, failed[0][1]), failed) if failed else Response(204)
@@ -275,10 +297,12 @@ class PublishBlock:
             for e in request.entries
         ]
         self._check_ids(entries, broker, topic)
-        self._enclose(entries, broker, topic, metadata, call, raw=raw)
+        spans = self._begin_entries(call, entries)
+        self._enclose(entries, broker, topic, spans, raw=raw)
         self._admit(broker, topic)
         started = self._clock.monotonic()
         failed, partial = await publish_all(broker, topic, entries, metadata)
+        self._end_entries(spans, entries, failed, call.method.rpartition("/")[2], topic)
         self._count_bulk(broker, topic, not failed, started)
         if failed and not partial:
             raise self._failed(faults.PUBLISH, broker, topic, failed[0][1])
@@ -301,15 +325,33 @@ class PublishBlock:
             seen.add(entry.entry_id)
 
     def _enclose(
-        self, entries: Sequence[BulkEntry], broker: Broker, topic: str, shared: Mapping[str, str],
-        call: HttpCall | RpcCall, *, raw: bool,
-    ) -> None:  # fmt: skip
-        for entry in entries:
+        self, entries: Sequence[BulkEntry], broker: Broker, topic: str, contexts: Sequence[Traced], *, raw: bool
+    ) -> None:
+        for entry, context in zip(entries, contexts, strict=True):
             if raw:
-                entry.metadata = self._traced(entry.metadata, call)
+                entry.metadata = self._traced(entry.metadata, context)
             else:
-                entry.data = self._event(broker, topic, entry.data, entry.content_type, entry.metadata, call)
+                entry.data = self._event(broker, topic, entry.data, entry.content_type, entry.metadata, context)
                 entry.content_type = CLOUDEVENT
+
+    def _begin_entries(self, call: HttpCall | RpcCall, entries: Sequence[BulkEntry]) -> Sequence[Traced]:
+        """Return the trace context of each entry: a span of its own where spans are made, else the request's."""
+        if self._tracer is None:
+            return [call] * len(entries)
+        parent, state = call.traceparent, call.tracestate
+        return [self._tracer.start(SpanKind.PRODUCER, parent, state) for _ in entries]
+
+    def _end_entries(
+        self, spans: Sequence[Traced], entries: Sequence[BulkEntry], failed: Sequence[tuple[str, str]], name: str,
+        topic: str,
+    ) -> None:  # fmt: skip
+        if self._tracer is None:
+            return
+        errors = dict(failed)
+        for span, entry in zip(spans, entries, strict=True):
+            if isinstance(span, Span) and span.sampled:
+                span.name, span.attributes, span.error = name, topic_span(topic)[1], errors.get(entry.entry_id)
+                self._tracer.end(span)
 
     def _count_bulk(self, broker: Broker, topic: str, success: bool, started: float) -> None:
         if self._meter is not None:

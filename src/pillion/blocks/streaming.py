@@ -23,6 +23,7 @@ from pillion.errors import ApiError, Code, ComponentError
 from pillion.kinds.rules import Rule
 from pillion.kinds.topics import Origin, TopicSubscription, Unprocessed
 from pillion.net.exchange import RpcError
+from pillion.observe.delivery import traced_delivery
 from pillion.tasks import Tasks
 from pillion.wire.messages import runtime as m
 
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
     from pillion.blocks.broker import Broker, Meter
     from pillion.blocks.subscriptions import Subscriptions
     from pillion.clock import Clock
-    from pillion.kinds.topics import Event, Verdict
+    from pillion.kinds.topics import Deliver, Event, Verdict
     from pillion.net.exchange import ServerCall
+    from pillion.observe.tracing import Tracer
 
 log = logging.getLogger("pillion.blocks.streaming")
 _READY = m.SubscribeTopicEventsResponseAlpha1(
@@ -54,7 +56,9 @@ class StreamingBlock:
         *,
         clock: Clock | None = None,
         meter: Meter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._brokers = brokers
         self._subscriptions = subscriptions
         self._clock = clock
@@ -127,8 +131,11 @@ class StreamingBlock:
             origin=Origin.STREAMING,
         )
         stream = _Stream(call, name)
+        deliver: Deliver = stream.deliver
+        if self._tracer is not None:
+            deliver = traced_delivery(deliver, self._tracer, topic)
         try:
-            active = activate_single(broker, subscription, stream.deliver, clock=self._clock, meter=self._meter)
+            active = activate_single(broker, subscription, deliver, clock=self._clock, meter=self._meter)
             await active.open()
         except (ComponentError, ValueError) as error:
             raise RpcError(Code.UNKNOWN, f"failed to create subscription for {name}: {error}") from error

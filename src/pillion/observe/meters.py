@@ -149,8 +149,34 @@ class ResiliencyMeter:
         return family.child(self._name, policy, self._namespace, flow, target, str(state))
 
 
+class Caller(Protocol):
+    """Another application, as its certificate names it."""
+
+    @property
+    def app_id(self) -> str: ...
+
+    @property
+    def trust_domain(self) -> str: ...
+
+    @property
+    def namespace(self) -> str: ...
+
+
+class Decision(Protocol):
+    """What became of a call. `by_policy`: a policy for its caller decided, else the default action."""
+
+    @property
+    def allowed(self) -> bool: ...
+
+    @property
+    def by_policy(self) -> bool: ...
+
+    @property
+    def caller(self) -> Caller | None: ...
+
+
 class AccessMeter:
-    """Decisions of access control. The labels are the caller's; `named`: a rule named its application."""
+    """Decisions of access control, by those whom they are about."""
 
     def __init__(self, registry: Registry) -> None:
         self._families = {
@@ -159,8 +185,10 @@ class AccessMeter:
             for allowed, action in ((True, "allowed"), (False, "blocked"))
         }
 
-    def __call__(self, app_id: str, trust_domain: str, namespace: str, *, named: bool, allowed: bool) -> None:
-        self._families[named, allowed].child(app_id, trust_domain, namespace).value += 1
+    def decided(self, decision: Decision) -> None:
+        caller = decision.caller
+        labels = ("", "", "") if caller is None else (caller.app_id, caller.trust_domain, caller.namespace)
+        self._families[decision.by_policy, decision.allowed].child(*labels).value += 1
 
 
 class ComponentWitness:

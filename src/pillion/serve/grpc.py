@@ -14,6 +14,7 @@ from pillion.api.call import RpcCall
 from pillion.api.render import rpc_error
 from pillion.errors import ApiError, Code, ComponentError
 from pillion.net.exchange import Method, RpcError
+from pillion.serve.tracing import traced_stream, traced_unary
 from pillion.wire import baggage, trace
 from pillion.wire.messages import rpc
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pillion.net.exchange import Metadata, ServerCall, Streaming
     from pillion.observe.grpc_meters import ServerMeter
     from pillion.observe.logs import ApiLog
+    from pillion.observe.tracing import Tracer
 
 log = logging.getLogger("pillion.serve.grpc")
 NAMING = frozenset(("dapr-app-id", "dapr-callee-app-id"))
@@ -46,11 +48,13 @@ class GrpcApi:
         api_log: ApiLog | None = None,
         extras: dict[str, Method] | None = None,
         meter: ServerMeter | None = None,
+        tracer: Tracer | None = None,
         count_error: Callable[[str, str], None] | None = None,
     ) -> None:
         self._methods: dict[str, Method] = {}
         self._extras = dict(extras or {})
-        self._tracing = tracing
+        self._tracing = tracing and tracer is None
+        self._tracer = tracer
         self._count_error = count_error
         for operation in operations:
             if operation.rpc is not None:
@@ -80,6 +84,8 @@ class GrpcApi:
         if row.unary is not None:
             assert row.takes is not None
             parse, serve, traced = row.takes.FromString, row.unary, self._tracing and full not in UNTRACED
+            if self._tracer is not None:
+                serve = traced_unary(full, serve, self._tracer, answered=full not in UNTRACED)
 
             async def unary(call: ServerCall, request: bytes) -> bytes:
                 try:
@@ -97,6 +103,8 @@ class GrpcApi:
             return Method(unary=unary)
         assert row.stream is not None
         stream = row.stream
+        if self._tracer is not None:
+            stream = traced_stream(full, stream, self._tracer)
 
         async def streaming(call: ServerCall) -> None:
             try:

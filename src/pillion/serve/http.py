@@ -18,6 +18,7 @@ from pillion.errors import ApiError, ComponentError
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response, RpcError
 from pillion.net.http_client import HttpError
 from pillion.serve.pipeline import through
+from pillion.serve.tracing import traced_http
 from pillion.wire import baggage, trace
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
     from pillion.api.operation import Operation
     from pillion.net.exchange import Headers, Request
-    from pillion.observe.logs import ApiLog
     from pillion.net.middleware import Pipeline
+    from pillion.observe.logs import ApiLog
+    from pillion.observe.tracing import Tracer
 
     Handler = Callable[[Request], Awaitable[Response]]
 
@@ -45,9 +47,11 @@ class HttpSettings:
     origins: tuple[str, ...] | None = None
     tracing: bool = True
     api_log: ApiLog | None = None
+    pipeline: Pipeline | None = None
     metered: Callable[[Handler], Handler] | None = None
     """Wraps what is counted as a request of the API."""
-    pipeline: Pipeline | None = None
+    tracer: Tracer | None = None
+    """Makes a span of each request; None: the caller's context is answered as it came."""
     count_error: Callable[[str, str], None] | None = None
     """Told the code and the category of each error that is answered."""
 
@@ -67,16 +71,16 @@ class HttpApi:
         serve: Handler = self._dispatch
         if settings.api_log is not None:
             serve = _logged(serve, settings.api_log, self._routes)
+        if settings.pipeline is not None:
+            serve = through(settings.pipeline, serve, self.streams)
         if settings.api_token:
             serve = _authenticated(serve, settings.api_token)
         if settings.origins is not None:
             serve = _cross_origin(serve, settings.origins)
-        if settings.pipeline is not None:
-            serve = through(settings.pipeline, serve, self.streams)
         if settings.metered is not None:
             serve = settings.metered(serve)
         if settings.tracing:
-            serve = _traced(serve)
+            serve = _traced(serve) if settings.tracer is None else traced_http(serve, settings.tracer)
         self.serve = serve
 
     def streams(self, method: str, target: bytes, headers: Headers) -> bool:

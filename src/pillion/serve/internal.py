@@ -16,6 +16,8 @@ from pillion.errors import Code, ComponentError
 from pillion.kinds.invocation import Invocation, gather
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Method, RpcError
 from pillion.net.http_client import HttpError
+from pillion.observe.spans import http_error, local_span
+from pillion.observe.tracing import SpanKind
 from pillion.peers.call import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE
 from pillion.peers.heads import MANY_HEADERS, WITH_BODY
 from pillion.wire import envelope, trace
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pillion.app.channel import AppChannel
     from pillion.kinds.invocation import Header, Headers, Reply
     from pillion.net.exchange import Metadata, ServerCall, Streaming
+    from pillion.observe.tracing import Tracer
 
     Authorize = Callable[[str | None, str, str], None]
     """Called with the caller's SPIFFE id (None without mTLS), the decoded method without its `/`, and the verb, "NONE"
@@ -66,7 +69,9 @@ class InternalService:
         identity: Identity | None = None,
         further: Mapping[str, Method] | None = None,
         meter: Meter | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._meter = meter
         self._app = app
         self._authorize = authorize
@@ -134,7 +139,26 @@ class InternalService:
         await _answer(call, reply, code)
 
     async def _ask(self, app: AppChannel, invocation: Invocation) -> Reply:
-        """Call the application and count the call."""
+        """Call the application; a span and the counts of the call are around it."""
+        if self._tracer is None:
+            return await self._counted(app, invocation)
+        span = self._tracer.start(
+            SpanKind.SERVER, invocation.traceparent.decode("latin-1"), invocation.tracestate.decode("latin-1")
+        )
+        invocation.traceparent, invocation.tracestate = span.traceparent.encode(), span.tracestate.encode("latin-1")
+        try:
+            reply = await self._counted(app, invocation)
+            span.error = http_error(reply.code) if reply.http else reply.message if reply.code else None
+            return reply
+        except BaseException as error:
+            span.error = error.message if isinstance(error, RpcError) else type(error).__name__
+            raise
+        finally:
+            if span.sampled:
+                span.name, span.attributes = local_span(self._tracer.app_id, invocation.method)
+                self._tracer.end(span)
+
+    async def _counted(self, app: AppChannel, invocation: Invocation) -> Reply:
         meter = self._meter
         if meter is None:
             return await _ask(app, invocation)

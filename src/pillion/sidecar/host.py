@@ -109,7 +109,7 @@ class Sidecar:
             environment.own_variables(options, internal_port=self.internal_port, host_address=host)
         )
         config = self._configuration()
-        telemetry = Telemetry(options, config, namespace=self.environment.namespace_raw)
+        telemetry = Telemetry(options, config, self.environment)
         self._stack.push_async_callback(telemetry.close)
         await telemetry.open()
         meters = telemetry.meters
@@ -154,6 +154,7 @@ class Sidecar:
             outbound=self.outbound,
             stop=self.request_stop,
             meters=meters,
+            tracer=telemetry.tracer,
             pipelines=pipelines,
         )
         self._surface = surface

@@ -1,4 +1,4 @@
-"""What one sidecar tells of itself: metrics on their port, profiles on theirs.
+"""What one sidecar tells of itself: metrics on their port, spans to their receivers, profiles on their port.
 
 Knows: the configuration, the flags and the ports. Never knows: what is counted (`observe/meters.py`).
 """
@@ -13,15 +13,20 @@ from pillion.net import listen
 from pillion.net.http_server import HttpServer
 from pillion.observe import process
 from pillion.observe.endpoint import MAX_BODY, MAX_HEAD, MetricsApi
+from pillion.observe.export import TIMEOUT_S, Batches
+from pillion.observe.exporters import exporters, resource
 from pillion.observe.meters import Meters
 from pillion.observe.metrics import Registry
+from pillion.observe.tracing import Tracer
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pillion.kinds.config import Configuration
     from pillion.net.exchange import HttpService
+    from pillion.observe.tracing import Span
+    from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
 
 log = logging.getLogger("pillion.sidecar")
@@ -36,10 +41,10 @@ class Telemetry:
     stays taken that is logged, and the sidecar works without.
     """
 
-    def __init__(self, options: Options, config: Configuration, *, namespace: str) -> None:
+    def __init__(self, options: Options, config: Configuration, environment: Environment) -> None:
         metric = config.metric
         self.registry = Registry(
-            {"app_id": options.app_id, "namespace": namespace},
+            {"app_id": options.app_id, "namespace": environment.namespace_raw},
             latencies_ms=metric.latency_buckets_ms,
             rules=metric.rules,
         )
@@ -50,17 +55,35 @@ class Telemetry:
                 "metric.http.increasedCardinality is not set and means true: paths of applications become labels, "
                 "up to a bound. Set it, or name the paths in metric.http.pathMatching"
             )
+        self.tracer: Tracer | None = None
         self._options = options
+        self._tracing = config.tracing
+        self._sender = resource(options.app_id, environment.variables)
         self._stack = AsyncExitStack()
         self._tasks = Tasks("telemetry")
 
     async def open(self) -> None:
-        """Listen on the ports that are switched on."""
+        """Listen on the ports that are switched on, and make ready to send spans. Raises `ConfigError`."""
         options = self._options
         self._stack.push_async_callback(self._tasks.close)
+        self._trace()
         if options.enable_metrics:
             where = (options.metrics_listen_address,)
             await self._serve("metrics", MetricsApi(self.registry), where, options.metrics_port)
+
+    def _trace(self) -> None:
+        """Make the tracer, unless there is nothing to trace for (spec `runtime.md` 3.2): a rate of "0" switches all of
+        it off, and without a rate and without an exporter contexts pass through as they come.
+        """
+        tracing = self._tracing
+        if tracing.sampling_rate == "0" or not (tracing.exporting or tracing.sampling_rate):
+            return
+        batches = []
+        for exporter in exporters(tracing, self._sender):
+            limit = tracing.otel.timeout_s if exporter.name.startswith("otlp") else None
+            batches.append(Batches(exporter, self.registry, timeout_s=limit or TIMEOUT_S))
+            self._stack.push_async_callback(batches[-1].close)
+        self.tracer = Tracer(self._options.app_id, tracing.rate, _sink([each.offer for each in batches]))
 
     async def _serve(self, what: str, service: HttpService, addresses: Sequence[str], port: int) -> None:
         server = HttpServer(service, max_body=MAX_BODY, max_head=MAX_HEAD)
@@ -88,3 +111,15 @@ class Telemetry:
 
     def __repr__(self) -> str:
         return f"<Telemetry: {self.registry}>"
+
+
+def _sink(offers: Sequence[Callable[[Span], None]]) -> Callable[[Span], None] | None:
+    """Return what takes each span that is recorded."""
+    if len(offers) < 2:
+        return offers[0] if offers else None
+
+    def offer(span: Span) -> None:
+        for each in offers:
+            each(span)
+
+    return offer

@@ -8,16 +8,14 @@ NONE = "00-00000000000000000000000000000000-0000000000000000-00"
 """What the reference sends when there is no trace at all; applications and tests rely on the header's presence."""
 
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 MAX_STATE = 512
 """A tracestate longer than this many characters is not passed on."""
 
 
 def valid_parent(text: str) -> bool:
     """Whether `text` is a usable traceparent: known version, non-zero ids; version 00 has exactly four parts."""
-    match = _PARENT.fullmatch(text)
-    if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
-        return False
-    return match[2].strip("0") != "" and match[3].strip("0") != ""
+    return split_parent(text) is not None
 
 
 def to_binary(parent: str) -> bytes:
@@ -32,3 +30,14 @@ def from_binary(data: bytes) -> str:
         return ""
     parent = f"00-{data[2:18].hex()}-{data[19:27].hex()}-{data[28]:02x}"
     return parent if valid_parent(parent) else ""
+
+
+def split_parent(text: str) -> tuple[str, str, str] | None:
+    """Return trace id, span id and flags of a traceparent, None when it is not usable."""
+    match = _PARENT.fullmatch(text)
+    if match is None:
+        return None
+    version, trace, span, flags, more = match.groups()
+    if version == "ff" or (more and version == "00") or trace == _NO_TRACE or span == _NO_SPAN:
+        return None
+    return trace, span, flags
