@@ -118,6 +118,13 @@ class SidecarProcess:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    def wait_log(self, text: str, times: int = 1) -> None:
+        """Wait until the log says `text` so many times: for what another process tells nowhere else."""
+        deadline = time.monotonic() + START_S
+        while self.log().count(text) < times:
+            assert time.monotonic() < deadline, f"the log does not say {text!r} {times} times:\n{self.log()}"
+            time.sleep(0.02)
+
     def kill(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
         self.process.send_signal(number)

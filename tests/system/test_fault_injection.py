@@ -93,7 +93,7 @@ def test_messages_are_dropped_and_duplicated(tmp_path: Path) -> None:
     }
     wanted = [{"pubsubname": name, "topic": "t", "route": f"/{name}"} for name in ("lossy", "twice")]
     with HttpApp(wanted) as app, SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
-        sidecar.wait("/v1.0/healthz")
+        sidecar.wait_log("is started", 2)
         assert sidecar.post_json("/v1.0/publish/lossy/t", 1).status == 204
         assert sidecar.post_json("/v1.0/publish/twice/t", 2).status == 204
         calls = app.wait(lambda calls: len(calls) == 2)

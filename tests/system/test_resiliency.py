@@ -191,7 +191,7 @@ targets:
         HttpApp([subscription("news", "/news")]) as app,
         SidecarProcess(tmp_path, app_port=app.port, resources={"r.yaml": rules, "bus.yaml": bus}) as sidecar,
     ):
-        sidecar.wait("/v1.0/healthz")
+        sidecar.wait_log("is started")
         assert sidecar.post_json("/v1.0/publish/bus/news", {"n": 0}).status == 204
         app.wait(lambda calls: len(calls) == 1)
         private_redis.pause()
@@ -200,10 +200,7 @@ targets:
             target=lambda: answers.append(sidecar.post_json("/v1.0/publish/bus/news", {"n": 1}).status)
         )
         single.start()
-        deadline = time.monotonic() + PATIENCE_S
-        while "Pubsub_bus: trying again" not in sidecar.log():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        sidecar.wait_log("Pubsub_bus: trying again")
         private_redis.resume()
         single.join()
         assert answers == [204]
@@ -246,7 +243,7 @@ def test_delivery_is_repeated_then_dead_lettered(tmp_path: Path) -> None:
     )
     resources = {"r.yaml": DELIVERY, "bus.yaml": component("bus", "pubsub.in-memory")}
     with app, SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
-        sidecar.wait("/v1.0/healthz")
+        sidecar.wait_log("is started", 4)
         for topic, attempts in (("bad", 3), ("wrong", 1)):
             before = len(app.calls)
             assert sidecar.post_json(f"/v1.0/publish/bus/{topic}", topic).status == 204
@@ -279,7 +276,7 @@ targets:
     resources = {"r.yaml": rules, "bus.yaml": bus}
     app = HttpApp([subscription("m", "/m", "dead")], answer)
     with app, SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
-        sidecar.wait("/v1.0/healthz")
+        sidecar.wait_log("is started")
         assert sidecar.post_json("/v1.0/publish/bus/m", "poison").status == 204
         app.wait(lambda calls: len(calls) == 1)
         for number in range(5):

@@ -15,8 +15,9 @@ from pillion.net.exchange import BodyTooLarge, RpcError
 from pillion.resiliency.breaker import Breaker, BreakerRules, State
 from pillion.resiliency.deadlines import Deadlines
 from pillion.resiliency.failures import BreakerOpen, Failure, TimedOut, TooManyRequests, judge, judge_publish
-from pillion.resiliency.faults import Chances, Faults, of_app, of_component, of_delivery
+from pillion.resiliency.faults import Faults, of_app, of_component, of_delivery
 from pillion.resiliency.guarded import guarded
+from pillion.resiliency.injections import Chances
 from pillion.resiliency.machine import Retry
 from pillion.resiliency.run import Policy
 from pillion.resiliency.trip import compile_trip

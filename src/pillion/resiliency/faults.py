@@ -9,153 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pillion.errors import Code
-from pillion.kinds.fields import Fields
 from pillion.kinds.invocation import Reply, Unsuccessful
 from pillion.kinds.topics import Unprocessed, Verdict
-from pillion.resiliency.documents import duration, mappings
+from pillion.resiliency.choice import Flow
 from pillion.resiliency.failures import Injected
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from pillion.kinds.resources import FaultInjectionResource
+    from pillion.resiliency.injections import Chances, Injections
 
 T = TypeVar("T")
 log = logging.getLogger("pillion.resiliency.faults")
 
 LOST_S = 30.0
 """A call that is lost ends with an error after so many seconds, unless a timeout or its caller ends it before."""
-MESSAGE = "injected fault"
 MARK = (b"x-pillion-fault", b"error")
 """The header of a made-up answer of an application."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chances:
-    """What may happen to calls of one target; percentages from 0 to 100. `code` as in `Failure`, None for neither."""
-
-    latency: float = 0.0
-    latency_s: float = 0.0
-    jitter_s: float = 0.0
-    error: float = 0.0
-    message: str = MESSAGE
-    code: int | None = None
-    drop: float = 0.0
-    duplicate: float = 0.0
-
-    def __bool__(self) -> bool:
-        return any((self.latency, self.error, self.drop, self.duplicate))
-
-
-NONE = Chances()
-
-
-@dataclass(frozen=True, slots=True)
-class Injections:
-    """One resource. Components have (inbound, outbound)."""
-
-    name: str
-    seed: int | None
-    apps: Mapping[str, Chances]
-    actors: Mapping[str, Chances]
-    components: Mapping[str, tuple[Chances, Chances]]
-    notes: tuple[str, ...]
-
-
-def read(resource: FaultInjectionResource) -> Injections:
-    """Read a resource. Raises `ConfigError`."""
-    notes: list[str] = []
-    spec = Fields(resource.node, "spec", notes)
-    targets = spec.nested("targets")
-    seed = spec.integer("seed") if spec.raw("seed") is not None else None
-    found = Injections(
-        resource.name,
-        seed,
-        {name: _chances(entry) for name, entry in mappings(targets.nested("apps"))},
-        {name: _chances(entry) for name, entry in mappings(targets.nested("actors"))},
-        {name: _both_ways(entry) for name, entry in mappings(targets.nested("components"))},
-        (),
-    )
-    for kind, chances in (("apps", found.apps), ("actors", found.actors)):
-        for name, one in chances.items():
-            if one.duplicate:
-                raise targets.wrong(kind, f"{name}: duplicate is for messages: pub/sub components have them")
-    targets.done()
-    spec.done()
-    return Injections(found.name, found.seed, found.apps, found.actors, found.components, tuple(notes))
-
-
-def _both_ways(entry: Fields) -> tuple[Chances, Chances]:
-    """Read a component: faults for both directions, or for each."""
-    inbound, outbound = entry.nested("inbound"), entry.nested("outbound")
-    if entry.raw("inbound") is None and entry.raw("outbound") is None:
-        both = _chances(entry)
-        return both, both
-    for name in ("latency", "error", "drop", "duplicate"):
-        if entry.raw(name) is not None:
-            raise entry.wrong(name, "stands beside inbound or outbound", f"write inbound.{name} or outbound.{name}")
-    return _chances(inbound), _chances(outbound)
-
-
-def _chances(entry: Fields) -> Chances:
-    entry.know("inbound", "outbound")
-    latency, error = entry.nested("latency"), entry.nested("error")
-    made = Chances(
-        latency=_percent(entry, "latency"),
-        latency_s=duration(latency, "duration", 0.0),
-        jitter_s=duration(latency, "jitter", 0.0),
-        error=_percent(entry, "error"),
-        message=error.text("message") or MESSAGE,
-        code=_code(error),
-        drop=_percent(entry, "drop"),
-        duplicate=_percent(entry, "duplicate"),
-    )
-    if made.latency and not made.latency_s:
-        raise latency.wrong("duration", "is missing", "write how long a call is held back, like 200ms")
-    latency.done()
-    error.done()
-    entry.done()
-    return made
-
-
-def _percent(target: Fields, name: str) -> float:
-    """Return the percentage of a fault: 100 where it is there without one, even as `{}`."""
-    if target.raw(name) is None:
-        return 0.0
-    entry = target.nested(name)
-    text = entry.text("percent")
-    if not text:
-        return 100.0
-    try:
-        percent = float(text.removesuffix("%"))
-    except ValueError:
-        percent = -1.0
-    if not 0 <= percent <= 100:
-        raise entry.wrong("percent", f"{text!r} is not a number from 0 to 100")
-    return percent
-
-
-def _code(error: Fields) -> int | None:
-    http = error.raw("httpStatus") is not None
-    if http and error.raw("grpcStatus") is not None:
-        raise error.wrong("grpcStatus", "stands beside httpStatus", "remove one of them")
-    if http:
-        status = error.integer("httpStatus")
-        if not 400 <= status <= 599:
-            raise error.wrong("httpStatus", f"{status} is not from 400 to 599")
-        return status
-    if error.raw("grpcStatus") is None:
-        return None
-    text = error.text("grpcStatus").strip().upper()
-    code = int(text) if text.isdecimal() else Code.__members__.get(text, -1)
-    if not 1 <= code <= 16:
-        raise error.wrong("grpcStatus", f"{text!r} is not a code", "use a name like UNAVAILABLE, or 1 to 16")
-    return int(code)
 
 
 def of_app(chances: Chances) -> Exception:
@@ -240,11 +114,38 @@ class Faults:
         return f"<Faults of {self._label}: {self._chances}>"
 
 
-def for_publish(name: str, chances: Chances, seed: int | None) -> Faults:
-    """Faults of messages that are published."""
-    return Faults(f"component {name} outbound", chances, seed, of_component, messages=True)
+def of_an_app(injected: Sequence[Injections], app_id: str) -> Faults | None:
+    """Return the faults of an application: what the last resource says that names it."""
+    for one in reversed(injected):
+        chances = one.apps.get(app_id)
+        if chances is not None:
+            return Faults(f"app {app_id}", chances, one.seed, of_app) if chances else None
+    return None
 
 
-def for_delivery(name: str, chances: Chances, seed: int | None) -> Faults:
-    """Faults of messages on their way to the application."""
-    return Faults(f"component {name} inbound", chances, seed, of_delivery, messages=True, dropped=Verdict.DONE)
+def of_an_actor(injected: Sequence[Injections], actor_type: str) -> Faults | None:
+    """Return the faults of a type of actors."""
+    for one in reversed(injected):
+        chances = one.actors.get(actor_type)
+        if chances is not None:
+            return Faults(f"actor {actor_type}", chances, one.seed, of_component) if chances else None
+    return None
+
+
+def of_a_component(injected: Sequence[Injections], name: str, flow: Flow, *, messages: bool) -> Faults | None:
+    """Return the faults of a component in one direction. `messages`: it is a broker."""
+    for one in reversed(injected):
+        both = one.components.get(name)
+        if both is None:
+            continue
+        chances = both[flow is Flow.OUTBOUND]
+        if chances.duplicate and not messages:
+            log.warning("FaultInjection %s: component %s has no messages to duplicate", one.name, name)
+            chances = replace(chances, duplicate=0.0)
+        if not chances:
+            return None
+        label = f"component {name} {flow}"
+        if flow is Flow.INBOUND:
+            return Faults(label, chances, one.seed, of_delivery, messages=messages, dropped=Verdict.DONE)
+        return Faults(label, chances, one.seed, of_component, messages=messages)
+    return None

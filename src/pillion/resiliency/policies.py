@@ -25,17 +25,18 @@ from __future__ import annotations
 import random as system_random
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pillion.errors import ConfigError
-from pillion.resiliency import documents, faults
+from pillion.resiliency import documents, faults, injections
 from pillion.resiliency.breaker import Breaker
 from pillion.resiliency.builtin import BuiltIn, overridden
+from pillion.resiliency.choice import Choice, Chosen
+from pillion.resiliency.choice import Flow as Flow
+from pillion.resiliency.choice import Kind as Kind
 from pillion.resiliency.deadlines import Deadlines
-from pillion.resiliency.documents import Declared, Wanted
+from pillion.resiliency.documents import Declared
 from pillion.resiliency.failures import judge, judge_publish
-from pillion.resiliency.faults import NONE, Faults, Injections
 from pillion.resiliency.run import Meter, Policy, log
 
 if TYPE_CHECKING:
@@ -45,32 +46,13 @@ if TYPE_CHECKING:
     from pillion.kinds.resources import FaultInjectionResource, ResiliencyResource
     from pillion.resiliency.breaker import BreakerRules, State
     from pillion.resiliency.failures import Judge
-    from pillion.resiliency.faults import Chances
+    from pillion.resiliency.faults import Faults
+    from pillion.resiliency.injections import Injections
     from pillion.resiliency.machine import Random, Retry
 
 V = TypeVar("V")
 MOST_APPS = 1024
 """Applications, and types of actors, without a target of their own whose policies are kept."""
-
-
-class Kind(StrEnum):
-    """The kinds of components, as names of default policies and labels of metrics have them."""
-
-    BINDING = "Binding"
-    CONFIGURATION = "Configuration"
-    CONVERSATION = "Conversation"
-    CRYPTO = "Crypto"
-    LOCK = "Lock"
-    PUBSUB = "Pubsub"
-    SECRETSTORE = "Secretstore"
-    STATESTORE = "Statestore"
-
-
-class Flow(StrEnum):
-    """From the application to the component, or the other way."""
-
-    INBOUND = "inbound"
-    OUTBOUND = "outbound"
 
 
 class Lru(Generic[V]):
@@ -93,20 +75,6 @@ class Lru(Generic[V]):
         else:
             members.move_to_end(key)
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The policies of one target, found by name."""
-
-    timeout_s: float = 0.0
-    retry: Retry | None = None
-    breaker: BreakerRules | None = None
-    cache: int = 0
-    scope: str = ""
-
-    def __bool__(self) -> bool:
-        return bool(self.timeout_s or self.retry or self.breaker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +118,6 @@ class Policies:
         meter: Meter | None = None,
     ) -> None:
         self.notes = list(declared.notes)
-        self._declared = declared
         self._random, self._clock, self._meter = random, clock, meter
         self._built_in = overridden(declared.retries, self.notes)
         self._deadlines: dict[float, Deadlines] = {}
@@ -159,18 +126,9 @@ class Policies:
         self.injections = tuple(one.name for one in injected)
         for one in injected:
             self.notes += one.notes
-        self._explicit_apps = {name: self._explicit(wanted, "apps", name) for name, wanted in declared.apps.items()}
-        self._explicit_actors = {
-            name: self._explicit(wanted, "actors", name) for name, wanted in declared.actors.items()
-        }
-        self._explicit_components = {
-            name: (self._explicit(both[0], "components", name), self._explicit(both[1], "components", name))
-            for name, both in declared.components.items()
-        }
-        self._app_defaults = self._default(("App", ""))
-        self._actor_defaults = self._default(("Actor", ""))
-        self._apps: Lru[_Target] = Lru(MOST_APPS + len(self._explicit_apps), self._app)
-        self._actors: Lru[_Actors] = Lru(MOST_APPS + len(self._explicit_actors), self._actor)
+        self._choice = Choice(declared, self.notes)
+        self._apps: Lru[_Target] = Lru(MOST_APPS + len(declared.apps), self._app)
+        self._actors: Lru[_Actors] = Lru(MOST_APPS + len(declared.actors), self._actor)
         self.active = bool(
             injected or declared.timeouts or declared.retries or declared.breakers or declared.apps
             or declared.actors or declared.components
@@ -180,7 +138,7 @@ class Policies:
     def of(
         cls,
         resources: Iterable[ResiliencyResource],
-        injections: Iterable[FaultInjectionResource] = (),
+        fault_injections: Iterable[FaultInjectionResource] = (),
         *,
         meter: Meter | None = None,
     ) -> Policies:
@@ -191,9 +149,9 @@ class Policies:
                 declared.merge(documents.read(resource))
             except ConfigError as error:
                 declared.notes.append(f"Resiliency {resource.name} is left out: {error}")
-        for other in injections:
+        for other in fault_injections:
             try:
-                injected.append(faults.read(other))
+                injected.append(injections.read(other))
             except ConfigError as error:
                 declared.notes.append(f"FaultInjection {other.name} is left out: {error}")
         return cls(declared, injected, meter=meter)
@@ -209,8 +167,8 @@ class Policies:
 
     def component(self, name: str, kind: Kind, flow: Flow) -> Policy | None:
         """Return the policy of a component, None when there is none. Its breaker is one for both directions."""
-        chosen = self._component_policies(name, kind, flow)
-        made_up = self._component_faults(name, kind, flow)
+        chosen = self._choice.component(name, kind, flow)
+        made_up = faults.of_a_component(self._injected, name, flow, messages=kind is Kind.PUBSUB)
         if not chosen and made_up is None:
             return None
         label = f"{kind}_{name}"
@@ -232,75 +190,29 @@ class Policies:
         """Return a built-in policy, or what overrides it."""
         return self._built_in[name]
 
-    # -- which policies
-
-    def _component_policies(self, name: str, kind: Kind, flow: Flow) -> Chosen:
-        explicit = self._explicit_components.get(name)
-        if explicit is not None:
-            return explicit[flow is Flow.OUTBOUND]
-        way = flow.title()
-        return self._default((f"{kind}Component{way}", f"Component{way}", "Component", ""))
-
-    def _default(self, candidates: tuple[str, ...]) -> Chosen:
-        """Return the default policies; of each sort the first candidate that exists counts, each sort by itself."""
-        declared = self._declared
-
-        def first(members: dict[str, V], suffix: str) -> V | None:
-            names = (f"Default{candidate}{suffix}" for candidate in candidates)
-            return next((members[name] for name in names if name in members), None)
-
-        return Chosen(
-            first(declared.timeouts, "TimeoutPolicy") or 0.0,
-            first(declared.retries, "RetryPolicy"),
-            first(declared.breakers, "CircuitBreakerPolicy"),
-            cache=documents.APP_CACHE,
-            scope="type",
-        )
-
-    def _explicit(self, wanted: Wanted, section: str, name: str) -> Chosen:
-        declared = self._declared
-
-        def named(members: dict[str, V], policy: str, field: str) -> V | None:
-            if policy and policy not in members:
-                self.notes.append(
-                    f"Resiliency: targets.{section}.{name}: there is no {field} policy {policy!r}; ignored"
-                )
-            return members.get(policy)
-
-        return Chosen(
-            named(declared.timeouts, wanted.timeout, "timeout") or 0.0,
-            named(declared.retries, wanted.retry, "retry"),
-            named(declared.breakers, wanted.breaker, "circuit breaker"),
-            wanted.cache,
-            wanted.scope,
-        )
-
     # -- composition
 
     def _app(self, app_id: str) -> _Target:
-        explicit = self._explicit_apps.get(app_id)
-        chosen = self._app_defaults if explicit is None else explicit
-        chances, seed = self._chances("apps", app_id)
-        made_up = Faults(f"app {app_id}", chances, seed, faults.of_app) if chances else None
+        chosen, explicit = self._choice.app(app_id)
+        made_up = faults.of_an_app(self._injected, app_id)
         if not chosen and made_up is None:
-            return _Target(explicit is not None)
+            return _Target(explicit)
         label = f"app_{app_id}"
         rules = chosen.breaker
         if rules is None:
             policy = self._policy(label, Flow.OUTBOUND, chosen, None, made_up)
-            return _Target(explicit is not None, policy)
+            return _Target(explicit, policy)
 
         def endpoint(method: str) -> Policy:
             breaker = self._breaker(rules, label, Flow.OUTBOUND, f"{app_id}:{method}")
             return self._policy(label, Flow.OUTBOUND, chosen, breaker, made_up)
 
-        return _Target(explicit is not None, each=Lru(chosen.cache, endpoint))
+        return _Target(explicit, each=Lru(chosen.cache, endpoint))
 
     def _actor(self, actor_type: str) -> _Actors:
-        chosen = self._explicit_actors.get(actor_type, self._actor_defaults)
+        chosen = self._choice.actor(actor_type)
         label, flow, rules = f"actor_{actor_type}", Flow.OUTBOUND, chosen.breaker
-        chances, seed = self._chances("actors", actor_type)
-        made_up = Faults(f"actor {actor_type}", chances, seed, faults.of_component) if chances else None
+        made_up = faults.of_an_actor(self._injected, actor_type)
         around = replace(chosen, timeout_s=0.0)
         within = None
         if chosen.timeout_s or made_up is not None:
@@ -317,32 +229,6 @@ class Policies:
             return _Actors(ActorPolicies(None, within) if within is not None else None)
         breaker = self._breaker(rules, label, flow) if rules is not None else None
         return _Actors(ActorPolicies(self._policy(label, flow, around, breaker, None), within))
-
-    def _chances(self, section: str, name: str) -> tuple[Chances, int | None]:
-        """Return what the last FaultInjection that names an application or a type of actors says."""
-        for one in reversed(self._injected):
-            found = (one.apps if section == "apps" else one.actors).get(name)
-            if found is not None:
-                return found, one.seed
-        return NONE, None
-
-    def _component_faults(self, name: str, kind: Kind, flow: Flow) -> Faults | None:
-        for one in reversed(self._injected):
-            both = one.components.get(name)
-            if both is None:
-                continue
-            chances = both[flow is Flow.OUTBOUND]
-            if kind is not Kind.PUBSUB and chances.duplicate:
-                log.warning("FaultInjection %s: component %s has no messages to duplicate", one.name, name)
-                chances = replace(chances, duplicate=0.0)
-            if not chances:
-                return None
-            if flow is Flow.INBOUND:
-                return faults.for_delivery(name, chances, one.seed)
-            if kind is Kind.PUBSUB:
-                return faults.for_publish(name, chances, one.seed)
-            return Faults(f"component {name} {flow}", chances, one.seed, faults.of_component)
-        return None
 
     def _policy(
         self,
