@@ -129,8 +129,9 @@ class BindingsBlock:
         try:
             response = await self._outputs.invoke(request.name, Request(request.operation, request.data, metadata))
         except (Refused, ComponentError) as error:
-            if isinstance(error, BindingError):
+            if isinstance(error, BindingError) and error.metadata:
                 call.stream.initial_metadata.extend(response_metadata(error.metadata))
+                await call.stream.send_headers()  # a status alone has no headers, only trailers
             raise ApiError(INVOKE, name=request.name, error=error) from error
         if response is None:
             return m.InvokeBindingResponse()
