@@ -141,6 +141,10 @@ class EtagInvalid(ComponentError):
         return "invalid etag value" + (f": {inner}" if inner else "")
 
 
+class TokenInvalid(ComponentError):
+    """A continuation token that is not one of this store's."""
+
+
 class NotSupported(ComponentError):
     """The component lacks the feature that was asked of it."""
 

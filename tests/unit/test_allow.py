@@ -10,6 +10,7 @@ from pillion.wire.messages import services
 
 STATE = "v1.0/state/{store}/{key}"
 QUERY = "v1.0-alpha1/state/{store}/query"
+KEYS = "v1.0-pillion/state/{store}/keys"
 
 
 def rules(*texts: str, protocol: str = "http") -> list[ApiRule]:
@@ -32,6 +33,9 @@ def rules(*texts: str, protocol: str = "http") -> list[ApiRule]:
         (["state@v1"], ["healthz@v1"], ["v1.0/healthz", "v1.0/healthz/outbound"], []),  # health is always open
         (["conversation@v1alpha2"], [], ["v1.0-alpha2/conversation/{n}/converse"], [STATE]),
         (["workflows@v1beta1"], [], ["v1.0-beta1/workflows/{c}/{i}"], ["v1.0/workflows/{c}/{i}"]),
+        (["state@v1"], [], [STATE, KEYS], [QUERY]),  # what we add to a block follows the block's rules
+        ([], ["state@v1.0"], [QUERY], [STATE, KEYS]),
+        ([], ["state@v1.0-pillion"], [STATE, QUERY], [KEYS]),
         ([], [], [STATE, QUERY], []),
     ],
 )
@@ -94,3 +98,6 @@ def test_grpc_rules() -> None:
     assert not made.open(f"/{DAPR}/SomethingNew")
     assert made.open("/shop.Orders/Place")
     assert made.open("/TaskHubSidecarService/Hello")
+    assert made.open("/pillion.state.v1.State/ListKeys")
+    assert not GrpcRules(rules("invoke@v1", protocol="grpc"), []).open("/pillion.state.v1.State/ListKeys")
+    assert not GrpcRules([], rules("state@v1", protocol="grpc")).open("/pillion.state.v1.State/ListKeys")

@@ -43,7 +43,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)"
 
 class Store:
     def __init__(self, name: str, component: MemoryState) -> None:
-        self.name, self.component, self.prefix = name, component, KeyPrefix("app1||")
+        self.name, self.component, self.prefix, self.sealed = name, component, KeyPrefix("app1||"), False
 
 
 class Secrets:

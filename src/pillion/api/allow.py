@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from pillion.kinds.config import ApiRule
 
 DAPR = "dapr.proto.runtime.v1.Dapr"
-CHECKED = "/dapr.proto.runtime."
-"""Methods outside this package - proxied ones, workflow workers - are nobody's business here."""
+OWN = {"pillion.state.v1.State": "state.v1"}
+"""Services of our own, and the rule of the block that they add to."""
+CHECKED = ("/dapr.proto.runtime.", *(f"/{service}/" for service in OWN))
+"""Methods outside these packages - proxied ones, workflow workers - are nobody's business here."""
 INVOKE = "v1.0/invoke/"
 _ALWAYS_OPEN = ("v1.0/healthz", "v1.0/healthz/outbound")
-_GROUP_VERSIONS = {"v1.0": "v1", "v1.0-alpha1": "v1alpha1", "v1.0-alpha2": "v1alpha2", "v1.0-beta1": "v1beta1"}
+OWN_VERSION = "v1.0-pillion/"
+"""Routes of our own: what is said of the same block's `v1.0/` holds for them too."""
+_GROUP_VERSIONS = {
+    "v1.0": "v1", "v1.0-pillion": "v1", "v1.0-alpha1": "v1alpha1", "v1.0-alpha2": "v1alpha2", "v1.0-beta1": "v1beta1",
+}  # fmt: skip
 
 _FAMILIES = (
     ("invoke", r"InvokeService"),
@@ -74,9 +80,12 @@ class HttpRules:
             return True
         version, _, rest = path.partition("/")
         group = f"{_GROUP_VERSIONS.get(version, version)}/{rest.partition('/')[0]}"
-        if any(rule == group or path.startswith(rule) for rule in self._denied):
-            return False
-        return not self._allowed or any(rule == group or path.startswith(rule) for rule in self._allowed)
+        names = (path, f"v1.0/{rest}") if path.startswith(OWN_VERSION) else (path,)
+
+        def named(rules: tuple[str, ...]) -> bool:
+            return any(rule == group or any(name.startswith(rule) for name in names) for rule in rules)
+
+        return not named(self._denied) and (not self._allowed or named(self._allowed))
 
     def offered(self, operations: Iterable[Operation]) -> list[Operation]:
         """Return the operations without their closed routes; gRPC methods stay."""
@@ -99,6 +108,8 @@ class GrpcRules:
         by_key: dict[str, set[str]] = {}
         for method in services.methods(DAPR):
             by_key.setdefault(grpc_key(method), set()).add(f"/{DAPR}/{method}")
+        for service, key in OWN.items():
+            by_key.setdefault(key, set()).update(f"/{service}/{method}" for method in services.methods(service))
 
         def resolved(rules: Sequence[ApiRule]) -> frozenset[str]:
             keys = {f"{rule.name}.{rule.version}" for rule in rules if rule.protocol == "grpc"} - {""}

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.blocks import state_faults as faults
+from pillion.blocks.state_keys import StateKeys
+from pillion.blocks.state_stores import Stores
 from pillion.errors import ApiError, Code, ComponentError, EtagInvalid, EtagMismatch
 from pillion.kinds.state import (
     BulkGetStore,
@@ -23,7 +25,6 @@ from pillion.kinds.state import (
     Found,
     Get,
     Set,
-    StateStore,
     TransactionalStore,
 )
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
-    from pillion.kinds.keys import KeyPrefix
+    from pillion.blocks.state_stores import Store
     from pillion.observe.meters import Timed
 
 PARALLEL = 100
@@ -48,26 +49,13 @@ CONSISTENCY = ("", "eventual", "strong")
 EMPTY = wellknown.Empty()
 
 
-class Store(Protocol):
-    """A loaded store, and how its keys are written."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def component(self) -> StateStore: ...
-
-    @property
-    def prefix(self) -> KeyPrefix: ...
-
-
 class StateBlock:
     """The handlers. `stores` is the live registry: components come and go while the sidecar runs."""
 
     def __init__(self, app_id: str, stores: Mapping[str, Store], *, timed: Timed = untimed) -> None:
-        self._app_id = app_id
-        self._stores = stores
+        self._stores = Stores(app_id, stores)
         self._timed = timed
+        self._keys = StateKeys(self._stores, timed=timed)
 
     def operations(self) -> list[Operation]:
         """The rows of this block."""
@@ -103,27 +91,10 @@ class StateBlock:
                 http=(Http(write, "v1.0-alpha1/state/{store}/query", self.query),),
                 rpc=Rpc(("QueryStateAlpha1",), m.QueryStateRequest, self.rpc_query),
             ),
+            *self._keys.operations(),
         ]  # fmt: skip
 
     # -- what both protocols share
-
-    def _find(self, name: str, *, http: bool) -> Store:
-        store = self._stores.get(name)
-        if store is not None:
-            return store
-        fault = faults.NOT_FOUND if self._stores else faults.NOT_CONFIGURED
-        raise ApiError(fault, store=name, metadata={"appID": self._app_id} if http else None)
-
-    @staticmethod
-    def _key(store: Store, key: str, *, http: bool, named: bool = True) -> str:
-        if "||" not in key:
-            return store.prefix.apply(key)
-        text = f"input key/keyPrefix '{key}' can't contain '||'"
-        if http:
-            text = f"api error: code = InvalidArgument desc = {text}"
-        raise ApiError(
-            faults.ILLEGAL_KEY, text=text, resource=store.name, fields=[(key if named else "", text)], metadata=None
-        )
 
     async def _set(self, store: Store, requests: Sequence[Set]) -> None:
         component = store.component
@@ -169,8 +140,8 @@ class StateBlock:
 
     async def get(self, call: HttpCall) -> Response:
         name, key = call.params
-        store = self._find(name, http=True)
-        stored = self._key(store, key, http=True)
+        store = self._stores.find(name, http=True)
+        stored = self._stores.key(store, key, http=True)
         request = Get(stored)
         if call.query_text:
             request.consistency, request.metadata = call.first("consistency"), call.metadata()
@@ -188,7 +159,7 @@ class StateBlock:
         return Response(200, headers, found.value)
 
     async def save(self, call: HttpCall) -> Response:
-        store = self._find(call.params[0], http=True)
+        store = self._stores.find(call.params[0], http=True)
         try:
             items = gojson.loads_spelled(call.body())
             if items is None:
@@ -216,15 +187,15 @@ class StateBlock:
         concurrency, consistency = _options(fields)
         value = orjson.dumps(fields.get("value"), option=orjson.OPT_SORT_KEYS)
         return Set(
-            self._key(store, key, http=True, named=named), value, _text(fields, "etag") or None, concurrency,
+            self._stores.key(store, key, http=True, named=named), value, _text(fields, "etag") or None, concurrency,
             consistency, metadata, _text(fields, "contenttype"), is_json=True,
         )  # fmt: skip
 
     async def delete(self, call: HttpCall) -> Response:
         name, key = call.params
-        store = self._find(name, http=True)
+        store = self._stores.find(name, http=True)
         request = Delete(
-            self._key(store, key, http=True), call.header(b"if-match") or None, call.first("concurrency"),
+            self._stores.key(store, key, http=True), call.header(b"if-match") or None, call.first("concurrency"),
             call.first("consistency"), call.metadata(),
         )  # fmt: skip
         try:
@@ -234,7 +205,7 @@ class StateBlock:
         return Response(204)
 
     async def bulk_get(self, call: HttpCall) -> Response:
-        store = self._find(call.params[0], http=True)
+        store = self._stores.find(call.params[0], http=True)
         try:
             fields = _fields(gojson.loads(call.body()))
             keys = fields.get("keys") or []
@@ -248,7 +219,7 @@ class StateBlock:
             raise ApiError(faults.MALFORMED, text=f"failed deserializing HTTP body: {error}") from error
         if not keys:
             return Response(200, [JSON], b"[]\n")
-        requests = [Get(self._key(store, key, http=True), metadata=metadata) for key in keys]
+        requests = [Get(self._stores.key(store, key, http=True), metadata=metadata) for key in keys]
         try:
             found = await self._bulk_get(store, requests, parallelism)
         except ComponentError as error:
@@ -268,7 +239,7 @@ class StateBlock:
         return Response(200, [JSON], orjson.dumps(rows) + b"\n")
 
     async def transact(self, call: HttpCall) -> Response:
-        store = self._find(call.params[0], http=True)
+        store = self._stores.find(call.params[0], http=True)
         component = self._transactional(store)
         try:
             fields = _fields(gojson.loads_spelled(call.body()))
@@ -294,18 +265,18 @@ class StateBlock:
             raise ApiError(faults.UNKNOWN_OPERATION, operation=kind)
         inner = _fields(request)
         concurrency, consistency = _options(inner)
-        key = self._key(store, _text(inner, "key"), http=True, named=False)
+        key = self._stores.key(store, _text(inner, "key"), http=True, named=False)
         return Delete(key, _text(inner, "etag") or None, concurrency, consistency, {**_metadata(inner), **shared})
 
     async def query(self, call: HttpCall) -> Response:
-        store = self._find(call.params[0], http=True)
+        store = self._stores.find(call.params[0], http=True)
         raise ApiError(faults.QUERY_NOT_SUPPORTED, resource=store.name)
 
     # -- gRPC
 
     async def rpc_get(self, call: RpcCall, request: m.GetStateRequest) -> Message:
-        store = self._find(request.store_name, http=False)
-        key = self._key(store, request.key, http=False)
+        store = self._stores.find(request.store_name, http=False)
+        key = self._stores.key(store, request.key, http=False)
         try:
             wanted = Get(key, CONSISTENCY[request.consistency], dict(request.metadata))
             found = await self._timed("get", store.name, store.component.get(wanted))
@@ -316,9 +287,9 @@ class StateBlock:
         return m.GetStateResponse(data=found.value, etag=found.etag or "", metadata=found.metadata)
 
     async def rpc_bulk_get(self, call: RpcCall, request: m.GetBulkStateRequest) -> Message:
-        store = self._find(request.store_name, http=False)
+        store = self._stores.find(request.store_name, http=False)
         metadata = dict(request.metadata)
-        requests = [Get(self._key(store, key, http=False), metadata=metadata) for key in request.keys]
+        requests = [Get(self._stores.key(store, key, http=False), metadata=metadata) for key in request.keys]
         reply = m.GetBulkStateResponse()
         if not requests:
             return reply
@@ -330,7 +301,7 @@ class StateBlock:
         return reply
 
     async def rpc_save(self, call: RpcCall, request: m.SaveStateRequest) -> Message:
-        store = self._find(request.store_name, http=False)
+        store = self._stores.find(request.store_name, http=False)
         if not request.states:
             return EMPTY
         await self._set(store, [self._rpc_set(store, item) for item in request.states])
@@ -345,7 +316,7 @@ class StateBlock:
             value, is_json = gojson.canonical(value), True
         options = item.options
         return Set(
-            self._key(store, item.key, http=False), value, item.etag.value if item.HasField("etag") else None,
+            self._stores.key(store, item.key, http=False), value, item.etag.value if item.HasField("etag") else None,
             CONCURRENCY[options.concurrency], CONSISTENCY[options.consistency], metadata,
             metadata.get("contentType", ""), is_json,
         )  # fmt: skip
@@ -353,12 +324,12 @@ class StateBlock:
     def _rpc_deletion(self, store: Store, item: Any) -> Delete:
         options = item.options
         return Delete(
-            self._key(store, item.key, http=False), item.etag.value if item.HasField("etag") else None,
+            self._stores.key(store, item.key, http=False), item.etag.value if item.HasField("etag") else None,
             CONCURRENCY[options.concurrency], CONSISTENCY[options.consistency], dict(item.metadata),
         )  # fmt: skip
 
     async def rpc_delete(self, call: RpcCall, request: m.DeleteStateRequest) -> Message:
-        store = self._find(request.store_name, http=False)
+        store = self._stores.find(request.store_name, http=False)
         try:
             deletion = self._rpc_deletion(store, request)
             await self._timed("delete", store.name, store.component.delete(deletion))
@@ -367,7 +338,7 @@ class StateBlock:
         return EMPTY
 
     async def rpc_bulk_delete(self, call: RpcCall, request: m.DeleteBulkStateRequest) -> Message:
-        store = self._find(request.store_name, http=False)
+        store = self._stores.find(request.store_name, http=False)
         deletions = [self._rpc_deletion(store, item) for item in request.states]
         try:
             await self._timed("bulk_delete", store.name, _each(store.component.delete, deletions))
@@ -376,7 +347,7 @@ class StateBlock:
         return EMPTY
 
     async def rpc_transact(self, call: RpcCall, request: m.ExecuteStateTransactionRequest) -> Message:
-        store = self._find(request.storeName, http=False)
+        store = self._stores.find(request.storeName, http=False)
         component = self._transactional(store)
         operations: list[Set | Delete] = []
         for row in request.operations:
@@ -391,7 +362,7 @@ class StateBlock:
         return EMPTY
 
     async def rpc_query(self, call: RpcCall, request: m.QueryStateRequest) -> Message:
-        store = self._find(request.store_name, http=False)
+        store = self._stores.find(request.store_name, http=False)
         raise ApiError(faults.QUERY_NOT_SUPPORTED, resource=store.name)
 
 

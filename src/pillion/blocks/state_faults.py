@@ -57,3 +57,11 @@ QUERY_NOT_SUPPORTED = Fault(
     "ERR_STATE_STORE_NOT_SUPPORTED", 500, Code.INTERNAL, "state store does not support querying",
     "DAPR_STATE_QUERYING_NOT_SUPPORTED", "resource", "state", http_details=True, category="state",
 )  # fmt: skip
+KEYS_NOT_SUPPORTED = Fault(
+    "ERR_STATE_STORE_NOT_SUPPORTED", 501, Code.UNIMPLEMENTED, "state store {store} doesn't support listing keys",
+    "PILLION_STATE_LISTING_NOT_SUPPORTED", "resource", "state", http_details=True, category="state",
+)  # fmt: skip
+KEYS = Fault(
+    "ERR_STATE_KEYS", 500, Code.INTERNAL, "failed listing keys of state store {store}: {error}", "ERR_STATE_KEYS",
+    "basic", category="state",
+)  # fmt: skip

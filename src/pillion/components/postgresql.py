@@ -22,7 +22,7 @@ from pillion.components.gathered import Gathered
 from pillion.components.like import check_like
 from pillion.components.postgresql_layouts import Layout, layout_1, layout_2
 from pillion.components.postgresql_pool import PostgresPool, PostgresSettings, identifier, touched
-from pillion.errors import ComponentError, EtagInvalid, EtagMismatch
+from pillion.errors import ComponentError, EtagInvalid, EtagMismatch, TokenInvalid
 from pillion.kinds.component import Context, seconds, setting
 from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, escaped, ttl_of
 from pillion.tasks import Tasks
@@ -185,7 +185,7 @@ class _PostgresState(ABC):
     async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]:
         """The token is the row id of the last key of the page before."""
         if token and not (token.isascii() and token.isdigit() and len(token) <= 18):
-            raise ComponentError(f"keys like: the continuation token {token!r} is not one of this store's")
+            raise TokenInvalid(f"keys like: the continuation token {token!r} is not one of this store's")
         most = limit + 1 if limit > 0 else None
         rows = await self._pool.fetch(self._keys, check_like(pattern), int(token or 0), most)
         page = rows[:limit] if limit > 0 else rows

@@ -20,7 +20,7 @@ from pillion.components.redis_client import RedisClient, Script, slot_of
 from pillion.components.redis_link import Link, RedisError
 from pillion.components.redis_scripts import DELETE, SET, SET_JSON, TRANSACT
 from pillion.components.redis_settings import RedisSettings
-from pillion.errors import ComponentError, EtagInvalid, EtagMismatch
+from pillion.errors import ComponentError, EtagInvalid, EtagMismatch, TokenInvalid
 from pillion.kinds.component import setting
 from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, ttl_of
 
@@ -160,7 +160,7 @@ class RedisState:
     async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]:
         """The token is the number of keys listed before."""
         if token and not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise ComponentError(f"keys like: the continuation token {token!r} is not one of this store's")
+            raise TokenInvalid(f"keys like: the continuation token {token!r} is not one of this store's")
         found = await self._client.scan(like_to_redis_glob(pattern), limit=MAX_KEYS)
         keys = sorted(key.decode(errors="replace") for key in found)
         first = int(token or 0)

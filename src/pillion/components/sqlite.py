@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pillion.components.like import like_to_sqlite_glob
 from pillion.components.memory import new_etag
 from pillion.components.sqlite_engine import Engine, Location, open_engine
-from pillion.errors import ComponentError, ConfigError, EtagMismatch
+from pillion.errors import ComponentError, ConfigError, EtagMismatch, TokenInvalid
 from pillion.kinds.component import Context, seconds, setting
 from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, escaped, ttl_of
 from pillion.tasks import Tasks
@@ -306,5 +306,5 @@ def _row_id(token: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < 2**63:
-        raise ComponentError(f"keys like: the continuation token {token!r} is not one of this store's")
+        raise TokenInvalid(f"keys like: the continuation token {token!r} is not one of this store's")
     return number

@@ -144,9 +144,19 @@ class QueryStore(StateStore, Protocol):
 
 @runtime_checkable
 class KeysStore(StateStore, Protocol):
-    """A store that lists its keys by a SQL LIKE pattern (`\\` escapes), paged; an empty pattern is an error."""
+    """A store that lists its keys by a SQL LIKE pattern (`\\` escapes), paged.
+
+    An empty pattern raises `ComponentError`, a token that the store did not give `TokenInvalid`.
+    """
 
     async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]: ...
+
+
+def like_prefix(text: str) -> str:
+    """Return the LIKE pattern of the keys that begin with `text`."""
+    for special in "\\%_":
+        text = text.replace(special, f"\\{special}")
+    return f"{text}%"
 
 
 def ttl_of(metadata: Mapping[str, str]) -> int | None:

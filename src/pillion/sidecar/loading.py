@@ -51,6 +51,8 @@ class Loaded:
     metadata: Mapping[str, str] = field(repr=False)
     prefix: KeyPrefix = field(default_factory=KeyPrefix)
     """How keys are written: state stores and locks."""
+    sealed: bool = False
+    """Whether values are encrypted before they reach the store."""
     scopes: TopicScopes = field(default_factory=TopicScopes)
     """Which topics the application may use: brokers."""
 

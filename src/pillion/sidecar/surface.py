@@ -87,7 +87,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion.sidecar")
 PEER_POOL = PoolOptions(connect_timeout_s=30.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=180.0, always=True))
 """Towards other sidecars: pings also without calls, connections kept for three idle minutes (spec `grpc-api.md` 1)."""
-OFFERED = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService")
+OFFERED = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService", "pillion.state.v1.State")
 INTERNAL = ("dapr.proto.internals.v1.ServiceInvocation",)
 HEADER_LIST = 16
 """A header list of HTTP/2 may be so many times longer than a head of HTTP/1.1: metadata carries more."""
