@@ -17,6 +17,7 @@ from pillion.observe.export import TIMEOUT_S, Batches
 from pillion.observe.exporters import exporters, resource
 from pillion.observe.meters import Meters
 from pillion.observe.metrics import Registry
+from pillion.observe.profiling import ProfilingApi
 from pillion.observe.tracing import Tracer
 from pillion.tasks import Tasks
 
@@ -68,8 +69,12 @@ class Telemetry:
         self._stack.push_async_callback(self._tasks.close)
         self._trace()
         if options.enable_metrics:
-            where = (options.metrics_listen_address,)
-            await self._serve("metrics", MetricsApi(self.registry), where, options.metrics_port)
+            await self._serve(
+                "metrics", MetricsApi(self.registry), (options.metrics_listen_address,), options.metrics_port
+            )
+        if options.enable_profiling:
+            where = options.dapr_listen_addresses or ("",)
+            await self._serve("profiles", ProfilingApi(), where, options.profile_port)
 
     def _trace(self) -> None:
         """Make the tracer, unless there is nothing to trace for (spec `runtime.md` 3.2): a rate of "0" switches all of
