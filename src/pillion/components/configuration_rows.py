@@ -5,6 +5,7 @@ Knows: which row counts, what metadata may look like. Never knows: databases.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import orjson
@@ -15,13 +16,14 @@ from pillion.kinds.configuration import MAX_ITEMS, Item
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+log = logging.getLogger("pillion.components.configuration")
 Row = tuple[str, "str | None", "str | None", "str | bytes | None"]
 
 
 def newest(rows: Iterable[Row]) -> dict[str, Item]:
     """Return one item for each key: that of the highest numeric version; a version that is no number ranks below.
 
-    Raises `ComponentError` for metadata that is no JSON object, and for too many keys.
+    Raises `ComponentError` for too many keys.
     """
     ranks: dict[str, int] = {}
     chosen: dict[str, Row] = {}
@@ -43,14 +45,16 @@ def _rank(version: str) -> int:
 
 
 def _metadata(key: str, text: str | bytes | None) -> dict[str, str]:
+    """Return the pairs of a JSON object. Anything else is left out: one odd row must not stand in the way of others."""
     if not text:
         return {}
     try:
         found = orjson.loads(text)
-    except ValueError as error:
-        raise ComponentError(f"the metadata of key {key!r} is not JSON: {error}") from error
+    except ValueError:
+        found = ()
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ComponentError(f"the metadata of key {key!r} is not a JSON object")
+        log.warning("the metadata of configuration key %r is not a JSON object and is left out", key)
+        return {}
     return {name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in found.items()}

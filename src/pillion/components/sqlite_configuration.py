@@ -105,7 +105,8 @@ class SqliteConfiguration:
     def _create(self, db: sqlite3.Connection) -> None:
         db.execute(
             f"CREATE TABLE IF NOT EXISTS {self._settings.table_name} (key TEXT NOT NULL, value TEXT NOT NULL,"
-            " version TEXT NOT NULL DEFAULT '', metadata TEXT, PRIMARY KEY (key, version))"
+            " version TEXT NOT NULL DEFAULT '', metadata TEXT CHECK (json_type(metadata) = 'object'),"
+            " PRIMARY KEY (key, version))"
         )
 
     def _select(self, db: sqlite3.Connection, keys: Sequence[str]) -> list[Row]:
