@@ -286,6 +286,32 @@ targets:
         assert sidecar.log().count("went to dead-letter topic") == 1
 
 
+def test_a_sidecar_that_stops_does_not_wait_for_the_next_attempt(tmp_path: Path) -> None:
+    """The message goes back to the broker, is not dead-lettered, and comes to the next sidecar."""
+    rules = resiliency("""
+policies:
+  retries:
+    slow: {duration: 60s}
+targets:
+  components:
+    bus:
+      inbound: {retry: slow}
+""")
+    bus = component("bus", "pubsub.sqlite", connectionString=str(tmp_path / "q.db"))
+    resources = {"r.yaml": rules, "bus.yaml": bus}
+    answer = Failing(1)
+    with HttpApp([subscription("m", "/m", "dead")], answer) as app:
+        with SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
+            sidecar.wait_log("is started")
+            assert sidecar.post_json("/v1.0/publish/bus/m", "patience").status == 204
+            sidecar.wait_log("Pubsub_bus: trying again")
+            assert sidecar.stop() == 0
+            assert "dead-letter" not in sidecar.log()
+        with SidecarProcess(tmp_path, app_port=app.port, resources=resources):
+            calls = app.wait(lambda calls: len(calls) == 2)
+            assert [(call.path, call.json()["data"]) for call in calls] == [("/m", "patience")] * 2
+
+
 def test_a_resource_with_a_mistake_is_left_out(tmp_path: Path) -> None:
     """The sidecar starts; the log names file, line and field; other resources count."""
     resources = {

@@ -144,8 +144,6 @@ class BulkCourier(Carrier):
             nonlocal left
             if not left:  # a duplicate of what was processed
                 return
-            if self.closing():
-                raise Unprocessed("the sidecar is stopping", held=True)
             said = await self._deliver([entry.item for entry in left], path, self._new_id())
             dropped.extend(entry for entry in left if said.get(entry.item.entry_id) is Verdict.DROP)
             sent, left = len(left), [entry for entry in left if said.get(entry.item.entry_id) is None]
@@ -154,7 +152,8 @@ class BulkCourier(Carrier):
 
         failure: Exception | None = None
         try:
-            await (attempt() if self.broker.inbound is None else self.broker.inbound(attempt))
+            inbound = self.broker.inbound
+            await (attempt() if inbound is None else self.guided(inbound, attempt))
         except (Unprocessed, ComponentError, TimeoutError) as error:
             failure = error
         for entry in dropped:

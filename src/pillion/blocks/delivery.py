@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pillion.blocks.broker import described
 from pillion.errors import ComponentError
@@ -23,15 +23,17 @@ from pillion.wire import trace
 from pillion.wire.cloudevents import CHEAP_PARSE, NotAnEvent, binary_event, expired, parse, recognise, wrap_raw
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
-    from pillion.blocks.broker import Broker, Identifiers, Meter
+    from pillion.blocks.broker import Broker, Identifiers, Meter, Policy
     from pillion.clock import Clock
     from pillion.kinds.pubsub import Delivery
     from pillion.kinds.topics import Deliver, TopicSubscription
 
 log = logging.getLogger("pillion.blocks.delivery")
+T = TypeVar("T")
 DEAD_LETTER_BUDGET_S = 30.0
+STOPPING = "the sidecar is stopping"
 _OCTETS = "application/octet-stream"
 
 
@@ -155,14 +157,19 @@ class Carrier:
         self._new_id = new_id
         self._meter = meter
         self._running: set[asyncio.Task[Any]] = set()
+        self._resting: set[asyncio.Task[Any]] = set()
+        self._woken: set[asyncio.Task[Any]] = set()
 
     def closing(self) -> bool:
         """Whether `begin_close` was called; a method, because the answer changes while a handler waits."""
         return self._closing
 
     def begin_close(self) -> None:
-        """From now on new messages, and those that fail, are withheld."""
+        """From now on new messages, and those that fail, are withheld; nobody waits for another attempt."""
         self._closing = True
+        for task in self._resting:
+            self._woken.add(task)
+            task.cancel()
 
     def abandon(self) -> None:
         """Cut short what is still with the application: the broker keeps it."""
@@ -173,6 +180,32 @@ class Carrier:
     def busy(self) -> int:
         """How many handlers are at work."""
         return len(self._running)
+
+    async def guided(self, policy: Policy, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Run `attempt` under the inbound policy, whose wait for the next attempt ends when this carrier closes."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def once() -> T:
+            self._resting.discard(task)
+            if self._closing:
+                raise Unprocessed(STOPPING, held=True)
+            try:
+                return await attempt()
+            except BaseException:
+                self._resting.add(task)
+                raise
+
+        try:
+            return await policy(once)
+        except asyncio.CancelledError:
+            if task not in self._woken:
+                raise
+            task.uncancel()
+            raise Unprocessed(STOPPING, held=True) from None
+        finally:
+            self._resting.discard(task)
+            self._woken.discard(task)
 
     def decide(self, delivery: Delivery) -> tuple[Fate, Event | None, str]:
         return decide(self.plan, delivery, self._clock.now(), self._new_id)
@@ -263,13 +296,7 @@ class Courier(Carrier):
             if inbound is None:
                 verdict = await self._deliver(event, what)
             else:
-                verdict = await inbound(lambda: self._again(event, what))
+                verdict = await self.guided(inbound, lambda: self._deliver(event, what))
         except (Unprocessed, ComponentError, TimeoutError) as error:
             return await self.refused(delivery, error)
         return "success" if verdict is Verdict.DONE else await self.dropped(delivery)
-
-    def _again(self, event: Event, path: str) -> Awaitable[Verdict]:
-        """One attempt of a policy; none is begun once this courier is closing."""
-        if self.closing():
-            raise Unprocessed("the sidecar is stopping", held=True)
-        return self._deliver(event, path)
