@@ -150,7 +150,7 @@ class NotSupported(ComponentError):
 
 
 class ConfigError(Exception):
-    """Something an operator wrote is wrong. `where` names the file, document, line and field, `mend` says what to do."""
+    """Something an operator wrote is wrong. `where` names file, document, line and field, `mend` says what to do."""
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, where, mend

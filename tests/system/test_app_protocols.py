@@ -146,7 +146,7 @@ def test_unix_sockets_instead_of_ports(tmp_path: Path) -> None:
 
 
 def test_reflection_and_health(tmp_path: Path) -> None:
-    """Tools can ask the API port what it offers (spec `grpc-api.md` 1) and, beyond the reference, whether it is well."""
+    """Tools can ask the API port what it offers (spec `grpc-api.md` 1) and, beyond the reference, if it is well."""
     with SidecarProcess(tmp_path) as sidecar, grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
         health = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert health(b"", timeout=10) == b"\x08\x01"

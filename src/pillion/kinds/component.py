@@ -88,7 +88,8 @@ def setting(
     the field gets, as a mapping, every key that no other field has.
     """
     meta = {
-        "key": key, "aliases": aliases, "secret": secret, "parse": parse, "choices": choices, "rest": rest, "help": help,
+        "key": key, "aliases": aliases, "secret": secret, "parse": parse, "choices": choices, "rest": rest,
+        "help": help,
     }  # fmt: skip
     if default is dataclasses.MISSING:
         return field(metadata=meta)

@@ -286,7 +286,7 @@ class Unsuccessful(Exception):
 class InvokePolicy(Protocol):
     """Timeout, retry and breaker of one target and method. `replayable` False: `attempt` must be made only once.
 
-    Raises what the last attempt raised, or a `ComponentError` for a timeout and for a breaker that lets nothing through.
+    Raises what the last attempt raised, or a `ComponentError` for a timeout and for a breaker that is open.
     """
 
     def __call__(self, attempt: Callable[[], Awaitable[T]], /, *, replayable: bool) -> Awaitable[T]: ...
