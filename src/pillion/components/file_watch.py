@@ -56,7 +56,7 @@ class FileWatch:
         if self._descriptor >= 0:
             asyncio.get_running_loop().add_reader(self._descriptor, self._events)
         else:
-            self._tasks.start(self._look(), "looking")
+            self._tasks.start(self._look(self._times()), "looking")
 
     async def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -79,9 +79,8 @@ class FileWatch:
         if stirred:
             self._heard()
 
-    async def _look(self) -> None:
+    async def _look(self, before: dict[bytes, tuple[int, int]]) -> None:
         """Where there is no event to be had."""
-        before = self._times()
         while True:
             await asyncio.sleep(LOOK_S)
             now = self._times()
