@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -289,3 +291,66 @@ def test_a_grpc_application(tmp_path: Path, server: HttpApp) -> None:
         log = sidecar.log()
         assert "error invoking app:" in log
         assert "could not be given to nobody" in log
+
+
+RESILIENCY = """
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: { name: policies }
+spec:
+  policies:
+    retries: { thrice: { policy: constant, duration: 10ms, maxRetries: 3 } }
+  targets:
+    components:
+      web: { outbound: { retry: thrice } }
+      tick: { inbound: { retry: thrice } }
+"""
+
+
+def test_policies(tmp_path: Path) -> None:
+    """An outbound retry repeats an operation, an inbound one a delivery; 204 is a success and is not repeated."""
+    left = {"POST /out": 2, "POST /tick": 2}
+
+    def answer(call: Call) -> tuple[int, Mapping[str, str], bytes]:
+        key = f"{call.method} {call.path}"
+        if left.get(key, 0) > 0:
+            left[key] -= 1
+            return 503, {}, b""
+        return 204, {}, b""
+
+    with HttpApp(answer=answer) as app:
+        resources = {
+            "policies.yaml": RESILIENCY,
+            "web.yaml": component("web", "bindings.http", url=f"http://127.0.0.1:{app.port}/out"),
+            "tick.yaml": component("tick", "bindings.cron", schedule="@every 1s", direction="input"),
+        }
+        with SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
+            assert sidecar.post_json("/v1.0/bindings/web", {"operation": "create"}).status == 200
+            assert [one.path for one in app.calls].count("/out") == 3
+            calls = app.wait(lambda all: sum(one.path == "/tick" for one in all) >= 3)
+            first = [one for one in calls if one.path == "/tick"][:3]
+            assert len({one.headers["readtimeutc"] for one in first}) == 1, "the same event, three times"
+            assert sidecar.stop() == 0
+            assert "did not process a tick" not in sidecar.log()
+
+
+def test_stopping_waits_for_an_event_on_its_way(tmp_path: Path) -> None:
+    """The application may finish what it began; nothing new comes in the meantime."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def answer(call: Call) -> tuple[int, Mapping[str, str], bytes]:
+        if call.method == "POST":
+            begun.set()
+            assert go_on.wait(20)
+        return 200, {}, b""
+
+    resources = {"tick.yaml": component("tick", "bindings.cron", schedule="@every 1s")}
+    with HttpApp(answer=answer) as app, SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
+        assert begun.wait(20)
+        sidecar.kill(signal.SIGTERM)
+        sidecar.wait("/v1.0/healthz", 500)
+        go_on.set()
+        assert sidecar.process is not None
+        assert sidecar.process.wait(20) == 0
+        assert "did not process a tick" not in sidecar.log()
+        assert "input binding tick is not read any more" in sidecar.log()

@@ -53,6 +53,8 @@ class InputBindings:
         self._running: dict[str, tuple[Binding, Reading]] = {}
         self._healthy = False
         self._closed = False
+        self._due = False
+        """A change has been told that the next turn will see to."""
         self._turn = asyncio.Lock()
         self._tasks = Tasks("input bindings")
 
@@ -66,7 +68,8 @@ class InputBindings:
         self._soon()
 
     def _soon(self) -> None:
-        if not self._closed and self._app is not None:
+        if not self._closed and not self._due and self._app is not None:
+            self._due = True
             self._tasks.start(self._settle(), "settling")
 
     async def settled(self) -> None:
@@ -85,6 +88,7 @@ class InputBindings:
     async def _settle(self) -> None:
         """Make what is read what shall be read."""
         async with self._turn:
+            self._due = False
             wanted = self._readable() if self._healthy else {}
             gone = [name for name, (binding, _) in self._running.items() if wanted.get(name) is not binding]
             await self._stop(gone, GRACE_S)

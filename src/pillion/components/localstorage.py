@@ -93,11 +93,17 @@ class LocalStorage:
         return None
 
     async def _run(self, work: Callable[[], T]) -> T:
-        """Run on a thread; as many calls as there are threads are handed over, the others wait."""
-        async with self._slots:
-            if self._threads is None:
-                raise ComponentError("localstorage: the component is not open")
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        """Run on a thread; as many calls as there are threads are handed over, the others wait. A caller that leaves
+        does not free its thread: the slot is given back when the work is done.
+        """
+        await self._slots.acquire()
+        if self._threads is None:
+            self._slots.release()
+            raise ComponentError("localstorage: the component is not open")
+        loop = asyncio.get_running_loop()
+        working = self._threads.submit(work)
+        working.add_done_callback(lambda _: loop.call_soon_threadsafe(self._slots.release))
+        return await asyncio.wrap_future(working)
 
     def __repr__(self) -> str:
         return f"<LocalStorage {self._files.root}>"
