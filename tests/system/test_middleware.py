@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from apps import HttpApp
+from issuer import Issuer
 from sidecars import SidecarProcess, component
 
 if TYPE_CHECKING:
@@ -182,6 +183,33 @@ def test_the_token_is_asked_for_before_the_pipeline(tmp_path: Path) -> None:
     with begun(one, "/v1.0/healthz", 400):  # health probes need no token, but pass through the pipeline
         assert one.request("GET", "/v1.0/state/s/k").status == 401
         assert one.request("GET", "/v1.0/state/s/k", headers={"dapr-api-token": "t"}).status == 400
+
+
+def test_a_bearer_token_opens_the_api(tmp_path: Path) -> None:
+    """Keys are discovered at start; without a token 401, also for health probes; with one the request passes."""
+    with Issuer() as issuer:
+        door = component("door", "middleware.http.bearer", issuerURL=issuer.url, clientID="app")
+        one = sidecar(tmp_path, {**STORE, "door": door}, http=("door:middleware.http.bearer",))
+        with begun(one, "/v1.0/healthz", 401):
+            token = {"Authorization": f"Bearer {issuer.token()}"}
+            assert one.post_json("/v1.0/state/s", [{"key": "k", "value": 1}], **token).status == 204
+            refused = one.post_json("/v1.0/state/s", [{"key": "k", "value": 2}], Authorization="Bearer x")
+            assert (refused.status, refused.body) == (401, b"Unauthorized")
+            assert one.request("GET", "/v1.0/state/s/k", headers=token).body == b"1"
+
+
+def test_the_application_is_called_with_a_token_of_the_sidecar(tmp_path: Path) -> None:
+    """oauth2clientcredentials on the way to the application; when there is no token the application is not called."""
+    with Issuer() as issuer, HttpApp() as app:
+        own = component(
+            "own", "middleware.http.oauth2clientcredentials", clientID="me", clientSecret="s&cret", scopes="a",
+            tokenURL=issuer.url + "/token", headerName="X-Token", pathFilter="^/guarded",
+        )  # fmt: skip
+        kind = "own:middleware.http.oauth2clientcredentials"
+        with sidecar(tmp_path, {"own": own}, port=app.port, app=(kind,)) as one:
+            assert one.request("GET", "/v1.0/invoke/app/method/guarded").status == 200
+            assert one.request("GET", "/v1.0/invoke/app/method/open").status == 200
+            assert [call.headers.get("x-token") for call in app.calls] == ["Bearer t1", None]
 
 
 def test_the_rate_limit_counts_each_client_and_path(tmp_path: Path) -> None:
