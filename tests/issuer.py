@@ -28,15 +28,19 @@ class Issuer(HttpApp):
         self.url = f"http://127.0.0.1:{self.port}"
         self.named = self.url
         self.broken = False
-        self.keys = [RSAKey.generate_key(2048, parameters={"kid": "first"})]
+        self.keys: list[Any] = [RSAKey.generate_key(2048, parameters={"kid": "first"})]
         self.grants: list[dict[str, str]] = []
         self.challenges: dict[str, str] = {}
         self.refused_styles: set[str] = set()
         self.lifetime_s = 3600
 
+    def __enter__(self) -> Issuer:
+        super().__enter__()
+        return self
+
     def rotate(self) -> None:
         """Sign with a new elliptic key; the old one is gone."""
-        self.keys = [ECKey.generate_key("P-256", parameters={"kid": f"later-{len(self.calls)}"})]  # type: ignore[list-item]
+        self.keys = [ECKey.generate_key("P-256", parameters={"kid": f"later-{len(self.calls)}"})]
 
     def token(self, *, head: Mapping[str, Any] | None = None, **claims: Any) -> str:
         """A token valid for an hour, for the audience `app`, unless told otherwise."""
@@ -70,7 +74,7 @@ class Issuer(HttpApp):
         login = call.headers.get("authorization", "")
         style = "header" if login.startswith("Basic ") else "parameters"
         who = base64.b64decode(login[6:]).decode() if login else f"{form.get('client_id')}:{form.get('client_secret')}"
-        if style in self.refused_styles or (who != "me:s%26cret" and who != "me:s&cret"):
+        if style in self.refused_styles or who not in ("me:s%26cret", "me:s&cret"):
             return 401, {}, b""
         if form["grant_type"] == "authorization_code":
             proof = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest()).rstrip(b"=")

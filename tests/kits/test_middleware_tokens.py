@@ -80,7 +80,7 @@ class _Kit(MiddlewareKit):
         raise NotImplementedError
 
     @contextlib.asynccontextmanager
-    async def middleware(self) -> AsyncIterator[Any]:  # type: ignore[override]
+    async def middleware(self) -> AsyncIterator[Any]:
         with Issuer() as self.issuer:
             yield self.make(self.issuer)
 
@@ -192,7 +192,8 @@ def test_other_authorization_headers_are_refused(issuer: Issuer) -> None:
 
 def test_new_keys_are_fetched_once_for_all_who_wait(issuer: Issuer) -> None:
     """A rotated key is found when keys may be fetched anew; before that its tokens are refused without asking. Tokens
-    of the old key, remembered as valid, are forgotten with it. A provider in trouble is 500, and keys known so far serve.
+    of the old key, remembered as valid, are forgotten with it. A provider in trouble is 500; keys known so far
+    serve.
     """
 
     async def run() -> None:
