@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillion.blocks import reserved
+from pillion.blocks.bindings import Binding, BindingsBlock, Outputs
 from pillion.blocks.broker import Broker
 from pillion.blocks.health import HealthBlock, Readiness
 from pillion.blocks.metadata import Facts, MetadataBlock
@@ -25,6 +26,8 @@ from pillion.components.local_secrets import FileSecrets
 from pillion.components.memory import MemoryState
 from pillion.components.memory_broker import MemoryPubSub
 from pillion.errors import ApiError
+from pillion.kinds.bindings import BindingError
+from pillion.kinds.bindings import Response as BindingResponse
 from pillion.kinds.component import Context
 from pillion.kinds.config import SecretScope
 from pillion.kinds.keys import KeyPrefix
@@ -34,6 +37,7 @@ from pillion.serve.http import HttpApi, HttpSettings
 
 if TYPE_CHECKING:
     from pillion.api.call import HttpCall
+    from pillion.kinds.bindings import Request as Asked
     from pillion.kinds.pubsub import Delivery
 
 FOLDER = Path(__file__).parents[1] / "transcripts" / "http"
@@ -49,6 +53,26 @@ class Store:
 class Secrets:
     def __init__(self, component: FileSecrets) -> None:
         self.component = component
+
+
+class Mirror:
+    """An output binding that answers with what it was given."""
+
+    operations = ("create", "fail", "take")
+
+    async def open(self) -> None: ...
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def invoke(self, asked: Asked) -> BindingResponse | None:
+        if asked.operation == "fail":
+            raise BindingError("the other side said no", {"statusCode": "404"})
+        if asked.operation == "take":
+            return None
+        told = {f"saw-{key}": value for key, value in asked.metadata.items()}
+        return BindingResponse(asked.data, {"statusCode": "200", "bad name": "x", "two": "a\r\nb", **told})
 
 
 async def unmatched(call: HttpCall) -> Response:
@@ -87,6 +111,7 @@ async def converse(text: str, folder: Path) -> str:
                 {"vault": Secrets(secrets)},
                 SecretScopes.of([SecretScope("vault", denied=frozenset({"hidden"}))]),
             ).operations(),
+            *BindingsBlock(Outputs({"mirror": Binding("mirror", Mirror())})).operations(),
             *HealthBlock("app1", health, health, stop_asked.append).operations(),
             *MetadataBlock(Facts("app1", "1.18.3")).operations(),
         ]
