@@ -49,6 +49,11 @@ spec: {{type: pubsub.redis, version: v1, metadata: [{{name: redisHost, value: "1
 ---
 apiVersion: dapr.io/v1alpha1
 kind: Component
+metadata: {{name: settings}}
+spec: {{type: configuration.redis, version: v1, metadata: [{{name: redisHost, value: "127.0.0.1:{redis}"}}]}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
 metadata: {{name: sqlite}}
 spec: {{type: state.sqlite, version: v1, metadata: [{{name: connectionString, value: "{folder}/state.db"}}]}}
 """
@@ -112,6 +117,7 @@ class Bench:
         self.four, _, _ = self.sidecar("four", self.grpc_app_port, "--app-protocol", "grpc")
         self.idle_mb = self.two.rss_mb()
         get(self.one_http, "/v1.0/state/redis", "POST", SAVE)
+        subprocess.run(["redis-cli", "-p", str(redis), "SET", "colour", "blue||1"], check=True, capture_output=True)
 
     def start(self, command: list[str]) -> Process:
         process = Process(command, cwd=self.folder)
@@ -193,6 +199,7 @@ ROWS = (
     Row("HTTP state get, Redis", 30, 6, http_row("/v1.0/state/redis/k1")),
     Row("HTTP state save, Redis", 33, 7, http_row("/v1.0/state/redis", SAVE)),
     Row("gRPC GetState, Redis", 38, 8, grpc_get),
+    Row("HTTP configuration get, Redis", 30, 5, http_row("/v1.0/configuration/settings?key=colour")),
     Row("HTTP invoke, one sidecar", 55, 9, http_row("/v1.0/invoke/one/method/x")),
     Row("HTTP invoke, two sidecars (both counted)", 120, 24, invoke_two),
     Row("gRPC proxy unary, two sidecars (both counted)", 150, 30, proxy_two),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import orjson
 from google.protobuf.message import DecodeError
 
+from pillion.api.call import EMPTY
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.app.config_updates import tell
@@ -41,6 +42,8 @@ log = logging.getLogger("pillion.blocks.configuration")
 
 MAX_SUBSCRIPTIONS = 10_000
 """Of one application at a time: a subscription over HTTP costs its maker nothing and stays."""
+MAX_KEYS = 10_000
+"""Of one subscription."""
 LAST_WORD_S = 1.0
 """How long streams may take to end when the sidecar does."""
 NOT_CONFIGURED = Fault(
@@ -183,6 +186,8 @@ class ConfigurationBlock:
         try:
             if self._closed:
                 raise ComponentError("the sidecar is closing")
+            if len(keys) > MAX_KEYS:
+                raise ComponentError(f"a subscription has {MAX_KEYS} keys at most")
             if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
                 raise ComponentError(f"there are {MAX_SUBSCRIPTIONS} subscriptions already")
             self._subscriptions[subscription.id] = subscription
@@ -207,7 +212,7 @@ class ConfigurationBlock:
     # -- HTTP
 
     async def get(self, call: HttpCall) -> Response:
-        found = await self._get(call.params[0], _keys(call), call.metadata())
+        found = await self._get(call.params[0], _keys(call), _metadata(call))
         if not found:
             return Response(204)
         return Response(200, [JSON], _document({key: _plain(found[key]) for key in sorted(found)}))
@@ -218,7 +223,7 @@ class ConfigurationBlock:
         app = self._app()
         if app is None:
             raise ApiError(NO_APP)
-        subscription = await self._subscribe(name, _keys(call), call.metadata())
+        subscription = await self._subscribe(name, _keys(call), _metadata(call))
         self._tasks.start(self._post(subscription, app), f"updates from {name}")
         return Response(200, [JSON], _document({"id": subscription.id}))
 
@@ -315,6 +320,10 @@ class ConfigurationBlock:
 
 def _keys(call: HttpCall) -> list[str]:
     return [value for name, value in call.query if name == "key"] if call.query_text else []
+
+
+def _metadata(call: HttpCall) -> Mapping[str, str]:
+    return call.metadata() if b"metadata." in call.query_text or b"%" in call.query_text else EMPTY
 
 
 def _listed(keys: Sequence[str]) -> str:
