@@ -14,12 +14,15 @@ from pillion.blocks.input_bindings import InputBindings, as_json
 from pillion.errors import ComponentError
 from pillion.kinds.bindings import Answer, Event, Request, Response
 from pillion.kinds.topics import Unprocessed
+from pillion.observe.binding_delivery import TracedBindings
+from pillion.observe.tracing import Tracer
 from pillion.wire.grpc import metadata_fields
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from pillion.kinds.bindings import Handler
+    from pillion.observe.tracing import Span
 
 
 class Outside:
@@ -203,6 +206,35 @@ def test_policies_surround_both_ways() -> None:
         with pytest.raises(Refused):
             await outputs.invoke("x", Request("get"))
         await inputs.close(0)
+
+    asyncio.run(run())
+
+
+def test_a_span_around_every_attempt() -> None:
+    """It continues the trace that an event came with, and what goes to the application continues the span."""
+
+    async def run() -> None:
+        ended: list[Span] = []
+        seen: list[Mapping[str, str]] = []
+
+        class Watched(App):
+            async def deliver(self, name: str, route: str, event: Event) -> Answer:
+                seen.append(event.metadata)
+                return await super().deliver(name, route, event)
+
+        app = Watched("a")
+        traced = TracedBindings(app, Tracer("app", 1.0, ended.append))
+        assert await traced.wanted({"a": "a", "b": "b"}) == {"a"}
+        given = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01", "tracestate": "k=v", "key": "kept"}
+        await traced.deliver("a", "a", Event(b"", given))
+        app.answer = Unprocessed("no")
+        with pytest.raises(Unprocessed):
+            await traced.deliver("a", "a", Event())
+        first, second = ended
+        assert (first.name, first.trace_id, first.parent_id, first.error) == ("bindings/a", "1" * 32, "2" * 16, None)
+        assert seen[0] == {"traceparent": first.traceparent, "tracestate": "k=v", "key": "kept"}
+        assert (second.parent_id, second.error) == ("", "no")
+        assert given["traceparent"].endswith(f"{'2' * 16}-01"), "the event itself stays as it is"
 
     asyncio.run(run())
 

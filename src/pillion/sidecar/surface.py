@@ -40,6 +40,7 @@ from pillion.net.h2_pool import PoolOptions
 from pillion.net.h2_server import H2Server, ServerOptions
 from pillion.net.http_client import HttpClient
 from pillion.net.http_server import HttpServer
+from pillion.observe.binding_delivery import TracedBindings
 from pillion.observe.delivery import TracedTopics
 from pillion.observe.logs import ApiLog
 from pillion.peers.client import PeerClient
@@ -159,6 +160,8 @@ class Surface:
         # Bindings, both ways.
         outputs = Outputs(live.bindings, timed=meters.of("output_binding"))
         taker = bindings_of(channel, timeout_s=options.app_binding_options_timeout)
+        if taker is not None and tracer is not None:
+            taker = TracedBindings(taker, tracer)
         self._inputs = InputBindings(live.bindings, taker, outputs, timed=meters.of("input_binding"))
         live.binding_changed = self._inputs.changed
 
