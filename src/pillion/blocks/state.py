@@ -16,6 +16,7 @@ from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.blocks import state_faults as faults
 from pillion.blocks.state_keys import StateKeys
+from pillion.blocks.state_query import StateQuery, as_json
 from pillion.blocks.state_stores import Stores
 from pillion.errors import ApiError, Code, ComponentError, EtagInvalid, EtagMismatch
 from pillion.kinds.state import (
@@ -55,6 +56,7 @@ class StateBlock:
     def __init__(self, app_id: str, stores: Mapping[str, Store], *, timed: Timed = untimed) -> None:
         self._stores = Stores(app_id, stores)
         self._timed = timed
+        self._query = StateQuery(self._stores, timed=timed)
         self._keys = StateKeys(self._stores, timed=timed)
 
     def operations(self) -> list[Operation]:
@@ -86,11 +88,7 @@ class StateBlock:
                 "ExecuteStateTransaction", "state", http=(Http(write, store + "/transaction", self.transact),),
                 rpc=Rpc(("ExecuteStateTransaction",), m.ExecuteStateTransactionRequest, self.rpc_transact),
             ),
-            Operation(
-                "QueryState", "state", "v1alpha1",
-                http=(Http(write, "v1.0-alpha1/state/{store}/query", self.query),),
-                rpc=Rpc(("QueryStateAlpha1",), m.QueryStateRequest, self.rpc_query),
-            ),
+            *self._query.operations(),
             *self._keys.operations(),
         ]  # fmt: skip
 
@@ -228,7 +226,7 @@ class StateBlock:
         for item in found:
             row: dict[str, object] = {"key": store.prefix.strip(item.key)}
             if item.value is not None:
-                row["data"] = _as_json(item.value)
+                row["data"] = as_json(item.value)
             if item.etag:
                 row["etag"] = item.etag
             if item.metadata:
@@ -267,10 +265,6 @@ class StateBlock:
         concurrency, consistency = _options(inner)
         key = self._stores.key(store, _text(inner, "key"), http=True, named=False)
         return Delete(key, _text(inner, "etag") or None, concurrency, consistency, {**_metadata(inner), **shared})
-
-    async def query(self, call: HttpCall) -> Response:
-        store = self._stores.find(call.params[0], http=True)
-        raise ApiError(faults.QUERY_NOT_SUPPORTED, resource=store.name)
 
     # -- gRPC
 
@@ -361,10 +355,6 @@ class StateBlock:
             await self._transact(component, store, operations, dict(request.metadata))
         return EMPTY
 
-    async def rpc_query(self, call: RpcCall, request: m.QueryStateRequest) -> Message:
-        store = self._stores.find(request.store_name, http=False)
-        raise ApiError(faults.QUERY_NOT_SUPPORTED, resource=store.name)
-
 
 async def _gather(work: Any, requests: Sequence[Any], limit: int) -> list[Any]:
     """Run `work` over `requests`, at most `limit` at once, answers in order; the first error ends the rest."""
@@ -450,12 +440,3 @@ def _options(fields: dict[str, Any]) -> tuple[str, str]:
     if not options:
         return "", ""
     return _text(options, "concurrency"), _text(options, "consistency")
-
-
-def _as_json(value: bytes) -> object:
-    """A stored value inside a JSON reply. Bytes that are no JSON (saved over gRPC) are given as a string."""
-    try:
-        orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return value.decode("utf-8", "replace")
-    return orjson.Fragment(value)

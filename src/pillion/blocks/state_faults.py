@@ -65,3 +65,7 @@ KEYS = Fault(
     "ERR_STATE_KEYS", 500, Code.INTERNAL, "failed listing keys of state store {store}: {error}", "ERR_STATE_KEYS",
     "basic", category="state",
 )  # fmt: skip
+QUERY = Fault(
+    "ERR_STATE_QUERY", 500, Code.INTERNAL, "state store {store} query failed: {error}", "DAPR_STATE_QUERY_FAILED",
+    "resource", "state", http_details=True, category="state",
+)  # fmt: skip

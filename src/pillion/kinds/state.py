@@ -84,10 +84,14 @@ Operation = Set | Delete
 
 @dataclass(slots=True)
 class Query:
-    """A query document as sent by the client: JSON text of `{"filter", "sort", "page"}`."""
+    """A query document as sent by the client: JSON text of `{"filter", "sort", "page"}`.
+
+    Rows are asked for whose key is `prefix` and then text without `||`: those of one application.
+    """
 
     document: bytes
     metadata: Mapping[str, str] = field(default_factory=dict)
+    prefix: str = ""
 
 
 @dataclass(slots=True)

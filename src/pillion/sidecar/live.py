@@ -13,6 +13,7 @@ from pillion.blocks.bindings import Binding
 from pillion.blocks.broker import Broker
 from pillion.resiliency.guarded import guarded
 from pillion.resiliency.policies import Flow, Kind
+from pillion.security.sealed_state import SealedState
 from pillion.sidecar.loading import category
 
 if TYPE_CHECKING:
@@ -107,4 +108,6 @@ class Live:
         policy = self._policies.component(loaded.name, kind, Flow.OUTBOUND)
         if policy is not None:
             loaded = replace(loaded, component=guarded(loaded.component, policy, methods))
+        if loaded.sealing is not None:  # outside of the policy: a value that cannot be opened is not read again
+            loaded = replace(loaded, component=SealedState(loaded.name, loaded.component, loaded.sealing))
         members[loaded.name] = loaded

@@ -11,18 +11,20 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pillion.errors import ComponentError
+from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import Component, Context, truthy
 from pillion.kinds.keys import KeyPrefix
 from pillion.observe import logs
 from pillion.security.scopes import TopicScopes
 from pillion.sidecar.catalogue import Catalogue, construct
 from pillion.sidecar.metadata import Resolver, Secrets
+from pillion.sidecar.sealing import sealing_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pillion.kinds.resources import ComponentResource
+    from pillion.security.sealing import Sealing
     from pillion.sidecar.environment import Environment
 
 log = logging.getLogger("pillion.sidecar.components")
@@ -51,8 +53,9 @@ class Loaded:
     metadata: Mapping[str, str] = field(repr=False)
     prefix: KeyPrefix = field(default_factory=KeyPrefix)
     """How keys are written: state stores and locks."""
-    sealed: bool = False
-    """Whether values are encrypted before they reach the store."""
+    sealing: Sealing | None = None
+    """What encrypts an application's values before they reach the store. `component` is the bare store: actor state is
+    not encrypted."""
     scopes: TopicScopes = field(default_factory=TopicScopes)
     """Which topics the application may use: brokers."""
 
@@ -67,6 +70,10 @@ class Loaded:
     @property
     def version(self) -> str:
         return self.resource.version
+
+    @property
+    def sealed(self) -> bool:
+        return self.sealing is not None
 
     @property
     def for_actors(self) -> bool:
@@ -98,7 +105,9 @@ class Loader:
         """
         try:
             metadata = await self._metadata(resource, secrets)
-            loaded = Loaded(resource, self._construct(resource, metadata), metadata)
+            # Takes the keys out of the metadata: no component gets to see them.
+            sealing = _sealing(resource, metadata, secrets)
+            loaded = Loaded(resource, self._construct(resource, metadata), metadata, sealing=sealing)
         except InitError:
             raise
         except Exception as error:
@@ -175,6 +184,15 @@ class Loader:
 def category(resource: ComponentResource) -> str:
     """Return the part of the type before the first dot, in lower case."""
     return resource.type.partition(".")[0].lower()
+
+
+def _sealing(resource: ComponentResource, metadata: dict[str, str], secrets: Secrets | None) -> Sealing | None:
+    if category(resource) != "state":
+        return None
+    try:
+        return sealing_of(resource, metadata, refers=secrets is not None)
+    except ConfigError as error:
+        raise InitError("INIT_COMPONENT_FAILURE", resource, error) from error
 
 
 def _consumer(metadata: dict[str, str], app_id: str) -> None:
