@@ -64,6 +64,7 @@ COMPONENTS: tuple[Entry, ...] = (
         _HERE + "middleware_client_credentials:ClientCredentials",
         "oauth",
     ),
+    Entry("middleware.http.opa", "v1", _HERE + "middleware_opa:Opa", "opa"),
     Entry("nameresolution.mdns", "v1", _HERE + "mdns:MdnsNames"),
     Entry("nameresolution.sqlite", "v1", _HERE + "sqlite_names:SqliteNames"),
     Entry("nameresolution.pillion", "v1", _HERE + "registry_names:RegistryNames"),
