@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pillion.components.postgres_configuration import PostgresConfiguration
+from pillion.components.redis_client import RedisClient
 from pillion.components.redis_configuration import RedisConfiguration
 from pillion.components.sqlite_configuration import SqliteConfiguration
+from pillion.errors import NotSupported
 from pillion.kinds.component import Context, decode
 from pillion.kinds.configuration import Item
 from pillion.testing.configuration_kit import ConfigurationKit, Recorder
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from servers import PostgresServer, RedisServer
+    from servers import PostgresServer, RedisCluster, RedisServer
 
 TRIGGER = """
 CREATE TABLE IF NOT EXISTS kit_config
@@ -132,6 +134,66 @@ def test_a_long_transaction_is_waited_for(tmp_path: Path) -> None:
             await recorder.hears("b", "2")
             assert recorder.told == [{"a": Item("1"), "b": Item("2", "", {"n": "3"})}]
         finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.redis
+def test_redis_in_a_cluster(redis_cluster: RedisCluster) -> None:
+    """Items come from whichever server has them; subscribing, which one server cannot serve, is refused."""
+
+    async def run() -> None:
+        metadata = {"redisHost": redis_cluster.addresses, "redisType": "cluster"}
+        store = RedisConfiguration(decode(RedisConfiguration.Settings, metadata, where="here"), Context("here"))
+        client = RedisClient(decode(RedisConfiguration.Settings, metadata, where="here"), "here")
+        try:
+            await store.open()
+            await client.open()
+            names = [f"cluster configuration {n}" for n in range(10)]
+            for name in names:
+                await client.call(name, "SET", name, f"{name}||1")
+            await client.call("cluster hash", "HSET", "cluster hash", "field", "value")
+            items = {name: Item(name, "1") for name in names}
+            assert await store.get([*names, "cluster hash", "missing"], {}) == items
+            assert await store.get(["cluster hash"], {}) == {}
+            assert items.items() <= (await store.get([], {})).items()
+            with pytest.raises(NotSupported, match="cluster"):
+                await store.subscribe(names, {}, Recorder())
+        finally:
+            await client.close()
+            await store.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.redis
+def test_redis_over_tls(redis_tls_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listening connection logs in and is encrypted like the other one, and hears another database's events."""
+    tls = redis_tls_server.certificates
+    assert tls is not None
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls.authority))
+    metadata = {
+        "redisHost": redis_tls_server.address, "redisUsername": redis_tls_server.username,
+        "redisPassword": redis_tls_server.password, "enableTLS": "true", "redisDB": "5",
+        "clientCert": tls.client.read_text(), "clientKey": tls.client_key.read_text(),
+    }  # fmt: skip
+
+    async def run() -> None:
+        settings = decode(RedisConfiguration.Settings, metadata, where="here")
+        store, client, recorder = (
+            RedisConfiguration(settings, Context("here")),
+            RedisClient(settings, "here"),
+            Recorder(),
+        )
+        try:
+            await store.open()
+            await client.open()
+            await store.subscribe(["secret"], {}, recorder)
+            await client.call("secret", "SET", "secret", "x||2")
+            assert await recorder.hears("secret", "x") == Item("x", "2")
+        finally:
+            await client.close()
             await store.close()
 
     asyncio.run(run())
