@@ -19,7 +19,8 @@ from pillion.api.call import EMPTY
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.app.config_updates import tell
-from pillion.errors import ApiError, Code, ComponentError, Fault
+from pillion.blocks import configuration_faults as faults
+from pillion.errors import ApiError, Code, ComponentError
 from pillion.kinds.topics import Unprocessed
 from pillion.net.exchange import Response, RpcError
 from pillion.observe.meters import untimed
@@ -46,29 +47,6 @@ MAX_KEYS = 10_000
 """Of one subscription."""
 LAST_WORD_S = 1.0
 """How long streams may take to end when the sidecar does."""
-NOT_CONFIGURED = Fault(
-    "ERR_CONFIGURATION_STORE_NOT_CONFIGURED", 500, Code.FAILED_PRECONDITION, "configuration stores not configured",
-    "ERR_CONFIGURATION_STORE_NOT_CONFIGURED", "basic", category="configuration",
-)  # fmt: skip
-NOT_FOUND = Fault(
-    "ERR_CONFIGURATION_STORE_NOT_FOUND", 400, Code.INVALID_ARGUMENT, "configuration store {store} not found",
-    "ERR_CONFIGURATION_STORE_NOT_FOUND", "basic", category="configuration",
-)  # fmt: skip
-GET = Fault(
-    "ERR_CONFIGURATION_GET", 500, Code.INTERNAL, "failed to get {keys} from Configuration store {store}: {error}",
-    "ERR_CONFIGURATION_GET", "basic", category="configuration",
-)  # fmt: skip
-SUBSCRIBE = Fault(
-    "ERR_CONFIGURATION_SUBSCRIBE", 500, Code.INVALID_ARGUMENT,
-    "failed to subscribe {keys} from Configuration store {store}: {error}",
-    "ERR_CONFIGURATION_SUBSCRIBE", "basic", category="configuration",
-)  # fmt: skip
-NO_APP = Fault(
-    "ERR_APP_CHANNEL_NIL", 500, Code.INTERNAL,
-    "app channel is not initialized. cannot subscribe to configuration updates", category="configuration",
-)  # fmt: skip
-UNSUBSCRIBE = "failed to unsubscribe to configuration request {id}: {error}"
-UNKNOWN_ID = "subscription does not exist"
 
 
 class Store(Protocol):
@@ -169,7 +147,7 @@ class ConfigurationBlock:
     def _find(self, name: str) -> Store:
         store = self._stores.get(name)
         if store is None:
-            raise ApiError(NOT_FOUND, store=name) if self._stores else ApiError(NOT_CONFIGURED)
+            raise ApiError(faults.NOT_FOUND, store=name) if self._stores else ApiError(faults.NOT_CONFIGURED)
         return store
 
     async def _get(self, name: str, keys: Sequence[str], metadata: Mapping[str, str]) -> dict[str, Item]:
@@ -177,7 +155,7 @@ class ConfigurationBlock:
         try:
             return await self._timed("get", name, store.component.get(keys, metadata))
         except ComponentError as error:
-            raise ApiError(GET, keys=_listed(keys), store=name, error=error) from error
+            raise ApiError(faults.GET, keys=_listed(keys), store=name, error=error) from error
 
     async def _subscribe(self, name: str, keys: Sequence[str], metadata: Mapping[str, str]) -> _Subscription:
         store = self._find(name)
@@ -195,7 +173,7 @@ class ConfigurationBlock:
             subscription.watch = await self._timed("subscribe", name, work)
         except ComponentError as error:
             self._subscriptions.pop(subscription.id, None)
-            raise ApiError(SUBSCRIBE, keys=_listed(keys), store=name, error=error) from error
+            raise ApiError(faults.SUBSCRIBE, keys=_listed(keys), store=name, error=error) from error
         except BaseException:
             self._subscriptions.pop(subscription.id, None)
             raise
@@ -222,7 +200,7 @@ class ConfigurationBlock:
         self._find(name)
         app = self._app()
         if app is None:
-            raise ApiError(NO_APP)
+            raise ApiError(faults.NO_APP)
         subscription = await self._subscribe(name, _keys(call), _metadata(call))
         self._tasks.start(self._post(subscription, app), f"updates from {name}")
         return Response(200, [JSON], _document({"id": subscription.id}))
@@ -233,11 +211,11 @@ class ConfigurationBlock:
         subscription = self._subscriptions.get(identifier)
         try:
             if subscription is None or subscription.store != name:
-                raise ComponentError(UNKNOWN_ID)
+                raise ComponentError(faults.UNKNOWN_ID)
             await self._finish(subscription)
         except ComponentError as error:
             # The one failure of the API without an error code.
-            text = UNSUBSCRIBE.format(id=identifier, error=error)
+            text = faults.UNSUBSCRIBE.format(id=identifier, error=error)
             return Response(500, [JSON], _document({"message": text}))
         return Response(200, [JSON], _document({"ok": True}))
 
@@ -309,7 +287,7 @@ class ConfigurationBlock:
     async def rpc_unsubscribe(self, call: RpcCall, request: m.UnsubscribeConfigurationRequest) -> Message:
         subscription = self._subscriptions.pop(request.id, None)
         if subscription is None:
-            text = UNSUBSCRIBE.format(id=request.id, error=UNKNOWN_ID)
+            text = faults.UNSUBSCRIBE.format(id=request.id, error=faults.UNKNOWN_ID)
             return m.UnsubscribeConfigurationResponse(ok=False, message=text)
         subscription.lost()
         return m.UnsubscribeConfigurationResponse(ok=True)
