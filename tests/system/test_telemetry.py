@@ -59,7 +59,8 @@ def _sidecar(folder: Path, name: str, spec: str = "", **more: object) -> tuple[S
         "--config", str(config), "--enable-metrics=true", "--metrics-port", str(port),
         "--metrics-listen-address", "127.0.0.1", *more.pop("arguments", ()),  # type: ignore[misc]
     )  # fmt: skip
-    return SidecarProcess(folder, name, resources=RESOURCES, arguments=arguments, **more), port  # type: ignore[arg-type]
+    resources = more.pop("resources", RESOURCES)
+    return SidecarProcess(folder, name, resources=resources, arguments=arguments, **more), port  # type: ignore[arg-type]
 
 
 def _scrape(port: int, path: str = "/") -> str:
@@ -293,6 +294,26 @@ async def _initial_metadata(port: int, method: str, request: bytes, metadata: Me
         return dict(reply.initial_metadata)
     finally:
         await channel.close()
+
+
+def test_events_of_input_bindings_are_spans(tmp_path: Path) -> None:
+    """`bindings/<name>`, with the application under it; failures are counted and told."""
+    resources = {**RESOURCES, "tick.yaml": component("tick", "bindings.cron", schedule="@every 1s")}
+    with OtlpReceiver() as receiver, HttpApp() as app:
+        sidecar, port = _sidecar(
+            tmp_path, "ticking", _otlp("grpc", receiver.address), app_port=app.port, resources=resources
+        )
+        with sidecar:
+            calls = app.wait(lambda calls: any(call.method == "POST" and call.path == "/tick" for call in calls))
+            found = receiver.wait(lambda spans: any(span.name == "bindings/tick" for span in spans))
+            counted = (
+                'dapr_component_input_binding_count{app_id="ticking",component="tick",namespace="",success="true"}'
+            )
+            _until(lambda: _value(_scrape(port), counted) >= 1)
+    span = next(span for span in found if span.name == "bindings/tick")
+    call = next(call for call in calls if call.method == "POST" and call.path == "/tick")
+    assert (span.kind, span.attributes["db.name"], span.parent_id) == (3, "tick", "")
+    assert call.headers["traceparent"] == f"00-{span.trace_id}-{span.span_id}-01"
 
 
 def test_nothing_configured_passes_contexts_through(tmp_path: Path) -> None:

@@ -22,15 +22,21 @@ _GRPC = ("dapr.protocol", "grpc")
 _LONGEST = 4096
 _COPIED = 32
 """Characters of a value, and how many headers of a request are copied."""
+_MEMORABLE = 256
+"""What is longer is described anew each time: callers choose it, and memory must not follow them."""
 _WITHHELD = ("dapr-api-token",)
 
 
 # --- HTTP ----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2048)
 def http_span(verb: str, target: bytes) -> tuple[str, Attributes]:
     """Return name and attributes of a request of the HTTP API."""
+    return _http_span(verb, target) if len(target) <= _MEMORABLE else _http_span.__wrapped__(verb, target)
+
+
+@lru_cache(maxsize=2048)
+def _http_span(verb: str, target: bytes) -> tuple[str, Attributes]:
     whole = target.decode("utf-8", "backslashreplace")[:_LONGEST]
     path = whole.partition("?")[0]
     said = f"{verb} {path}"
@@ -143,9 +149,9 @@ def proxied_span(method: str, target: str) -> tuple[str, Attributes]:
     return method, (_GRPC, ("dapr.api", method), *about)
 
 
-@lru_cache(maxsize=2048)
 def local_span(app_id: str, method: str) -> tuple[str, Attributes]:
     """Return name and attributes of a call by another sidecar."""
+    method = method[:_LONGEST]
     name, about = _invocation(app_id, method)
     return name, (_GRPC, *about)
 

@@ -21,6 +21,8 @@ PATH = b"/v1/traces"
 CONTENT_TYPE = b"application/x-protobuf"
 _ERROR = b"\x18\x02"
 """Status.code = STATUS_CODE_ERROR."""
+_MEMORABLE = 256
+"""Texts up to this many characters are remembered as bytes."""
 _TIMES = struct.Struct("<BQBQ")
 _START, _END = 7 << 3 | 1, 8 << 3 | 1
 """Tags of `start_time_unix_nano` and `end_time_unix_nano`, both fixed64."""
@@ -56,8 +58,15 @@ def span(
         parts.append(field(3, state.encode("utf-8", "backslashreplace")))
     if parent_id:
         parts += (b"\x22\x08", bytes.fromhex(parent_id))
-    parts += (_name(name), b"\x30%c" % kind, _TIMES.pack(_START, started_ns, _END, ended_ns))
-    parts += [_attribute(key, value) for key, value in attributes]
+    parts += (
+        _name(name) if len(name) <= _MEMORABLE else _name.__wrapped__(name),
+        b"\x30%c" % kind,
+        _TIMES.pack(_START, started_ns, _END, ended_ns),
+    )
+    parts += [
+        _attribute(key, value) if len(value) <= _MEMORABLE else _attribute.__wrapped__(key, value)
+        for key, value in attributes
+    ]
     if error is not None:
         parts.append(field(15, field(2, error.encode("utf-8", "backslashreplace")) + _ERROR))
     whole = b"".join(parts)
