@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 START_S = 20.0
@@ -28,6 +28,14 @@ def free_ports(count: int) -> list[int]:
         for item in sockets:
             item.bind(("127.0.0.1", 0))
         return [int(item.getsockname()[1]) for item in sockets]
+
+
+def eventually(holds: Callable[[], bool], timeout_s: float = START_S) -> None:
+    """Wait for another process's state, which has no event for us."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class Reply:

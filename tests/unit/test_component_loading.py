@@ -348,7 +348,7 @@ def test_strict_sandbox() -> None:
 
 
 def test_changes() -> None:
-    """Update closes the old before the new opens; remove forgets; both are told to who wants to know."""
+    """The new one opens before the old one closes; remove forgets; both are told to who wants to know."""
     seen: list[tuple[str, bool]] = []
 
     def changed(loaded: Loaded, here: bool) -> None:
@@ -368,7 +368,7 @@ def test_changes() -> None:
         assert components.states == {}
 
     asyncio.run(scenario())
-    assert Probe.told == ["open x", "close x", "open x", "close x"]
+    assert Probe.told == ["open x", "open x", "close x", "close x"]
     assert seen == [("x", True), ("x", False), ("x", True), ("x", False)]
 
 

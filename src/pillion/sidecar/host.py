@@ -24,17 +24,18 @@ from pillion.peers.endpoints import Endpoint
 from pillion.resiliency.policies import Policies
 from pillion.sidecar import address, checks, configuration, environment, load
 from pillion.sidecar.catalogue import Catalogue, construct
-from pillion.sidecar.components import Components, followers
+from pillion.sidecar.components import LINGER_S, Components, followers
 from pillion.sidecar.live import Live
 from pillion.sidecar.metadata import Resolver as Values
 from pillion.sidecar.pipelines import Pipelines
+from pillion.sidecar.reload import FEATURE, TARGETS, Reload, Running
 from pillion.sidecar.surface import Surface
 from pillion.sidecar.telemetry import Telemetry
 from pillion.tasks import Tasks
 from pillion.wire.yamltext import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pillion.app.health import CountProbe
     from pillion.kinds.config import Configuration, NameResolution
@@ -58,6 +59,7 @@ class Sidecar:
 
     `components` are loaded before those of the resource folders: the defaults of `pillion run`. `names` is the resolver
     used when the configuration names none. `data_dir` is the folder of the shared registry and of default stores.
+    `restart` starts this sidecar anew when a file changes that is read at start only; None: nobody can.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Sidecar:
         data_dir: str = "",
         components: Sequence[ComponentResource] = (),
         names: str = "mdns",
+        restart: Callable[[], None] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.options = options
@@ -84,9 +87,12 @@ class Sidecar:
         self._default_names = names
         self._tasks = Tasks(f"sidecar {options.app_id}")
         self._stack = AsyncExitStack()
+        self._restart = restart
+        self._reload: Reload | None = None
         self._surface: Surface | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._is_up = False
+        self._code = 0
         self._began = loop.time()
 
     # -- start
@@ -113,7 +119,8 @@ class Sidecar:
         self._stack.push_async_callback(telemetry.close)
         await telemetry.open()
         meters = telemetry.meters
-        resources = load.load(options.resources_path, app_id=self.app_id, namespace=self.environment.namespace_raw)
+        self._reload = self._watch_files() if config.enabled(FEATURE) else None
+        resources = self._resources()
         for warning in resources.warnings:
             log.warning("%s", warning)
 
@@ -133,12 +140,14 @@ class Sidecar:
             catalogue=catalogue,
             changed=followers(live.component_changed, pipelines.component_changed),
             witness=meters.components,
+            linger_s=LINGER_S,
         )
         pipelines.replacing = components.replacing.__contains__
         self._stack.push_async_callback(components.close)
         await components.open((*self._defaults, *resources.components))
         pipelines.warn()
 
+        endpoints = await self._endpoints(resources.http_endpoints, components)
         surface = Surface(
             options,
             self.environment,
@@ -146,7 +155,7 @@ class Sidecar:
             components=components,
             live=live,
             policies=policies,
-            endpoints=await self._endpoints(resources.http_endpoints, components),
+            endpoints=endpoints,
             resiliencies=[resource.name for resource in resources.resiliencies],
             resolver=resolver,
             host=host,
@@ -156,18 +165,42 @@ class Sidecar:
             meters=meters,
             tracer=telemetry.tracer,
             pipelines=pipelines,
+            data_dir=self._data_dir,
         )
         self._surface = surface
         self._stack.push_async_callback(surface.close, LISTENER_GRACE_S)
         await surface.declare(resources.subscriptions)
-        self.inbound.expect(RUNTIME)
+        for target in (RUNTIME, *(TARGETS if self._reload is not None else ())):
+            self.inbound.expect(target)
         self.outbound.expect(RUNTIME)
         await self._listen(surface)
         if resolver is not None:
             await self._register(resolver, host)
         self.outbound.ready(RUNTIME)
         self._is_up = True
+        if self._reload is not None:
+            running = Running(
+                components, surface.declare, self._replacing(endpoints, components), self._restart, self.fail
+            )
+            self._reload.follow(resources, config, running, self.inbound)
         self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
+
+    def _resources(self) -> load.Resources:
+        return load.load(self.options.resources_path, app_id=self.app_id, namespace=self.environment.namespace_raw)
+
+    def _watch_files(self) -> Reload:
+        options, environment = self.options, self.environment
+        watch = Reload(
+            options.resources_path,
+            options.config,
+            read=self._resources,
+            configure=lambda: configuration.read(options.config, environment).configuration,
+            every_s=options.hot_reload_reconcile_interval,
+            always=self._defaults,
+        )
+        self._stack.push_async_callback(watch.close)
+        watch.open()
+        return watch
 
     def _configuration(self) -> Configuration:
         found = configuration.read(self.options.config, self.environment)
@@ -215,6 +248,18 @@ class Sidecar:
                 private_key=pems.get("privateKey", ""),
             )
         return found
+
+    def _replacing(
+        self, endpoints: dict[str, Endpoint], components: Components
+    ) -> Callable[[Sequence[HTTPEndpointResource]], Awaitable[None]]:
+        """Return what puts changed HTTPEndpoints in the place of `endpoints`, which everybody looks into."""
+
+        async def replace(resources: Sequence[HTTPEndpointResource]) -> None:
+            found = await self._endpoints(resources, components)
+            endpoints.clear()
+            endpoints.update(found)
+
+        return replace
 
     async def _listen(self, surface: Surface) -> None:
         options = self.options
@@ -297,6 +342,12 @@ class Sidecar:
         elif self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
+    def fail(self, error: Exception) -> None:
+        """Stop in order because of `error`, and end with 1."""
+        log.critical("Fatal error from runtime: %s", error)
+        self._code = FORCED
+        self.request_stop()
+
     async def stop(self) -> None:
         """Stop in order: no new messages, those on their way, then APIs, names and components. May be called again."""
         self.request_stop()
@@ -305,12 +356,14 @@ class Sidecar:
 
     async def _stop(self) -> None:
         """The grace period bounds all of it; beyond that the process is told to end as it is."""
-        code = 0
+        code = self._code
         grace_s = self.options.dapr_graceful_shutdown_seconds or None
         with logs.of_app(self.app_id):
             self.inbound.unready(RUNTIME)
             try:
                 async with asyncio.timeout(grace_s) as limit:
+                    if self._reload is not None:
+                        await self._reload.close()
                     if self._surface is not None:
                         await self._surface.quiesce(LISTENER_GRACE_S if grace_s is None else grace_s * QUIESCE_SHARE)
                     await self._tasks.close()
@@ -324,7 +377,7 @@ class Sidecar:
                 log.critical("Fatal error from runtime: %s", error, exc_info=error)
                 code = FORCED
             else:
-                if self._is_up:
+                if self._is_up and not code:
                     log.info("Daprd shutdown gracefully")
         self._end(code)
 

@@ -47,7 +47,7 @@ async def _serve(options: Options, environment: Environment) -> int:
     """SIGHUP starts the sidecar anew in this process: files are read again, ports bound again."""
     signals = _Signals()
     while True:
-        sidecar = Sidecar(options, environment)
+        sidecar = Sidecar(options, environment, restart=signals.hang_up)
         await sidecar.start()
         # What start-up made lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -85,7 +85,7 @@ class _Signals:
             return
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        loop.add_signal_handler(signal.SIGHUP, self.hang_up)
 
     def _stop(self) -> None:
         self.restart = False
@@ -96,7 +96,8 @@ class _Signals:
         self._asked = True
         self.sidecar.request_stop()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Start the sidecar anew once it has stopped in order."""
         if self.sidecar is not None and not self._asked:
             self.restart = True
             self.sidecar.request_stop()

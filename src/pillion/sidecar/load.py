@@ -35,6 +35,10 @@ MAX_FILE = 64 << 20
 R = TypeVar("R", bound=Resource)
 
 
+class Unreadable(ConfigError):
+    """A directory of resources is not there, or cannot be listed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """All that one load found for one application, in the order of directories, files and documents."""
@@ -52,8 +56,8 @@ class Resources:
 def load(directories: Sequence[str], *, app_id: str, namespace: str = "") -> Resources:
     """Read every resource meant for `app_id`. `namespace` is the raw NAMESPACE.
 
-    Raises `ConfigError` for a missing directory and for two Components, MCPServers or WorkflowAccessPolicies of one
-    name. Blocks: reads files.
+    Raises `Unreadable` for a missing directory, and `ConfigError` for two Components, MCPServers or
+    WorkflowAccessPolicies of one name. Blocks: reads files.
     """
     warnings: list[str] = []
     found = list(_documents(directories, warnings))
@@ -128,7 +132,7 @@ def _files(directory: str, warnings: list[str]) -> list[Path]:
         names = sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
     except OSError as error:
         mend = "create the directory or correct --resources-path"
-        raise ConfigError(f"cannot be read: {error.strerror}", where=directory, mend=mend) from error
+        raise Unreadable(f"cannot be read: {error.strerror}", where=directory, mend=mend) from error
     files = []
     for name in names:
         if name.lower().endswith((".yaml", ".yml")):

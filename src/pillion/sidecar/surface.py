@@ -20,16 +20,20 @@ from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
 from pillion.blocks.bindings import BindingsBlock, Outputs
 from pillion.blocks.configuration import ConfigurationBlock
+from pillion.blocks.crypto import CryptoBlock
 from pillion.blocks.health import HealthBlock
+from pillion.blocks.holding import Holdings
 from pillion.blocks.input_bindings import InputBindings
 from pillion.blocks.invoke import InvokeBlock
 from pillion.blocks.lock import LockBlock
 from pillion.blocks.metadata import AppConnection, ComponentRow, Facts, MetadataBlock
+from pillion.blocks.outbox import Outbox
 from pillion.blocks.publish import PublishBlock
 from pillion.blocks.secrets import SecretsBlock
 from pillion.blocks.state import StateBlock
 from pillion.blocks.streaming import StreamingBlock
 from pillion.blocks.subscriptions import Subscriptions
+from pillion.blocks.subtle import SubtleBlock
 from pillion.net import tls
 from pillion.net.grpc_client import Channel
 from pillion.net.grpc_extras import Health, reflection_methods
@@ -57,6 +61,9 @@ from pillion.serve.http import HttpApi, HttpSettings
 from pillion.serve.internal import InternalService
 from pillion.serve.public import PublicApi
 from pillion.serve.tracing import traced_proxy
+from pillion.sidecar.holding import holding_for
+from pillion.sidecar.loading import category
+from pillion.tasks import Tasks
 from pillion.wire.durations import render_duration
 from pillion.wire.h2_limits import Limits
 
@@ -79,7 +86,7 @@ if TYPE_CHECKING:
     from pillion.resiliency.machine import Retry
     from pillion.resiliency.policies import Policies
     from pillion.serve.internal import Authorize
-    from pillion.sidecar.components import Components
+    from pillion.sidecar.components import Components, Loaded
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
     from pillion.sidecar.live import Live
@@ -121,6 +128,7 @@ class Surface:
         meters: Meters,
         tracer: Tracer | None,
         pipelines: Pipelines,
+        data_dir: str = "",
     ) -> None:
         app_id, namespace = options.app_id, environment.namespace
 
@@ -157,6 +165,18 @@ class Surface:
         )
         self._streaming = StreamingBlock(live.brokers, self.subscriptions, meter=meters.pubsub, tracer=tracer)
 
+        # Messages from the application, at once or later.
+        self._holdings = Holdings(
+            f"{namespace}||{app_id}", live.brokers, lambda broker: holding_for(broker, data_dir)
+        )
+        publish = PublishBlock(
+            app_id, live.brokers, meter=meters.pubsub, tracer=tracer, holdings=self._holdings
+        )
+
+        # Events of transactions, from their internal topics to public ones.
+        self._outbox = Outbox(app_id, namespace, live.states, live.brokers)
+        live.outbox_changed = self._outbox.changed
+
         # Bindings, both ways.
         outputs = Outputs(live.bindings, timed=meters.of("output_binding"))
         taker = bindings_of(channel, timeout_s=options.app_binding_options_timeout)
@@ -164,11 +184,16 @@ class Surface:
             taker = TracedBindings(taker, tracer)
         self._inputs = InputBindings(live.bindings, taker, outputs, timed=meters.of("input_binding"))
         live.binding_changed = self._inputs.changed
+        live.changed = self._broker_changed
+        components.leaving = self._component_leaving
+        self._tasks = Tasks("following the brokers")
 
         # The blocks and their rows.
         self._configuration = ConfigurationBlock(
             live.configurations, lambda: channel, live.updates, timed=meters.of("configuration")
         )
+        crypto_timed = meters.of("crypto")
+        self._crypto = CryptoBlock(live.cryptos, timed=crypto_timed)
         invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, guided)
         facts = Facts(
             app_id,
@@ -187,11 +212,13 @@ class Surface:
         metadata = MetadataBlock(facts).operations()
         health = HealthBlock(app_id, inbound, outbound, stop).operations()
         operations = [
-            *StateBlock(app_id, live.states, timed=meters.of("state")).operations(),
-            *PublishBlock(app_id, live.brokers, meter=meters.pubsub, tracer=tracer).operations(),
+            *StateBlock(app_id, live.states, timed=meters.of("state"), outbox=self._outbox).operations(),
+            *publish.operations(),
             *self._streaming.operations(),
             *self._configuration.operations(),
             *LockBlock(live.locks).operations(),
+            *self._crypto.operations(),
+            *SubtleBlock(live.cryptos, timed=crypto_timed).operations(),
             *BindingsBlock(outputs).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *invoke.operations(),
@@ -269,6 +296,8 @@ class Surface:
     async def declare(self, resources: Sequence[SubscriptionResource]) -> None:
         """Take the declarative subscriptions; they start when the application is well. Raises `ConfigError`."""
         await self.subscriptions.declare(resources)
+        await self._outbox.reconcile()
+        self._holdings.resume()
 
     async def application(self, healthy: bool) -> None:
         """The application became healthy, or unhealthy."""
@@ -279,11 +308,23 @@ class Surface:
             self._inputs.app_changed(False)
             await self.subscriptions.app_unhealthy()
 
+    def _broker_changed(self, name: str) -> None:
+        self._holdings.broker_changed(name)
+        self._tasks.start(self.subscriptions.broker_changed(name), name)
+
+    async def _component_leaving(self, loaded: Loaded) -> None:
+        """Messages on their way from a broker arrive before it is closed."""
+        if category(loaded.resource) == "pubsub":
+            await asyncio.gather(
+                self.subscriptions.broker_leaving(loaded.name), self._streaming.broker_leaving(loaded.name)
+            )
+
     async def quiesce(self, grace_s: float) -> None:
         """Take no further messages; those on their way may still be answered, over APIs that still serve."""
+        await self._tasks.close()
         await asyncio.gather(
             self._inputs.close(grace_s), self._streaming.close(grace_s), self.subscriptions.close(grace_s),
-            self._configuration.close(grace_s),
+            self._configuration.close(grace_s), self._outbox.close(grace_s),
         )
 
     async def close(self, grace_s: float) -> None:
@@ -291,9 +332,11 @@ class Surface:
         for server in self._h2_servers:
             await server.close(grace_s)
         await self.http_server.close(grace_s)
+        await self._crypto.close()
         await self.public_server.close(grace_s)
         await self._peers.close()
         await self._external.close()
+        await self._holdings.close()
         await self._directory.close()
         if self.channel is not None:
             await self.channel.close()
