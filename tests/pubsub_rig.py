@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from pillion.api.call import HttpCall
+    from pillion.blocks.holding import Holdings
     from pillion.kinds.pubsub import Delivery, Publish
     from pillion.kinds.topics import TopicsOfApp
 
@@ -325,9 +326,12 @@ async def sidecar(
     start: bool = True,
     resources: Sequence[Any] = (),
     max_body: int = 4 << 20,
+    holdings: Callable[[Mapping[str, Broker]], Holdings] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Sidecar]:
-    """Run a sidecar with the pubsub `ps`; `settings` are further fields of its `Broker`."""
+    """Run a sidecar with the pubsub `ps`; `settings` are further fields of its `Broker`, `holdings` makes what keeps
+    delayed messages.
+    """
     watched = broker or WatchedBroker()
     brokers = {"ps": Broker("ps", watched, **settings), **{each.name: each for each in extra}}
     async with AsyncExitStack() as stack:
@@ -342,7 +346,11 @@ async def sidecar(
                 channel = AppChannel("http", http=HttpClient("127.0.0.1", port), token=token, port=port)
                 topics = HttpTopics(channel, APP_ID, pause=_at_once)
             stack.push_async_callback(channel.close)
-        block = PublishBlock(APP_ID, brokers)
+        held = None if holdings is None else holdings(brokers)
+        if held is not None:
+            held.resume()
+            stack.push_async_callback(held.close)
+        block = PublishBlock(APP_ID, brokers, holdings=held)
         subscriptions = Subscriptions(brokers, topics, pause=_at_once)
         streaming = StreamingBlock(brokers, subscriptions)
         operations = [*block.operations(), *streaming.operations()]

@@ -79,6 +79,11 @@ class Broker:
         """Whether the broker itself lets messages expire, so that envelopes need not say when."""
         return Feature.MESSAGE_TTL in self.component.features
 
+    @property
+    def delays(self) -> bool:
+        """Whether the broker itself holds messages back until their time."""
+        return Feature.DELAY in self.component.features
+
     def publish(self, topic: str, data: bytes, content_type: str, metadata: Mapping[str, str]) -> Awaitable[None]:
         """Publish one message under the outbound policy; raises what the component or the policy raises."""
         message = Publish(self.prefix + topic, data, content_type, metadata)

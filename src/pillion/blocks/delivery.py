@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pillion.blocks.broker import described
 from pillion.errors import ComponentError
+from pillion.kinds.message_timing import undelayed
 from pillion.kinds.pubsub import Rejected, Withheld
 from pillion.kinds.rules import RuleError, choose
 from pillion.kinds.topics import Event, Unprocessed, Verdict
@@ -136,7 +137,7 @@ class DeadLetters:
             raise Rejected(f"not allowed to publish to dead-letter topic {topic}")
         try:
             async with asyncio.timeout(DEAD_LETTER_BUDGET_S):
-                await self._broker.publish(topic, delivery.data, delivery.content_type, delivery.metadata)
+                await self._broker.publish(topic, delivery.data, delivery.content_type, undelayed(delivery.metadata))
         except (ComponentError, TimeoutError) as error:
             log.error("a message of topic %s could not go to dead-letter topic %s: %s", delivery.topic, topic, error)
             raise Rejected(f"dead-letter topic {topic}: {described(error)}") from error

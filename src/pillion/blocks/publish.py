@@ -13,11 +13,13 @@ from pillion.api.operation import Http, Operation, Rpc
 from pillion.blocks import pubsub_faults as faults
 from pillion.blocks.broker import EventTime, Identifiers, described
 from pillion.blocks.bulk_body import bulk_failure, event_bytes, merged, read_rows
-from pillion.blocks.bulk_publish import publish_all
+from pillion.blocks.bulk_publish import Failures, publish_all
+from pillion.blocks.holding import MOST_LEAD_S, NotHeld
 from pillion.clock import SystemClock, rfc3339
 from pillion.errors import ApiError, ComponentError
 from pillion.kinds.component import go_bool
-from pillion.kinds.message_timing import ttl_of
+from pillion.kinds.holding import HeldMessage
+from pillion.kinds.message_timing import delay_entries, delay_given, due_time_of, ttl_of, undelayed
 from pillion.kinds.pubsub import BulkEntry
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.observe.spans import topic_span
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.blocks.broker import Broker, Meter
+    from pillion.blocks.holding import Holdings
     from pillion.clock import Clock
     from pillion.errors import Fault
     from pillion.observe.tracing import Tracer
@@ -72,8 +75,11 @@ class PublishBlock:
         clock: Clock | None = None,
         meter: Meter | None = None,
         tracer: Tracer | None = None,
+        holdings: Holdings | None = None,
     ) -> None:
+        """`holdings` keeps messages that a broker cannot hold back itself; without it those are refused."""
         self._tracer = tracer
+        self._holdings = holdings
         self._app_id = app_id
         self._brokers = brokers
         self._clock = clock or SystemClock()
@@ -121,14 +127,37 @@ class PublishBlock:
             stamp = self._stamps[key] = Stamp(broker.name, topic, self._app_id)
         return stamp
 
-    def _expiration(self, broker: Broker, metadata: Mapping[str, str]) -> str:
+    def _due(self, broker: Broker, metadata: Mapping[str, str]) -> float | None:
+        """Return when a message is to be delivered, None when at once; raises `ApiError` for what cannot be."""
+        now = self._clock.now()
+        try:
+            due = due_time_of(metadata, now)
+            if due is not None and due - now > MOST_LEAD_S:
+                raise ComponentError(f"a message may be published at most {MOST_LEAD_S / 86_400:.0f} days ahead")
+        except ComponentError as error:
+            raise ApiError(faults.DELAY, error=error, resource=broker.name, metadata=metadata) from error
+        return due
+
+    async def _hold(self, broker: Broker, messages: Sequence[HeldMessage], metadata: Mapping[str, str]) -> str:
+        """Keep messages until they are due; return the error's text, "" when they are safe. Raises `ApiError`."""
+        try:
+            if self._holdings is None:
+                raise NotHeld(f"pubsub {broker.name} cannot delay messages")
+            await self._holdings.hold(broker, messages)
+        except NotHeld as error:
+            raise ApiError(faults.DELAY, error=error, resource=broker.name, metadata=metadata) from error
+        except (ComponentError, TimeoutError) as error:
+            return f"the message cannot be held: {described(error)}"
+        return ""
+
+    def _expiration(self, broker: Broker, metadata: Mapping[str, str], due: float | None) -> str:
         if broker.keeps_ttl:
             return ""
         try:
             ttl = ttl_of(metadata)
         except ComponentError:  # the reference ignores a life it cannot read
             return ""
-        return "" if ttl is None else rfc3339(self._clock.now() + ttl)
+        return "" if ttl is None else rfc3339((due or self._clock.now()) + ttl)
 
     def _event(
         self,
@@ -138,12 +167,13 @@ class PublishBlock:
         content_type: str,
         metadata: Mapping[str, str],
         call: Traced,
+        due: float | None = None,
     ) -> bytes:
-        """Return the envelope around `body`; raises `ApiError`."""
+        """Return the envelope around `body`, of use from `due` on (None: from now on); raises `ApiError`."""
         stamp = self._stamp(broker, topic)
         expiration, overrides = "", None
         if metadata:
-            expiration, overrides = self._expiration(broker, metadata), overrides_of(metadata)
+            expiration, overrides = self._expiration(broker, metadata, due), overrides_of(metadata)
         parent = call.traceparent
         state = call.tracestate if parent else ""
         if payload_kind(content_type) is Payload.EVENT:
@@ -179,6 +209,23 @@ class PublishBlock:
             fault, topic=topic, pubsub=broker.name, error=error, app=self._app_id, resource=broker.name, metadata=about
         )
 
+    async def _publish_timed(
+        self, broker: Broker, topic: str, data: bytes, content_type: str, metadata: Mapping[str, str], due: float | None
+    ) -> None:
+        """Publish a message whose publisher says when; raises `ApiError`."""
+        if broker.delays:
+            await self._publish(broker, topic, data, content_type, metadata)
+            return
+        plain = undelayed(metadata)
+        if due is None:
+            await self._publish(broker, topic, data, content_type, plain)
+            return
+        started = self._clock.monotonic()
+        error = await self._hold(broker, [HeldMessage(topic, data, content_type, plain, due)], metadata)
+        self._count(broker, topic, not error, started)
+        if error:
+            raise self._failed(faults.PUBLISH, broker, topic, error)
+
     async def _publish(
         self, broker: Broker, topic: str, data: bytes, content_type: str, metadata: Mapping[str, str]
     ) -> None:
@@ -208,13 +255,18 @@ class PublishBlock:
         topic = readable(topic)
         metadata: Mapping[str, str] = _metadata(call) if call.query_text else EMPTY
         content_type = call.header(b"content-type")
+        timed = bool(metadata) and delay_given(metadata)
+        due = self._due(broker, metadata) if timed else None
         if metadata and self._raw(broker, metadata):
             metadata = self._traced(metadata, call)
         else:
-            body = self._event(broker, topic, body, content_type, metadata, call)
+            body = self._event(broker, topic, body, content_type, metadata, call, due)
             content_type = CLOUDEVENT
         self._admit(broker, topic)
-        await self._publish(broker, topic, body, content_type, metadata)
+        if timed:
+            await self._publish_timed(broker, topic, body, content_type, metadata, due)
+        else:
+            await self._publish(broker, topic, body, content_type, metadata)
         return Response(204)
 
     async def bulk(self, call: HttpCall) -> Response:
@@ -251,11 +303,12 @@ class PublishBlock:
                 ) from error  # fmt: skip
             entries.append(BulkEntry(row.entry_id, data, row.content_type, merged(row.metadata, metadata)))
         self._check_ids(entries, broker, topic)
+        due = self._timed_entries(broker, entries, metadata)
         spans = self._begin_entries(call, entries)
-        self._enclose(entries, broker, topic, spans, raw=raw)
+        self._enclose(entries, broker, topic, spans, due, raw=raw)
         self._admit(broker, topic)
         started = self._clock.monotonic()
-        failed, _ = await publish_all(broker, topic, entries, metadata)
+        failed, _ = await self._publish_entries(broker, topic, entries, metadata, due)
         self._end_entries(spans, entries, failed, call.path.decode("latin-1"), topic)
         self._count_bulk(broker, topic, not failed, started)
         return (
@@ -279,13 +332,18 @@ class PublishBlock:
         metadata: Mapping[str, str] = dict(request.metadata)
         topic, data, content_type = request.topic, request.data, request.data_content_type
         broker, raw = self._gate(request.pubsub_name, topic, metadata)
+        timed = bool(metadata) and delay_given(metadata)
+        due = self._due(broker, metadata) if timed else None
         if raw:
             metadata = self._traced(metadata, call)
         else:
-            data = self._event(broker, topic, data, content_type, metadata, call)
+            data = self._event(broker, topic, data, content_type, metadata, call, due)
             content_type = CLOUDEVENT
         self._admit(broker, topic)
-        await self._publish(broker, topic, data, content_type, metadata)
+        if timed:
+            await self._publish_timed(broker, topic, data, content_type, metadata, due)
+        else:
+            await self._publish(broker, topic, data, content_type, metadata)
         return EMPTY_REPLY
 
     async def rpc_bulk(self, call: RpcCall, request: m.BulkPublishRequest) -> Message:
@@ -297,11 +355,12 @@ class PublishBlock:
             for e in request.entries
         ]
         self._check_ids(entries, broker, topic)
+        due = self._timed_entries(broker, entries, metadata)
         spans = self._begin_entries(call, entries)
-        self._enclose(entries, broker, topic, spans, raw=raw)
+        self._enclose(entries, broker, topic, spans, due, raw=raw)
         self._admit(broker, topic)
         started = self._clock.monotonic()
-        failed, partial = await publish_all(broker, topic, entries, metadata)
+        failed, partial = await self._publish_entries(broker, topic, entries, metadata, due)
         self._end_entries(spans, entries, failed, call.method.rpartition("/")[2], topic)
         self._count_bulk(broker, topic, not failed, started)
         if failed and not partial:
@@ -324,14 +383,64 @@ class PublishBlock:
                 )  # fmt: skip
             seen.add(entry.entry_id)
 
+    def _timed_entries(
+        self, broker: Broker, entries: Sequence[BulkEntry], metadata: Mapping[str, str]
+    ) -> dict[str, float]:
+        """Return when entries are due, by their ids; those due at once are missing. Raises `ApiError`.
+
+        What the request says about the time holds for all entries that do not say it themselves.
+        """
+        shared = delay_entries(metadata)
+        due = {}
+        for entry in entries:
+            if not (shared or (entry.metadata and delay_given(entry.metadata))):
+                continue
+            said = {**shared, **entry.metadata}
+            when = self._due(broker, said)
+            if broker.delays:
+                entry.metadata = said
+            else:
+                entry.metadata = undelayed(entry.metadata)
+            if when is not None:
+                due[entry.entry_id] = when
+        return due
+
+    async def _publish_entries(
+        self,
+        broker: Broker,
+        topic: str,
+        entries: Sequence[BulkEntry],
+        metadata: Mapping[str, str],
+        due: Mapping[str, float],
+    ) -> tuple[Failures, bool]:
+        """Hold what is due later, in one go, and publish the rest; the answer is that of `publish_all`."""
+        if not due or broker.delays:
+            return await publish_all(broker, topic, entries, metadata)
+        later = [entry for entry in entries if entry.entry_id in due]
+        held = [HeldMessage(topic, one.data, one.content_type, one.metadata, due[one.entry_id]) for one in later]
+        error = await self._hold(broker, held, metadata)
+        now = [entry for entry in entries if entry.entry_id not in due]
+        failed, partial = await publish_all(broker, topic, now, undelayed(metadata))
+        if error:
+            failed = [*((entry.entry_id, error) for entry in later), *failed]
+        return failed, partial or 0 < len(failed) < len(entries)
+
     def _enclose(
-        self, entries: Sequence[BulkEntry], broker: Broker, topic: str, contexts: Sequence[Traced], *, raw: bool
+        self,
+        entries: Sequence[BulkEntry],
+        broker: Broker,
+        topic: str,
+        contexts: Sequence[Traced],
+        due: Mapping[str, float],
+        *,
+        raw: bool,
     ) -> None:
         for entry, context in zip(entries, contexts, strict=True):
             if raw:
                 entry.metadata = self._traced(entry.metadata, context)
             else:
-                entry.data = self._event(broker, topic, entry.data, entry.content_type, entry.metadata, context)
+                when = due.get(entry.entry_id) if due else None
+                entry.data = self._event(broker, topic, entry.data, entry.content_type, entry.metadata, context, when)
                 entry.content_type = CLOUDEVENT
 
     def _begin_entries(self, call: HttpCall | RpcCall, entries: Sequence[BulkEntry]) -> Sequence[Traced]:

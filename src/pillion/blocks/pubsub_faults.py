@@ -25,6 +25,10 @@ METADATA = _fault(
     "failed deserializing metadata. Error: rawPayload value must be a valid boolean: actual is '{value}'",
     "DAPR_PUBSUB_METADATA_DESERIALIZATION",
 )  # fmt: skip
+DELAY = _fault(
+    "ERR_PUBSUB_REQUEST_METADATA", 400, Code.INVALID_ARGUMENT, "failed deserializing metadata. Error: {error}",
+    "DAPR_PUBSUB_METADATA_DESERIALIZATION",
+)  # fmt: skip
 CLOUDEVENT = _fault(
     "ERR_PUBSUB_CLOUD_EVENTS_SER", 500, Code.INVALID_ARGUMENT, "cannot create cloudevent",
     "DAPR_PUBSUB_CLOUD_EVENT_CREATION",

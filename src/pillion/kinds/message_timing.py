@@ -38,6 +38,21 @@ def ttl_of(metadata: Mapping[str, str]) -> float | None:
     return None
 
 
+def delay_given(metadata: Mapping[str, str]) -> bool:
+    """Whether the publisher says when the message is to be delivered; what it says may be unreadable."""
+    return any(key.lower() in _DELAY_KEYS for key in metadata)
+
+
+def delay_entries(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what the publisher says about the time of delivery, as it says it."""
+    return {key: value for key, value in metadata.items() if key.lower() in _DELAY_KEYS}
+
+
+def undelayed(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return metadata for a message whose time has come: nothing shall hold it back a second time."""
+    return {key: value for key, value in metadata.items() if key.lower() not in _DELAY_KEYS}
+
+
 def due_time_of(metadata: Mapping[str, str], now: float) -> float | None:
     """Return when the message is to be delivered, in seconds since 1970; None when that is at once.
 

@@ -1,0 +1,125 @@
+"""Held messages outlive processes: `kill -9`, several sidecars of one application, both kinds of holding area."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from apps import HttpApp
+from pillion.components.holding_postgresql import PostgresHolding
+from pillion.components.holding_sqlite import SqliteHolding
+from pillion.kinds.holding import HeldMessage
+from sidecars import SidecarProcess, component, sidecars
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from apps import Call
+    from pillion.kinds.holding import Holding
+    from servers import RedisServer
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A connection string."""
+    if request.param == "sqlite":
+        return str(tmp_path / "held.db")
+    url: str = request.getfixturevalue("postgres_server").url
+    return url
+
+
+def store(place: str) -> Holding:
+    return PostgresHolding(place, "test") if place.startswith("postgres") else SqliteHolding(place)
+
+
+def test_what_is_held_is_leased_to_one(place: str) -> None:
+    """Two processes share an area: each message goes to one of them, a lease ends with its time or its owner."""
+
+    async def run() -> None:
+        area = secrets.token_hex(4)
+        rung = asyncio.Event()
+        one, two, other = store(place), store(place), store(place)
+        await one.open(area, lambda: None)
+        await two.open(area, rung.set)
+        await other.open(area + "-other", lambda: None)
+        rung.clear()
+        now = time.time()
+        messages = [HeldMessage("t", b"%d" % n, "text/plain", {"k": "ü"}, now - 10 + n) for n in range(3)]
+        await one.hold([*messages, HeldMessage("t", b"later", "", {}, now + 1000)])
+        await asyncio.wait_for(rung.wait(), 20)
+        first, _ = await one.lease(30, 2)
+        assert [each.message for each in first] == messages[:2]
+        second, _ = await two.lease(30, 10)
+        assert [each.message.data for each in second] == [b"2"]
+        assert (await other.lease(30, 10)) == ([], None)
+        nothing, wait_s = await two.lease(30, 10)
+        assert nothing == []
+        assert wait_s is not None
+        assert 0 < wait_s <= 30
+        await one.done([first[0].id])
+        await one.close()
+        [again], _ = await two.lease(0, 10)
+        assert (again.message.data, again.attempts) == (b"1", 2)
+        await two.again(again.id, 0)
+        [once_more], _ = await two.lease(30, 10)
+        assert (once_more.message.data, once_more.attempts) == (b"1", 3)
+        await two.done([again.id, second[0].id])
+        nothing, wait_s = await two.lease(30, 10)
+        assert nothing == []
+        assert wait_s is not None
+        assert wait_s > 900
+        await two.close()
+        await two.close()
+        await other.close()
+
+    asyncio.run(run())
+
+
+def bodies(calls: list[Call]) -> list[str]:
+    return sorted(call.json()["data"] for call in calls)
+
+
+@pytest.mark.redis
+def test_kill_nine(place: str, tmp_path: Path, redis_server: RedisServer) -> None:
+    """What was answered with 204 is published, though its sidecar was killed: by another one, or after a start."""
+    topic, name = secrets.token_hex(4), secrets.token_hex(4)
+    pubsub = component(
+        "ps", "pubsub.redis", redisHost=redis_server.address, **{"pillion.holding": place}, consumerID="c"
+    )
+    route = [{"pubsubname": "ps", "topic": topic, "route": "/in"}]
+    with HttpApp(route) as app:
+        first, second = (SidecarProcess(tmp_path, name, resources={"ps.yaml": pubsub}) for _ in range(2))
+        reader = SidecarProcess(tmp_path, name + "-r", app_port=app.port, resources={"ps.yaml": pubsub})
+        with sidecars(first, second, reader):
+            due = time.time() + 1.5
+            for number in range(20):
+                path = f"/v1.0/publish/ps/{topic}?metadata.pillion.delay=1500ms"
+                assert first.post_json(path, f"{number:02}").status == 204
+            first.kill()
+            app.wait(lambda calls: len({call.json()["data"] for call in calls}) >= 20)
+            assert time.time() >= due
+            assert bodies(app.calls) == [f"{number:02}" for number in range(20)]
+            assert second.post_json(f"/v1.0/publish/ps/{topic}?metadata.pillion.delay=1s", "last").status == 204
+            second.kill()
+            assert second.process is not None
+            second.process.wait()
+            second.start()
+            app.wait(lambda calls: calls[-1].json()["data"] == "last")
+            assert second.stop() == 0
+
+
+@pytest.mark.redis
+def test_invalid_place(tmp_path: Path, redis_server: RedisServer) -> None:
+    """A holding area that cannot be opened is an error of each delayed publish, not of the others."""
+    metadata = {"redisHost": redis_server.address, "pillion.holding": "/proc/none/held.db"}
+    resources = {"ps.yaml": component("ps", "pubsub.redis", **metadata)}
+    with SidecarProcess(tmp_path, resources=resources) as sidecar:
+        assert sidecar.post_json("/v1.0/publish/ps/t", "x").status == 204
+        reply = sidecar.post_json("/v1.0/publish/ps/t?metadata.pillion.delay=1s", "x")
+        assert (reply.status, reply.json()["errorCode"]) == (500, "ERR_PUBSUB_PUBLISH_MESSAGE")
+        assert "cannot be held" in json.dumps(reply.json())
