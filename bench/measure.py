@@ -51,6 +51,10 @@ class Process:
         fields = Path(f"/proc/{self._child.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / TICK
 
+    def user_s(self) -> float:
+        """The part of `cpu_s` that is not the kernel's."""
+        return int(Path(f"/proc/{self._child.pid}/stat").read_text().rsplit(")", 1)[1].split()[11]) / TICK
+
     def rss_mb(self) -> float:
         status = Path(f"/proc/{self._child.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024

@@ -7,6 +7,7 @@ an addition. Latencies are milliseconds with their fractions.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -38,31 +39,42 @@ def untimed(operation: str, component: str, work: Awaitable[T]) -> Awaitable[T]:
     return work
 
 
-class ComponentMeter:
-    """A `Timed`: `component_<kind>_count` and `…_latencies` with their operation."""
+def timed(family: Family[Histogram]) -> Timed:
+    """Return a `Timed` that counts into `component_<kind>_latencies`, and so into `…_count` as well.
 
-    def __init__(self, family: Family[Histogram]) -> None:
-        self._family = family
-        self._seen: dict[tuple[str, str, bool], Histogram] = {}
+    An empty operation is for kinds that have none. Components and operations are few: what is remembered is bounded by
+    them.
+    """
+    done: dict[tuple[str, str], Histogram] = {}
+    failed: dict[tuple[str, str], Histogram] = {}
 
-    async def __call__(self, operation: str, component: str, work: Awaitable[T]) -> T:
+    def find(operation: str, component: str, known: dict[tuple[str, str], Histogram]) -> Histogram:
+        success = _truth(known is done)
+        values = (component, operation, success) if operation else (component, success)
+        series = known[operation, component] = family.child(*values)
+        return series
+
+    async def count(operation: str, component: str, work: Awaitable[T]) -> T:
         started = perf_counter()
         try:
             result = await work
         except Exception:
-            self.count(operation, component, success=False, elapsed_ms=(perf_counter() - started) * 1000)
+            series = failed.get((operation, component)) or find(operation, component, failed)
+            series.count((perf_counter() - started) * 1000)
             raise
-        self.count(operation, component, success=True, elapsed_ms=(perf_counter() - started) * 1000)
+        elapsed_ms = (perf_counter() - started) * 1000
+        try:
+            series = done[operation, component]
+        except KeyError:
+            series = find(operation, component, done)
+        if elapsed_ms > 0:  # `Histogram.count`, written out for the path that matters
+            series.counts[bisect_left(series.bounds, elapsed_ms)] += 1
+            series.total += elapsed_ms
+        else:
+            series.uncounted += 1
         return result
 
-    def count(self, operation: str, component: str, *, success: bool, elapsed_ms: float) -> None:
-        """Count an operation that has ended; without an `operation` for kinds that have none."""
-        key = (operation, component, success)
-        series = self._seen.get(key)
-        if series is None:
-            values = (component, operation, _truth(success)) if operation else (component, _truth(success))
-            series = self._seen[key] = self._family.child(*values)  # components and operations are few
-        series.count(elapsed_ms)
+    return count
 
 
 class PubSubMeter:
@@ -257,7 +269,7 @@ class Meters:
         """
         if self.registry is None:
             return untimed
-        return ComponentMeter(self.registry.histogram(f"component_{kind}_latencies"))
+        return timed(self.registry.histogram(f"component_{kind}_latencies"))
 
 
 def _probes(registry: Registry) -> Callable[[str, str, float], None]:

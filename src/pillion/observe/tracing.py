@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Attributes = tuple[tuple[str, str], ...]
 
 _BATCH = 128
+_ZERO = ("0" * 16, "0" * 32)
 _BOUND = 1 << 63
 
 
@@ -115,7 +116,7 @@ class Tracer:
                 self._text, at = self._random(16 * _BATCH).hex(), 0
             self._at = at + digits
             found = self._text[at : at + digits]
-            if found.strip("0"):
+            if found not in _ZERO:
                 return found
 
     def __repr__(self) -> str:

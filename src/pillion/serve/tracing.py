@@ -67,7 +67,10 @@ def traced_http(serve: Handler, tracer: Tracer) -> Handler:
             span.error = CANCELLED  # a handler answers its errors; only its end leaves it
             _end_http(tracer, span, request, came, 499)
             raise
-        if not any(name == b"traceparent" for name, _ in response.headers):
+        for name, _ in response.headers:
+            if name == b"traceparent":
+                break
+        else:
             response.headers += context
         if carried is not None:
             response.headers.append((b"baggage", carried))
