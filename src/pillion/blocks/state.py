@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
+    from pillion.blocks.outbox import Outbox
     from pillion.blocks.state_stores import Store
     from pillion.observe.meters import Timed
 
@@ -53,9 +54,12 @@ EMPTY = wellknown.Empty()
 class StateBlock:
     """The handlers. `stores` is the live registry: components come and go while the sidecar runs."""
 
-    def __init__(self, app_id: str, stores: Mapping[str, Store], *, timed: Timed = untimed) -> None:
+    def __init__(
+        self, app_id: str, stores: Mapping[str, Store], *, timed: Timed = untimed, outbox: Outbox | None = None
+    ) -> None:
         self._stores = Stores(app_id, stores)
         self._timed = timed
+        self._outbox = outbox
         self._query = StateQuery(self._stores, timed=timed)
         self._keys = StateKeys(self._stores, timed=timed)
 
@@ -123,12 +127,22 @@ class StateBlock:
         return component
 
     async def _transact(
-        self, component: TransactionalStore, store: Store, operations: list[Set | Delete], metadata: dict[str, str]
+        self, store: Store, operations: list[Set | Delete], metadata: dict[str, str], call: HttpCall | RpcCall
     ) -> None:
+        component = self._transactional(store)
         limit = component.max_operations
         if 0 < limit < len(operations):
             counts = {"currentOpsTransaction": str(len(operations)), "maxOpsPerTransaction": str(limit)}
             raise ApiError(faults.TOO_MANY, count=len(operations), limit=limit, resource=store.name, metadata=counts)
+        if self._outbox is None or self._outbox.settings(store.name) is None:
+            await self._commit(component, store, operations, metadata)
+            return
+        async with self._outbox.around(store.name, operations, call) as writes:
+            await self._commit(component, store, writes, metadata)
+
+    async def _commit(
+        self, component: TransactionalStore, store: Store, operations: Sequence[Set | Delete], metadata: dict[str, str]
+    ) -> None:
         try:
             await self._timed("transaction", store.name, component.transact(operations, metadata))
         except ComponentError as error:
@@ -238,7 +252,7 @@ class StateBlock:
 
     async def transact(self, call: HttpCall) -> Response:
         store = self._stores.find(call.params[0], http=True)
-        component = self._transactional(store)
+        self._transactional(store)
         try:
             fields = _fields(gojson.loads_spelled(call.body()))
             rows = fields.get("operations") or []
@@ -250,7 +264,7 @@ class StateBlock:
         except (ValueError, BodyTooLarge, BodyIncomplete) as error:
             raise ApiError(faults.MALFORMED, text=f"failed deserializing HTTP body: {error}") from error
         if operations:
-            await self._transact(component, store, operations, metadata)
+            await self._transact(store, operations, metadata, call)
         return Response(204)
 
     def _operation(self, store: Store, row: object, shared: dict[str, str]) -> Set | Delete:
@@ -342,7 +356,7 @@ class StateBlock:
 
     async def rpc_transact(self, call: RpcCall, request: m.ExecuteStateTransactionRequest) -> Message:
         store = self._stores.find(request.storeName, http=False)
-        component = self._transactional(store)
+        self._transactional(store)
         operations: list[Set | Delete] = []
         for row in request.operations:
             if row.operationType == "upsert":
@@ -352,7 +366,7 @@ class StateBlock:
             else:
                 raise ApiError(faults.UNKNOWN_OPERATION, operation=row.operationType)
         if operations:
-            await self._transact(component, store, operations, dict(request.metadata))
+            await self._transact(store, operations, dict(request.metadata), call)
         return EMPTY
 
 

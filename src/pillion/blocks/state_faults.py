@@ -69,3 +69,7 @@ QUERY = Fault(
     "ERR_STATE_QUERY", 500, Code.INTERNAL, "state store {store} query failed: {error}", "DAPR_STATE_QUERY_FAILED",
     "resource", "state", http_details=True, category="state",
 )  # fmt: skip
+OUTBOX = Fault(
+    "ERR_PUBLISH_OUTBOX", 500, Code.INTERNAL, "error while publishing outbox message: {error}", "DAPR_PUBSUB_OUTBOX",
+    "basic", http_details=True, category="pubsub",
+)  # fmt: skip

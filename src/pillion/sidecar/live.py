@@ -28,12 +28,14 @@ STATE = ("get", "set", "delete", "bulk_get", "transact", "query", "keys_like", "
 SECRETS = ("get", "bulk_get")
 CONFIGURATION = ("get", "subscribe")
 LOCK = ("try_lock", "unlock")
+CRYPTO = ("get_key", "encrypt", "decrypt", "wrap_key", "unwrap_key", "sign", "verify")
 
 
 class Live:
     """`brokers`, `states` and so on by name; `updates` are the policies of the changes that configuration stores tell.
 
-    `changed` is told the name of a broker that came or went, `binding_changed` that of a binding.
+    `changed` is told the name of a broker that came or went, `binding_changed` that of a binding;
+    `outbox_changed` hears of every broker and state store.
     """
 
     def __init__(self, policies: Policies) -> None:
@@ -44,9 +46,11 @@ class Live:
         self.configurations: dict[str, Loaded] = {}
         self.updates: dict[str, Policy] = {}
         self.locks: dict[str, Loaded] = {}
+        self.cryptos: dict[str, Loaded] = {}
         self.bindings: dict[str, Binding] = {}
         self.changed: Callable[[str], None] = lambda name: None
         self.binding_changed: Callable[[str], None] = lambda name: None
+        self.outbox_changed: Callable[[], None] = lambda: None
 
     def component_changed(self, loaded: Loaded, arrived: bool) -> None:
         """Follow the component registry."""
@@ -58,6 +62,7 @@ class Live:
                 else:
                     self.brokers.pop(name, None)
                 self.changed(name)
+                self.outbox_changed()
             case "bindings":
                 self.bindings.pop(name, None)
                 if arrived:
@@ -65,6 +70,7 @@ class Live:
                 self.binding_changed(name)
             case "state":
                 self._follow(self.states, loaded, arrived, Kind.STATESTORE, STATE)
+                self.outbox_changed()
             case "secretstores":
                 self._follow(self.secrets, loaded, arrived, Kind.SECRETSTORE, SECRETS)
             case "configuration":
@@ -75,6 +81,8 @@ class Live:
                     self.updates[name] = inbound
             case "lock":
                 self._follow(self.locks, loaded, arrived, Kind.LOCK, LOCK)
+            case "crypto":
+                self._follow(self.cryptos, loaded, arrived, Kind.CRYPTO, CRYPTO)
             case _:
                 pass
 
