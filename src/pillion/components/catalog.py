@@ -52,6 +52,8 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("bindings.postgresql", "v1", _HERE + "postgres_binding:PostgresBinding", "postgresql"),
     Entry("bindings.postgres", "v1", _HERE + "postgres_binding:PostgresBinding", "postgresql"),
     Entry("bindings.smtp", "v1", _HERE + "smtp:SmtpBinding", "smtp"),
+    Entry("crypto.dapr.localstorage", "v1", _HERE + "local_crypto:LocalCrypto", "crypto"),
+    Entry("crypto.dapr.jwks", "v1", _HERE + "jwks_crypto:JwksCrypto", "crypto"),
     Entry("middleware.http.uppercase", "v1", _HERE + "middleware_uppercase:Uppercase"),
     Entry("middleware.http.routeralias", "v1", _HERE + "middleware_routes:RouterAlias"),
     Entry("middleware.http.routerchecker", "v1", _HERE + "middleware_checker:RouterChecker", "re2"),
