@@ -137,7 +137,7 @@ def _files(directory: str, warnings: list[str]) -> list[Path]:
     for name in names:
         if name.lower().endswith((".yaml", ".yml")):
             files.append(Path(directory, name))
-        else:
+        elif not name.endswith(".py"):  # those belong to Python components
             warnings.append(f"{Path(directory, name)}: is not a .yaml or .yml file; ignored")
     return files
 

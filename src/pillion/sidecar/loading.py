@@ -16,6 +16,7 @@ from pillion.kinds.component import Component, Context, truthy
 from pillion.kinds.keys import KeyPrefix
 from pillion.observe import logs
 from pillion.security.scopes import TopicScopes
+from pillion.sidecar import python_files
 from pillion.sidecar.catalogue import Catalogue, construct
 from pillion.sidecar.metadata import Resolver, Secrets
 from pillion.sidecar.sealing import sealing_of
@@ -138,18 +139,21 @@ class Loader:
     def _construct(self, resource: ComponentResource, metadata: Mapping[str, str]) -> Component:
         if category(resource) not in CATEGORIES:
             raise InitError("INIT_COMPONENT_FAILURE", resource, f"incorrect type {resource.type}")
-        entry = self._catalogue.find(resource.type, resource.version)
-        if entry is None:
-            block, _, name = resource.type.partition(".")
-            hint = self._catalogue.near(resource.type, resource.version)
-            what = f"couldn't find {block} {name}/{resource.version}" + (f" ({hint})" if hint else "")
-            raise InitError("CREATE_COMPONENT_FAILURE", resource, what)
         context = Context(
             name=resource.name,
             app_id=self._app_id,
             namespace=self._environment.namespace_raw,
             data_dir=self._data_dir,
         )
+        if python_files.means(resource):
+            written: Component = python_files.construct(resource, metadata, context)
+            return written
+        entry = self._catalogue.find(resource.type, resource.version)
+        if entry is None:
+            block, _, name = resource.type.partition(".")
+            hint = self._catalogue.near(resource.type, resource.version)
+            what = f"couldn't find {block} {name}/{resource.version}" + (f" ({hint})" if hint else "")
+            raise InitError("CREATE_COMPONENT_FAILURE", resource, what)
         component: Component = construct(entry, metadata, context, where=resource.where)
         return component
 
