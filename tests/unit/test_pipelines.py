@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from pillion.components.catalog import Entry
+from pillion.errors import ComponentError
 from pillion.kinds.component import Context, setting
 from pillion.kinds.config import Configuration, Handler
 from pillion.kinds.resources import ComponentResource, Item
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 
 class Door:
-    """Stamps answers. Opens when the gate is open, so that a test can look at the time before."""
+    """Stamps answers. Opens only when no other is open, and waits for the gate then, so that a test can look
+    at the time between.
+    """
 
     @dataclass(frozen=True)
     class Settings:
@@ -34,17 +37,24 @@ class Door:
 
     gate: ClassVar[asyncio.Event]
     opening: ClassVar[asyncio.Event]
+    taken: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, context: Context) -> None:
         self.word = settings.word.encode()
+        self.mine = False
 
     async def open(self) -> None:
+        if Door.taken:
+            raise ComponentError("there is a door already")
+        Door.taken = self.mine = True
         self.opening.set()
         await self.gate.wait()
 
     async def ping(self) -> None: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        if self.mine:
+            Door.taken = self.mine = False
 
     async def __call__(self, request: Request, next: Next) -> Response:
         response = await next(request)
@@ -57,7 +67,9 @@ def resource(word: str) -> ComponentResource:
 
 
 def test_members_come_go_and_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not loaded: left out. Loaded: there. While it is replaced requests wait for the new one. Removed: left out."""
+    """Not loaded: left out. Loaded: there. While it is replaced by one that cannot open beside it, requests wait
+    for the new one. Removed: left out.
+    """
     module = types.ModuleType("doors")
     module.Door = Door  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "doors", module)
