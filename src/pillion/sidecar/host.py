@@ -91,6 +91,8 @@ class Sidecar:
         self._reload: Reload | None = None
         self._surface: Surface | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._lingering: asyncio.Task[None] | None = None
+        self._unwell = asyncio.Event()
         self._is_up = False
         self._code = 0
         self._began = loop.time()
@@ -323,13 +325,22 @@ class Sidecar:
         if channel is None or not options.enable_app_health_check:
             await surface.application(True)
             return
+
+        async def changed(healthy: bool) -> None:
+            if not healthy:
+                self._unwell.set()
+            elif self._lingering is None:
+                self._unwell.clear()
+            await surface.application(healthy)
+
+        self._unwell.set()
         await watch(
             channel,
             path=options.app_health_check_path,
             interval_s=options.app_health_probe_interval,
             timeout_s=options.app_health_probe_timeout / 1000,
             threshold=options.app_health_threshold,
-            changed=surface.application,
+            changed=changed,
             count=count,
         )
 
@@ -341,6 +352,30 @@ class Sidecar:
             self._end(FORCED)
         elif self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
+
+    def request_late_stop(self) -> None:
+        """Begin to stop as a signal asks: messages now, the rest after `--dapr-block-shutdown-duration` where given."""
+        block_s = self.options.dapr_block_shutdown_duration
+        if block_s is None or not self._is_up:
+            self.request_stop()
+        elif self._lingering is None:
+            self._lingering = self._tasks.start(self._linger(block_s), "blocking the shutdown")
+
+    async def _linger(self, block_s: float) -> None:
+        """Serve the APIs until the time is over or the application is unwell; take no messages meanwhile."""
+        assert self._surface is not None
+        log.info("Blocking shutdown for %gs or until app reports unhealthy...", block_s)
+        if self._reload is not None:
+            await self._reload.close()
+        ending = self._tasks.start(self._surface.end_messages(block_s), "ending messages")
+        try:
+            async with asyncio.timeout(block_s):
+                await self._unwell.wait()
+            log.info("App reported unhealthy, entering shutdown...")
+        except TimeoutError:
+            log.info("Block shutdown period expired, entering shutdown...")
+        self.request_stop()
+        await ending
 
     def fail(self, error: Exception) -> None:
         """Stop in order because of `error`, and end with 1."""

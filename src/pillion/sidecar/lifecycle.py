@@ -72,7 +72,7 @@ async def _serve(options: Options, environment: Environment) -> int:
 
 
 class _Signals:
-    """SIGINT and SIGTERM stop in order, the second one at once; SIGHUP restarts."""
+    """SIGINT and SIGTERM stop in order and, if wished, later; the second one stops at once; SIGHUP restarts."""
 
     def __init__(self) -> None:
         self.sidecar: Sidecar | None = None
@@ -94,7 +94,7 @@ class _Signals:
             logging.shutdown()
             os._exit(FORCED)
         self._asked = True
-        self.sidecar.request_stop()
+        self.sidecar.request_late_stop()
 
     def hang_up(self) -> None:
         """Start the sidecar anew once it has stopped in order."""

@@ -319,12 +319,18 @@ class Surface:
                 self.subscriptions.broker_leaving(loaded.name), self._streaming.broker_leaving(loaded.name)
             )
 
-    async def quiesce(self, grace_s: float) -> None:
-        """Take no further messages; those on their way may still be answered, over APIs that still serve."""
+    async def end_messages(self, grace_s: float) -> None:
+        """Take no further messages and events, for good; those on their way have `grace_s` seconds."""
         await self._tasks.close()
         await asyncio.gather(
-            self._inputs.close(grace_s), self._streaming.close(grace_s), self.subscriptions.close(grace_s),
-            self._configuration.close(grace_s), self._outbox.close(grace_s),
+            self._inputs.close(grace_s), self._streaming.close(grace_s), self.subscriptions.close(grace_s)
+        )
+        log.info("no messages are taken any more")
+
+    async def quiesce(self, grace_s: float) -> None:
+        """Push nothing to the application any more; what is on its way may be answered, over APIs that still serve."""
+        await asyncio.gather(
+            self.end_messages(grace_s), self._configuration.close(grace_s), self._outbox.close(grace_s)
         )
 
     async def close(self, grace_s: float) -> None:
