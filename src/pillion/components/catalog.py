@@ -68,6 +68,7 @@ COMPONENTS: tuple[Entry, ...] = (
     ),
     Entry("middleware.http.opa", "v1", _HERE + "middleware_opa:Opa", "opa"),
     Entry("middleware.http.wasm", "v1", _HERE + "middleware_wasm:Wasm", "wasm"),
+    Entry("middleware.http.sentinel", "v1", _HERE + "middleware_sentinel:Sentinel"),
     Entry("nameresolution.mdns", "v1", _HERE + "mdns:MdnsNames"),
     Entry("nameresolution.sqlite", "v1", _HERE + "sqlite_names:SqliteNames"),
     Entry("nameresolution.pillion", "v1", _HERE + "registry_names:RegistryNames"),
