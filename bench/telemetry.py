@@ -59,10 +59,10 @@ class Variant:
         config.write_text(CONFIGURATION + spec)
         self.process = Process(
             [
-                sys.executable, "-m", "pillion.sidecar.main", "--app-id", f"bench-{self.port}", "--app-port",
-                str(app_port), "--dapr-http-port", str(self.port), "--dapr-grpc-port", str(free_port()), "--metrics-port",
-                str(free_port()), "--dapr-internal-grpc-port", str(free_port()), "--resources-path", str(folder / "r"),
-                "--config", str(config), "--dapr-listen-addresses", "127.0.0.1",
+                sys.executable, "-m", "pillion.sidecar.main", "--app-id", f"bench-{self.port}",
+                "--app-port", str(app_port), "--dapr-http-port", str(self.port), "--dapr-grpc-port", str(free_port()),
+                "--metrics-port", str(free_port()), "--dapr-internal-grpc-port", str(free_port()),
+                "--resources-path", str(folder / "r"), "--config", str(config), "--dapr-listen-addresses", "127.0.0.1",
             ]
         )  # fmt: skip
         wait_http(self.port, "/v1.0/healthz/outbound", 204, self.process)

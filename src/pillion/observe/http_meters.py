@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from pillion.net.exchange import Body, Request, Response
+    from pillion.net.exchange import Request, Response
     from pillion.observe.metrics import Family, Histogram, Registry
     from pillion.observe.paths import Labels
 
@@ -92,10 +92,36 @@ def server(registry: Registry, labels: Labels) -> Callable[[Handler], Handler]:
 
 
 def client(registry: Registry, labels: Labels) -> Callable[[Handler], Handler]:
-    """Return what wraps the way to the application."""
-    roundtrips = _Routes(registry.histogram("http_client_roundtrip_latency"), labels)
+    """Return what wraps the way to the application; a call without an answer counts as a 500."""
+    routes = _Routes(registry.histogram("http_client_roundtrip_latency"), labels)
     sizes = _Routes(registry.histogram("http_client_sent_bytes"), labels)
     received = registry.histogram("http_client_received_bytes").child()
+    seen: dict[tuple[str, bytes, int], tuple[Histogram, Histogram]] = {}
+    bounds, counts = received.bounds, received.counts
+    smallest = bounds[0]
+
+    def find(method: str, target: bytes, status: int) -> tuple[Histogram, Histogram]:
+        found = routes.find(method, target, status), sizes.find(method, target, status)
+        if len(target) <= LONGEST_TARGET:
+            if len(seen) >= REMEMBERED:
+                seen.clear()
+            seen[method, target, status] = found
+        return found
+
+    def count(request: Request, status: int, elapsed_ms: float) -> None:
+        target = request.target
+        if b"?" in target:
+            target = target.partition(b"?")[0]
+        try:
+            latency, sent = seen[request.method, target, status]
+        except KeyError:
+            latency, sent = find(request.method, target, status)
+        latency.counts[bisect_left(latency.bounds, elapsed_ms)] += 1
+        latency.total += elapsed_ms
+        body = request.body
+        size = len(body) if isinstance(body, bytes) else body.length or 0
+        sent.counts[0 if size <= smallest else bisect_left(bounds, size)] += 1
+        sent.total += size
 
     def wrap(send: Handler) -> Handler:
         async def metered(request: Request) -> Response:
@@ -103,33 +129,21 @@ def client(registry: Registry, labels: Labels) -> Callable[[Handler], Handler]:
             try:
                 response = await send(request)
             except Exception:
-                _count(request, 500, started)
+                count(request, 500, (perf_counter() - started) * 1000)
                 raise
-            _count(request, response.status, started)
+            count(request, response.status, (perf_counter() - started) * 1000)
             body = response.body
             if isinstance(body, bytes):
-                received.observe(len(body))
+                size = len(body)
+                counts[0 if size <= smallest else bisect_left(bounds, size)] += 1
+                received.total += size
             else:
                 response.body = _Counted(body, received)
             return response
 
-        def _count(request: Request, status: int, started: float) -> None:
-            elapsed_ms = (perf_counter() - started) * 1000
-            target = request.target
-            if b"?" in target:
-                target = target.partition(b"?")[0]
-            key = (request.method, target, status)
-            (roundtrips.seen.get(key) or roundtrips.find(*key)).observe(elapsed_ms)
-            (sizes.seen.get(key) or sizes.find(*key)).observe(_announced(request.body))
-
         return metered
 
     return wrap
-
-
-def _announced(body: Body) -> int:
-    """Return the size of a body as its sender announced it, 0 when it did not."""
-    return len(body) if isinstance(body, bytes) else body.length or 0
 
 
 class _Counted:
