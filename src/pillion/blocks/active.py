@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from pillion.blocks.broker import Identifiers
 from pillion.blocks.bulk import BulkCourier
 from pillion.blocks.delivery import Courier, Plan
+from pillion.blocks.pacing import paced
 from pillion.clock import SystemClock
 from pillion.errors import ComponentError
-from pillion.kinds.pubsub import BulkSubscribePubSub
+from pillion.kinds.pubsub import BulkSubscribePubSub, Impatient
 
 if TYPE_CHECKING:
     from pillion.blocks.broker import Broker, Meter
@@ -31,9 +32,15 @@ _new_id = Identifiers()
 
 
 class Active:
-    """A subscription on a broker, from `open` to `close`."""
+    """A subscription on a broker, from `open` to `close`. Raises ValueError for metadata that cannot be read."""
 
     def __init__(self, broker: Broker, subscription: TopicSubscription, carrier: Courier | BulkCourier) -> None:
+        pacing, component = subscription.pacing, broker.component
+        bulks = isinstance(carrier, BulkCourier)
+        if isinstance(carrier, BulkCourier) and pacing.slots:
+            carrier.slots = asyncio.Semaphore(pacing.slots)
+        patience_s = component.patience_s if isinstance(component, Impatient) else 0.0
+        self._paced = paced(carrier.handle, pacing, bulks=bulks, patience_s=patience_s)
         self.broker = broker
         self.subscription = subscription
         self.carrier = carrier
@@ -44,7 +51,9 @@ class Active:
         """Subscribe; raises `ComponentError`."""
         component, carrier, wanted = self.broker.component, self.carrier, self.subscription
         topic = self.broker.prefix + wanted.topic
-        if isinstance(carrier, BulkCourier) and wanted.bulk is not None and isinstance(component, BulkSubscribePubSub):
+        if self._paced is not None:
+            handle = await component.subscribe(topic, wanted.metadata, self._paced.handle)
+        elif isinstance(carrier, BulkCourier) and wanted.bulk and isinstance(component, BulkSubscribePubSub):
             handle = await component.bulk_subscribe(
                 topic,
                 wanted.metadata,
@@ -62,6 +71,8 @@ class Active:
         """Take no further messages, wait up to `grace_s` for those on their way, then leave them to the broker."""
         self._closed = True
         self.carrier.begin_close()
+        if self._paced is not None:
+            self._paced.begin_close()
         handle, self._handle = self._handle, None
         if handle is not None:
             await self._end(handle, grace_s)
@@ -98,7 +109,7 @@ def activate(
     clock: Clock | None = None,
     meter: Meter | None = None,
 ) -> Active:
-    """Join a broker and an application. Raises ValueError when `rawPayload` of the subscription is no boolean."""
+    """Join a broker and an application. Raises ValueError when the metadata of the subscription cannot be read."""
     plan = Plan(subscription, prefix=broker.prefix, needs_fields=app.needs_fields)
     clock = clock or SystemClock()
     carrier: Courier | BulkCourier

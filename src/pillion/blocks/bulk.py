@@ -53,6 +53,8 @@ class BulkCourier(Carrier):
         self._waiting: list[_Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tasks = Tasks(f"bulks of {plan.subscription}")
+        self.slots: asyncio.Semaphore | None = None
+        """How many bulks may be with the application at the same time; None: any number."""
 
     def begin_close(self) -> None:
         """Withhold what is waiting; bulks on their way go on."""
@@ -111,6 +113,14 @@ class BulkCourier(Carrier):
                     waiting.set_result(answer)
 
     async def _carry(self, deliveries: Sequence[Delivery]) -> list[Answer]:
+        if self.slots is None:
+            return await self._carry_now(deliveries)
+        async with self.slots:
+            if self.closing():
+                return [Withheld() for _ in deliveries]
+            return await self._carry_now(deliveries)
+
+    async def _carry_now(self, deliveries: Sequence[Delivery]) -> list[Answer]:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)

@@ -216,6 +216,11 @@ class Subscriptions:
         except ValueError as error:
             log.error("%s is not started: its metadata rawPayload is %s", subscription, error)
             return False
+        try:
+            subscription.pacing  # noqa: B018
+        except ValueError as error:
+            log.error("%s is not started: %s", subscription, error)
+            return False
         return True
 
     def _start(self, key: _Key, subscription: TopicSubscription) -> None:

@@ -23,6 +23,7 @@ from pillion.components.redis_settings import RedisSettings
 from pillion.components.workers import Outcome, Workers
 from pillion.errors import ComponentError
 from pillion.kinds.component import milliseconds, setting
+from pillion.kinds.pacing import Pacing
 from pillion.kinds.pubsub import Delivery, Feature
 from pillion.tasks import Tasks
 
@@ -74,6 +75,10 @@ class RedisPubSub:
         self._subscriptions: set[_Subscription] = set()
         self._trim = _trim(settings)
 
+    @property
+    def patience_s(self) -> float:
+        return self._settings.processing_timeout
+
     async def open(self) -> None:
         await self._client.open()
 
@@ -98,7 +103,13 @@ class RedisPubSub:
         self, topic: str, metadata: Mapping[str, str], handler: Callable[[Delivery], Awaitable[None]]
     ) -> _Subscription:
         subscription = _Subscription(
-            self._client, self._settings, topic, self._group, handler, self._subscriptions.discard
+            self._client,
+            self._settings,
+            topic,
+            self._group,
+            handler,
+            self._subscriptions.discard,
+            pacing=Pacing.of(metadata),
         )
         await subscription.start()
         self._subscriptions.add(subscription)
@@ -164,19 +175,26 @@ class _Subscription:
         group: str,
         handler: Callable[[Delivery], Awaitable[None]],
         ended: Callable[[_Subscription], None],
+        *,
+        pacing: Pacing,
     ) -> None:
         self.topic = topic
         self._client = client
         self._group = group
         self._ended = ended
-        self._depth = max(1, settings.queue_depth, settings.concurrency)
+        handlers = pacing.handlers(settings.concurrency, settings.queue_depth)
+        self._depth = max(1, settings.queue_depth, handlers)
         redelivers = settings.processing_timeout > 0 and settings.redeliver_interval > 0
         self._timeout_s = settings.processing_timeout if redelivers else 0.0
         self._interval_s = settings.redeliver_interval
         self._block_s = settings.read_timeout if settings.read_timeout and settings.read_timeout > 0 else BLOCK_S
         self._tasks = Tasks(f"subscription {topic}")
         self._workers: Workers[_Entry] = Workers(
-            self._tasks, handler, self._settle, concurrency=settings.concurrency, timeout_s=self._timeout_s
+            self._tasks,
+            handler,
+            self._settle,
+            concurrency=handlers,
+            timeout_s=0.0 if pacing.ordered else self._timeout_s,
         )
         self._held: dict[bytes, _Entry] = {}
         self._room = asyncio.Event()

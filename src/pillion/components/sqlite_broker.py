@@ -25,6 +25,7 @@ from pillion.components.workers import Outcome, Workers
 from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import seconds, setting
 from pillion.kinds.message_timing import due_time_of, ttl_of
+from pillion.kinds.pacing import Pacing
 from pillion.kinds.pubsub import Delivery, Feature
 from pillion.tasks import Tasks
 
@@ -97,6 +98,10 @@ class SqlitePubSub:
             group_retention_s=settings.group_retention,
         )
 
+    @property
+    def patience_s(self) -> float:
+        return self._settings.processing_timeout
+
     async def ping(self) -> None:
         await self._opened().engine.read(lambda db: db.execute("SELECT layout FROM broker_about").fetchone())
 
@@ -148,7 +153,15 @@ class SqlitePubSub:
         self, topic: str, metadata: Mapping[str, str], handler: Callable[[Delivery], Awaitable[None]]
     ) -> _Subscription:
         hub = self._opened()
-        subscription = _Subscription(hub, self._settings, topic, self._group, handler, self._subscriptions.discard)
+        subscription = _Subscription(
+            hub,
+            self._settings,
+            topic,
+            self._group,
+            handler,
+            self._subscriptions.discard,
+            pacing=Pacing.of(metadata),
+        )
         await subscription.start()
         self._subscriptions.add(subscription)
         return subscription
@@ -201,6 +214,8 @@ class _Subscription:
         group: str,
         handler: Callable[[Delivery], Awaitable[None]],
         ended: Callable[[_Subscription], None],
+        *,
+        pacing: Pacing,
     ) -> None:
         self.topic = topic
         self.group = 0
@@ -209,15 +224,16 @@ class _Subscription:
         self._settings = settings
         self._ended = ended
         self._tasks = Tasks(f"subscription {topic}")
+        handlers = pacing.handlers(settings.concurrency, settings.queue_depth)
         self._workers: Workers[_Leased] = Workers(
             self._tasks,
             handler,
             self._settle,
-            concurrency=settings.concurrency,
-            timeout_s=settings.processing_timeout,
+            concurrency=handlers,
+            timeout_s=0.0 if pacing.ordered else settings.processing_timeout,
         )
-        self._depth = max(1, settings.queue_depth, settings.concurrency)
-        self._base = self._limit = min(self._depth, 2 * max(1, settings.concurrency))
+        self._depth = max(1, settings.queue_depth, handlers)
+        self._base = self._limit = min(self._depth, 2 * max(1, handlers))
         self._full_at = float("-inf")
         self._done: list[int] = []
         self._failed: list[tuple[int, float]] = []

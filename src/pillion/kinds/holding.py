@@ -39,7 +39,7 @@ class Holding(Protocol):
 
     @property
     def exists(self) -> bool:
-        """Whether something may be in it already, or may come from another sidecar, as far as is known before `open`."""
+        """Whether something may be in it already, or come from another sidecar, as far as is known before `open`."""
         ...
 
     async def open(self, area: str, stirred: Callable[[], None]) -> None:

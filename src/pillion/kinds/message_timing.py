@@ -40,7 +40,11 @@ def ttl_of(metadata: Mapping[str, str]) -> float | None:
 
 def delay_given(metadata: Mapping[str, str]) -> bool:
     """Whether the publisher says when the message is to be delivered; what it says may be unreadable."""
-    return any(key.lower() in _DELAY_KEYS for key in metadata)
+    # A generator would cost three times as much, on the way of every publish.
+    for key in metadata:  # noqa: SIM110
+        if key.lower() in _DELAY_KEYS:
+            return True
+    return False
 
 
 def delay_entries(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -106,6 +106,17 @@ class PubSub(Component, Protocol):
 
 
 @runtime_checkable
+class Impatient(Protocol):
+    """A broker that ends handlers which take too long. In ordered subscriptions it leaves that to their owner, because
+    there a message may wait for others before it is handled."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long a handler may take, 0 for any time."""
+        ...
+
+
+@runtime_checkable
 class BulkPubSub(PubSub, Protocol):
     """A broker that publishes many messages in one go."""
 

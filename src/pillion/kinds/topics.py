@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pillion.errors import Code
 from pillion.kinds.component import go_bool
+from pillion.kinds.pacing import Pacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,6 +68,14 @@ class TopicSubscription:
         text = self.metadata.get("rawPayload", "")
         return go_bool(text) if text else False
 
+    @property
+    def pacing(self) -> Pacing:
+        """How fast and in which order messages are wanted; raises ValueError."""
+        pacing = Pacing.of(self.metadata)
+        if pacing.attribute and self.raw:
+            raise ValueError(f"pillion.orderedBy event.{pacing.attribute}: raw messages have no attributes")
+        return pacing
+
     def __str__(self) -> str:
         return f"topic {self.topic!r} of pubsub {self.pubsub!r}"
 
@@ -116,9 +125,7 @@ class Unprocessed(Exception):
     `held`: the event was not even sent, because the application is known to be unwell or its stream has ended.
     """
 
-    def __init__(
-        self, reason: str, *, http_status: int = 0, grpc_code: int = Code.OK, held: bool = False
-    ) -> None:
+    def __init__(self, reason: str, *, http_status: int = 0, grpc_code: int = Code.OK, held: bool = False) -> None:
         self.held = held
         self.http_status = http_status
         self.grpc_code = int(grpc_code)
