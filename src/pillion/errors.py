@@ -145,6 +145,10 @@ class TokenInvalid(ComponentError):
     """A continuation token that is not one of this store's."""
 
 
+class QueryInvalid(ComponentError):
+    """A query that no store could answer: the fault is its author's."""
+
+
 class NotSupported(ComponentError):
     """The component lacks the feature that was asked of it."""
 

@@ -11,10 +11,26 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import orjson
+
 from pillion.clock import Clock, SystemClock, rfc3339
 from pillion.components.like import like_to_regex
 from pillion.errors import ComponentError, EtagMismatch
-from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, escaped, ttl_of
+from pillion.kinds.keys import SEPARATOR
+from pillion.kinds.query import parse, select
+from pillion.kinds.state import (
+    Delete,
+    Feature,
+    Found,
+    Get,
+    Operation,
+    Query,
+    QueryResult,
+    Set,
+    check_options,
+    escaped,
+    ttl_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,15 +49,15 @@ class _Row:
     etag: str
     expires: float | None
     """Seconds since 1970."""
+    is_json: bool
+    """Whether the value is a document; otherwise it is opaque, whatever its bytes are."""
 
 
 class MemoryState:
     """The in-memory state store. Every call completes within its first step: nothing comes in between."""
 
     Settings = MemoryStateSettings
-    features = frozenset(
-        {Feature.ETAG, Feature.TRANSACTIONAL, Feature.TTL, Feature.DELETE_WITH_PREFIX, Feature.KEYS_LIKE}
-    )
+    features = frozenset(Feature) - {Feature.PARTITION_KEY}
     max_operations = 0
 
     def __init__(self, settings: MemoryStateSettings, context: Context, clock: Clock | None = None) -> None:
@@ -95,6 +111,19 @@ class MemoryState:
         more = first + len(page) < len(keys)
         return page, page[-1] if page and more else ""
 
+    async def query(self, request: Query) -> QueryResult:
+        query = parse(request.document)
+        self._forget_expired()
+        head = len(request.prefix)
+        own = [key for key in self._rows if key.startswith(request.prefix) and SEPARATOR not in key[head:]]
+
+        def document(key: str) -> object:
+            row = self._rows[key]
+            return orjson.loads(row.value) if row.is_json else None
+
+        page, token = select(query, own, key=str, document=document)
+        return QueryResult([self._find(key) for key in page], token)
+
     async def delete_with_prefix(self, prefix: str) -> int:
         """Delete every key that begins with `prefix`; return how many."""
         self._forget_expired()
@@ -123,7 +152,7 @@ class MemoryState:
         ttl = ttl_of(operation.metadata)
         value = escaped(operation.value) if operation.is_json else operation.value
         expires = self._clock.now() + ttl if ttl and ttl > 0 else None
-        self._put(operation.key, _Row(value, new_etag(), expires))
+        self._put(operation.key, _Row(value, new_etag(), expires, operation.is_json))
 
     def _put(self, key: str, row: _Row | None) -> None:
         if row is None:

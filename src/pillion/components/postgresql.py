@@ -22,9 +22,24 @@ from pillion.components.gathered import Gathered
 from pillion.components.like import check_like
 from pillion.components.postgresql_layouts import Layout, layout_1, layout_2
 from pillion.components.postgresql_pool import PostgresPool, PostgresSettings, identifier, touched
+from pillion.components.postgresql_query import PostgresDialect
 from pillion.errors import ComponentError, EtagInvalid, EtagMismatch, TokenInvalid
 from pillion.kinds.component import Context, seconds, setting
-from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, escaped, ttl_of
+from pillion.kinds.query import parse
+from pillion.kinds.state import (
+    Delete,
+    Feature,
+    Found,
+    Get,
+    Operation,
+    Query,
+    QueryResult,
+    Set,
+    check_options,
+    escaped,
+    like_prefix,
+    ttl_of,
+)
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -34,6 +49,7 @@ log = logging.getLogger("pillion.components.postgresql")
 
 LARGE = 64 << 10
 """Values of more bytes are written by a statement of their own."""
+_BY_KEY = 'key COLLATE "C"'
 MIGRATION_S = 60.0
 """How long one process waits for another that prepares the tables."""
 
@@ -352,12 +368,30 @@ class PostgresState1(_PostgresState):
     """Version 1: jsonb."""
 
     Settings = PostgresState1Settings
+    features = _PostgresState.features | {Feature.QUERY_API}
 
     def __init__(self, settings: PostgresState1Settings, context: Context) -> None:
         where = f"component {context.name}"
         table = identifier(settings.table_name, "tableName", where=where)
         metadata = identifier(settings.metadata_table_name, "metadataTableName", where=where)
         super().__init__(settings, context, layout_1(table, metadata))
+
+    async def query(self, request: Query) -> QueryResult:
+        query = parse(request.document)
+        prefix, layout = request.prefix, self._layout
+        made = PostgresDialect(like_prefix(prefix), len(prefix) + 1)
+        statement = (
+            f"SELECT key, value::text AS value, flag, etag, expires FROM (SELECT key, value, {layout.flag} AS flag,"
+            f" {layout.etag} AS etag, {layout.expires} AS expires, CASE WHEN isbinary THEN NULL ELSE value END AS doc"
+            f" FROM {layout.table} WHERE key LIKE $1 AND strpos(substr(key, $2::integer), '||') = 0"
+            f" AND ({layout.expires} IS NULL OR {layout.expires} > CURRENT_TIMESTAMP)) AS own"
+            f" WHERE {made.where(query.where)}"
+            f" ORDER BY {made.order(query.order, _BY_KEY)}"
+            f" LIMIT {made.parameter(query.limit + 1)}::bigint OFFSET {made.parameter(query.offset)}::bigint"
+        )
+        rows = await self._pool.fetch(statement, *made.parameters)
+        page = [self._found(row) for row in rows[: query.limit]]
+        return QueryResult(page, query.token(len(page), len(rows) > len(page)))
 
     def _etag(self, text: str) -> str:
         if text.isascii() and text.isdigit() and int(text[:11]) < 2**32:

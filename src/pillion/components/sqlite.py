@@ -17,9 +17,24 @@ from typing import TYPE_CHECKING, Any
 from pillion.components.like import like_to_sqlite_glob
 from pillion.components.memory import new_etag
 from pillion.components.sqlite_engine import Engine, Location, open_engine
+from pillion.components.sqlite_query import SqliteDialect
 from pillion.errors import ComponentError, ConfigError, EtagMismatch, TokenInvalid
 from pillion.kinds.component import Context, seconds, setting
-from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, escaped, ttl_of
+from pillion.kinds.query import parse
+from pillion.kinds.state import (
+    Delete,
+    Feature,
+    Found,
+    Get,
+    Operation,
+    Query,
+    QueryResult,
+    Set,
+    check_options,
+    escaped,
+    like_prefix,
+    ttl_of,
+)
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -96,7 +111,7 @@ class SqliteState:
     """The SQLite state store."""
 
     Settings = SqliteStateSettings
-    features = frozenset({Feature.ETAG, Feature.TRANSACTIONAL, Feature.TTL, Feature.KEYS_LIKE})
+    features = frozenset({Feature.ETAG, Feature.TRANSACTIONAL, Feature.TTL, Feature.KEYS_LIKE, Feature.QUERY_API})
     max_operations = 0
 
     def __init__(self, settings: SqliteStateSettings, context: Context) -> None:
@@ -144,6 +159,10 @@ class SqliteState:
         }
         self._keys = (
             f"SELECT rowid, key FROM {table} WHERE key GLOB ? AND rowid > ? AND {_ALIVE} ORDER BY rowid LIMIT ?"
+        )
+        self._own_rows = (
+            f"SELECT {columns} FROM (SELECT *, CASE WHEN is_binary OR NOT json_valid(value) THEN NULL ELSE value END AS"
+            f" doc FROM {table} WHERE key GLOB ?1 AND instr(substr(key, ?2), '||') = 0 AND {_ALIVE}) WHERE"
         )
         self._claim_cleanup = (
             f"INSERT INTO {metadata} (key, value) VALUES ('last-cleanup', CURRENT_TIMESTAMP)"
@@ -217,6 +236,18 @@ class SqliteState:
         )
         page = rows[:size] if size > 0 else rows
         return [key for _, key in page], str(page[-1][0]) if len(rows) > len(page) else ""
+
+    async def query(self, request: Query) -> QueryResult:
+        query = parse(request.document)
+        prefix = request.prefix
+        made = SqliteDialect(like_to_sqlite_glob(like_prefix(prefix)), len(prefix) + 1)
+        statement = (
+            f"{self._own_rows} {made.where(query.where)} ORDER BY {made.order(query.order, 'key')}"
+            f" LIMIT {made.parameter(query.limit + 1)} OFFSET {made.parameter(query.offset)}"
+        )
+        rows = await self._opened.read(lambda db: db.execute(statement, made.parameters).fetchall())
+        page = [_found(*row) for row in rows[: query.limit]]
+        return QueryResult(page, query.token(len(page), len(rows) > len(page)))
 
     # --- on the engine's threads ---
 

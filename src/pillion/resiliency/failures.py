@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pillion.errors import Code, ComponentError, EtagInvalid, EtagMismatch, NotSupported, TokenInvalid
+from pillion.errors import Code, ComponentError, EtagInvalid, EtagMismatch, NotSupported, QueryInvalid, TokenInvalid
 from pillion.kinds.invocation import Unsuccessful
 from pillion.kinds.topics import Unprocessed
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, RpcError
@@ -80,7 +80,9 @@ _UNAVAILABLE = Failure(int(Code.UNAVAILABLE))
 def judge(error: BaseException) -> Failure:
     """Classify a failure of any call."""
     match error:
-        case EtagMismatch() | EtagInvalid() | TokenInvalid() | NotSupported() | BodyTooLarge() | BodyIncomplete():
+        case EtagMismatch() | EtagInvalid() | TokenInvalid() | QueryInvalid() | NotSupported():
+            return _CALLERS
+        case BodyTooLarge() | BodyIncomplete():
             return _CALLERS
         case Unsuccessful() | RpcError() | Injected():
             return UNKNOWN if error.code is None else Failure(error.code)

@@ -19,13 +19,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pillion.errors import ComponentError, EtagInvalid, EtagMismatch
+from pillion.errors import ComponentError, EtagInvalid, EtagMismatch, QueryInvalid
+from pillion.kinds.query import parse, select
 from pillion.kinds.state import (
     BulkGetStore,
     Delete,
     Feature,
     Get,
     KeysStore,
+    Query,
+    QueryResult,
+    QueryStore,
     Set,
     StateStore,
     TransactionalStore,
@@ -394,6 +398,103 @@ async def keys_are_listed_in_pages(store: KeysStore, p: str) -> None:
         if not token:
             break
     same((len(listed), set(listed)), (25, wanted), "all pages")
+
+
+QUERY_METADATA = {"contentType": "application/json", "queryIndexName": "kit"}
+"""What queries of the kit carry. A store that needs an index has one named `kit`, of `person.org`, `person.id`, `city`,
+`state` and `note`: texts, except for the number `person.id`."""
+
+PEOPLE: list[dict[str, Any]] = [
+    {"person": {"org": "Dev Ops", "id": 1036}, "city": "Seattle", "state": "WA"},
+    {"person": {"org": "Hardware", "id": 1028}, "city": "Portland", "state": "OR"},
+    {"person": {"org": "Finance", "id": 1071}, "city": "Sacramento", "state": "CA"},
+    {"person": {"org": "Dev Ops", "id": 1042.5}, "city": "Spokane", "state": "WA", "note": 'the <first> & "last"'},
+    {"person": {"org": "Hardware", "id": 1007}, "city": "Los Angeles", "state": "CA", "note": "the"},
+    {"person": {"org": "Dev", "id": -3}, "city": "São Paulo", "state": "SP", "note": "50% off, or_not"},
+    {"person": {"org": "Ops Dev", "id": 0}, "city": "Zürich"},
+]
+QUERIES: list[dict[str, Any]] = [
+    {},
+    {"filter": {"EQ": {"state": "CA"}}},
+    {"filter": {"EQ": {"person.org": "Dev Ops"}}},
+    {"filter": {"EQ": {"person.org": "Dev"}}},
+    {"filter": {"EQ": {"person.id": 1042.5}}},
+    {"filter": {"EQ": {"person.id": "1036"}}},
+    {"filter": {"EQ": {"city": "São Paulo"}}},
+    {"filter": {"EQ": {"note": "the"}}},
+    {"filter": {"EQ": {"note": 'the <first> & "last"'}}},
+    {"filter": {"EQ": {"note": "50% off, or_not"}}},
+    {"filter": {"EQ": {"note": "*"}}},
+    {"filter": {"EQ": {"note": "') OR 1=1 --"}}},
+    {"filter": {"NEQ": {"state": "CA"}}},
+    {"filter": {"NEQ": {"note": "the"}}},
+    {"filter": {"IN": {"state": ["CA", "WA", 7]}}},
+    {"filter": {"IN": {"city": ["nowhere"]}}},
+    {"filter": {"GT": {"person.id": 1036}}},
+    {"filter": {"GTE": {"person.id": 1036}}},
+    {"filter": {"LT": {"person.id": 0}}},
+    {"filter": {"LTE": {"person.id": 0}}},
+    {"filter": {"AND": [{"EQ": {"state": "WA"}}, {"GT": {"person.id": 1040}}]}},
+    {
+        "filter": {
+            "OR": [{"EQ": {"person.org": "Hardware"}}, {"AND": [{"EQ": {"state": "WA"}}, {"LT": {"person.id": 9e9}}]}]
+        }
+    },
+]
+
+
+@_check(Feature.QUERY_API)
+async def queries_mean_what_they_mean_in_memory(store: QueryStore, p: str) -> None:
+    """Every store finds what `kinds.query` defines, and never a row of another prefix."""
+    documents = {f"{p}{number}": document for number, document in enumerate(PEOPLE)}
+    await _save_documents(store, {**documents, f"other-{p}0": PEOPLE[0], f"{p}actor||1": PEOPLE[0]})
+    await store.set(Set(p + "bytes", b"\x00\xff"))
+    for query in QUERIES:
+        found = await _ask(store, query, p)
+        parsed = parse(json.dumps(query).encode())
+        wanted, _ = select(parsed, documents, key=str, document=documents.__getitem__)
+        same({item.key for item in found.items} - {p + "bytes"}, set(wanted), f"query {query}")
+        same(found.token, "", f"token of {query}")
+        for item in found.items:
+            if item.key in documents:
+                same(json.loads(item.value or b""), documents[item.key], "the document")
+                expect(item.etag, "rows have their etags")
+    await store.delete(Delete(f"other-{p}0"))
+
+
+@_check(Feature.QUERY_API)
+async def queries_come_sorted_and_in_pages(store: QueryStore, p: str) -> None:
+    documents = {f"{p}{number}": document for number, document in enumerate(PEOPLE)}
+    await _save_documents(store, documents)
+    for order, wanted in (("ASC", [5, 6, 4, 1, 0, 3, 2]), ("DESC", [2, 3, 0, 1, 4, 6, 5])):
+        found: list[str] = []
+        token = ""
+        for _ in range(len(PEOPLE)):
+            query = {"sort": [{"key": "person.id", "order": order}], "page": {"limit": 3, "token": token}}
+            page = await _ask(store, query, p)
+            expect(len(page.items) <= 3, "a page is no longer than its limit")
+            found += [item.key.removeprefix(p) for item in page.items]
+            token = page.token
+            if not token:
+                break
+        same(found, [str(number) for number in wanted], f"rows sorted {order}")
+
+
+@_check(Feature.QUERY_API)
+async def bad_queries_are_refused(store: QueryStore, p: str) -> None:
+    for text in ("", "[]", "{", '{"filter": {"LIKE": {"a": "b"}}}', '{"filter": {"GT": {"state": "a"}}}',
+                 '{"page": {"token": "x"}}', '{"sort": [{"key": ""}]}'):  # fmt: skip
+        await fails(store.query(Query(text.encode(), QUERY_METADATA, p)), QueryInvalid, f"query {text!r}")
+
+
+async def _save_documents(store: StateStore, documents: dict[str, dict[str, Any]]) -> None:
+    for key, document in documents.items():
+        value = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        await store.set(Set(key, value, metadata={"contentType": "application/json"}, is_json=True))
+
+
+async def _ask(store: QueryStore, query: dict[str, Any], prefix: str) -> QueryResult:
+    return await store.query(Query(json.dumps(query).encode(), QUERY_METADATA, prefix))
 
 
 @_check(Feature.DELETE_WITH_PREFIX)
