@@ -27,6 +27,8 @@ from servers import Server, ServerMissing, program
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from servers import Certificates
+
 ZIPKIN_VERSION = "3.5.1"
 CACHE = Path(os.environ.get("PILLION_TEST_CACHE", str(Path.home() / ".cache" / "pillion-tests")))
 WAIT_S = 20.0
@@ -81,14 +83,18 @@ class _Receiver:
 
 
 class OtlpReceiver(_Receiver):
-    """The official service over gRPC. `refusals` are codes that the first requests are answered with."""
+    """The official service over gRPC, with `certificates` over TLS. `refusals` answer the first requests."""
 
-    def __init__(self, refusals: Sequence[grpc.StatusCode] = ()) -> None:
+    def __init__(self, refusals: Sequence[grpc.StatusCode] = (), certificates: Certificates | None = None) -> None:
         super().__init__()
         self._refusals = list(refusals)
         self._server = grpc.server(futures.ThreadPoolExecutor(2))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        if certificates is None:
+            self.port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            pair = (certificates.server_key.read_bytes(), certificates.server.read_bytes())
+            self.port = self._server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
         self.address = f"127.0.0.1:{self.port}"
 
     def Export(self, request: Any, context: Any) -> Any:

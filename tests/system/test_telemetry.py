@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pillion.net.exchange import Metadata
+    from servers import Certificates
 
 CONFIGURATION = """
 apiVersion: dapr.io/v1alpha1
@@ -347,6 +348,20 @@ def test_spans_in_the_log(tmp_path: Path) -> None:
     (line,) = [line for line in sidecar.log().splitlines() if "span /v1.0/secrets/none/k" in line]
     assert "scope=dapr.runtime.trace" in line
     assert "db.system=secrets" in line
+
+
+def test_otlp_is_secure_unless_told_otherwise(tmp_path: Path, certificates: Certificates) -> None:
+    """Without `isSecure` the receiver must show a certificate that the machine trusts. OTEL variables name it."""
+    with OtlpReceiver(certificates=certificates) as receiver:
+        env = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://{receiver.address}", "OTEL_SERVICE_NAME": "named",
+            "OTEL_RESOURCE_ATTRIBUTES": "stage=test", "SSL_CERT_FILE": str(certificates.authority),
+        }  # fmt: skip
+        sidecar, _ = _sidecar(tmp_path, "secure", env=env)
+        with sidecar:
+            sidecar.request("GET", "/v1.0/state/store/k")
+            (span,) = receiver.wait(lambda spans: len(spans) == 1)
+    assert (span.service, span.resource["stage"], span.scope) == ("named", "test", "pillion")
 
 
 def test_a_receiver_that_is_gone_is_no_burden(tmp_path: Path) -> None:
