@@ -15,12 +15,11 @@ from google.protobuf.message import DecodeError
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import error_response
 from pillion.blocks import crypto_faults as faults
-from pillion.blocks.crypto_documents import Ahead, Wanted, decrypted, encrypted
+from pillion.blocks.crypto_documents import Wanted, decrypted, encrypted
 from pillion.errors import ApiError, ComponentError
 from pillion.kinds.component import truthy
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.observe.meters import untimed
-from pillion.tasks import Tasks
 from pillion.wire.encscheme import SEGMENT, TAG, SchemeError
 from pillion.wire.messages import common
 from pillion.wire.messages import runtime as m
@@ -39,8 +38,13 @@ if TYPE_CHECKING:
 R = TypeVar("R", m.EncryptRequest, m.DecryptRequest)
 OCTETS = (b"content-type", b"application/octet-stream")
 FIRST_MESSAGE_S = 5.0
-HELD = 256 << 10
-"""Bytes of output that are kept back: documents up to that size fail, or are answered, as a whole."""
+HELD = 64 << 20
+"""Bytes of output that are kept back: documents up to that size fail, or are answered, as a whole. Besides, many
+clients send their whole request before they read anything, and would never come to its end if the answer had to be
+read first.
+"""
+JOINED = 1 << 20
+"""Bytes of an answer that are copied into one piece."""
 MOST_IN_MESSAGE = SEGMENT + TAG
 READING = (SchemeError, BodyTooLarge, BodyIncomplete)
 
@@ -51,7 +55,6 @@ class CryptoBlock:
     def __init__(self, providers: Mapping[str, Provider], *, timed: Timed = untimed) -> None:
         self._providers = providers
         self._timed = timed
-        self._tasks = Tasks("cryptography")
 
     def operations(self) -> list[Operation]:
         """The rows of this block."""
@@ -68,10 +71,6 @@ class CryptoBlock:
                 rpc=Rpc(("DecryptAlpha1",), stream=self.rpc_decrypt),
             ),
         ]  # fmt: skip
-
-    async def close(self) -> None:
-        """End what still streams."""
-        await self._tasks.close()
 
     def _once(self, name: str) -> TimedOnce:
         return partial(self._timed, "crypto_op", name)
@@ -96,24 +95,26 @@ class CryptoBlock:
         return await self._answer(decrypted(provider, _header(call, "dapr-key-name"), _body(call), self._once(name)))
 
     async def _answer(self, beginning: Awaitable[AsyncGenerator[bytes, None]]) -> Response:
-        """Answer what fits into `HELD` as a whole; stream what does not. Later failures cut the connection."""
-        held: list[bytes] = []
+        """Answer what fits into `HELD` as a whole; stream what does not: later failures cut the connection."""
+        pieces: list[bytes] = []
+        size = 0
         try:
             output = await beginning
         except (SchemeError, ComponentError) as error:
             raise ApiError(faults.FAILED, error=error) from (error.__cause__ or error)
         except (BodyTooLarge, BodyIncomplete) as error:
             return error_response(500, "ERROR", str(error))
-        size = 0
         try:
             async for piece in output:
-                held.append(piece)
+                pieces.append(piece)
                 size += len(piece)
                 if size > HELD:
-                    return Response(200, [OCTETS], Ahead(held, output, self._tasks))
+                    return Response(200, [OCTETS], _given(pieces, output))
         except READING as error:
             return error_response(500, "ERROR", str(error))
-        return Response(200, [OCTETS], b"".join(held))
+        if size <= JOINED:
+            return Response(200, [OCTETS], b"".join(pieces))
+        return Response(200, [OCTETS, (b"content-length", b"%d" % size)], _given(pieces))
 
     # -- gRPC
 
@@ -168,6 +169,15 @@ async def _body(call: HttpCall) -> AsyncIterator[bytes]:
         return
     async for piece in body:
         yield piece
+
+
+async def _given(pieces: list[bytes], rest: AsyncIterator[bytes] | None = None) -> AsyncGenerator[bytes, None]:
+    for piece in pieces:
+        yield piece
+    pieces.clear()
+    if rest is not None:
+        async for piece in rest:
+            yield piece
 
 
 def _missing(name: str) -> ApiError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,14 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 
     from pillion.kinds.crypto import CryptoProvider
-    from pillion.tasks import Tasks
 
 log = logging.getLogger("pillion.blocks.crypto")
 
 SLICE = 1 << 20
-"""Bytes that are encrypted or decrypted before the event loop is asked for others: 0.2 to 0.4 ms of work."""
-MOST_AHEAD = 64 << 20
-"""Bytes of output that may wait for a client that does not read them yet."""
+"""Bytes that are encrypted or decrypted before the event loop is asked for others: 0.2 to 0.4 ms of work.
+The library holds the interpreter meanwhile, so that threads would not help.
+"""
 
 
 class Timed(Protocol):
@@ -117,67 +115,3 @@ async def _through(
 
 def _slices(data: bytes) -> list[bytes]:
     return [data] if len(data) <= SLICE else [data[at : at + SLICE] for at in range(0, len(data), SLICE)]
-
-
-class Ahead:
-    """An asynchronous iterator that reads its source on, whether or not what it gives is read.
-
-    A client that sends its whole request before it looks at the answer must not be left waiting for itself. `held` is
-    given first; `source` is closed with this. What fails in the source meets the reader behind what came before it.
-    """
-
-    def __init__(self, held: list[bytes], source: AsyncGenerator[bytes, None], tasks: Tasks) -> None:
-        self._pieces = deque(held)
-        self._size = sum(map(len, held))
-        self._source = source
-        self._tasks = tasks
-        self._task: asyncio.Task[None] | None = None
-        self._error: Exception | None = None
-        self._ended = self._whole = False
-        self._more = asyncio.Event()
-        self._room = asyncio.Event()
-
-    def __aiter__(self) -> Ahead:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._task is None:
-            self._task = self._tasks.start(self._read(), "document")
-        while not self._pieces:
-            if self._whole:
-                raise StopAsyncIteration
-            if self._ended:
-                raise self._error or ConnectionAbortedError("the sidecar ends")
-            self._more.clear()
-            await self._more.wait()
-        piece = self._pieces.popleft()
-        self._size -= len(piece)
-        self._room.set()
-        return piece
-
-    async def _read(self) -> None:
-        try:
-            async for piece in self._source:
-                self._pieces.append(piece)
-                self._size += len(piece)
-                self._more.set()
-                while self._size > MOST_AHEAD:
-                    self._room.clear()
-                    await self._room.wait()
-            self._whole = True
-        except Exception as error:
-            self._error = error  # the reader's to raise
-        finally:
-            self._ended = True
-            self._more.set()
-
-    async def aclose(self) -> None:
-        """Stop reading the source."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        await self._source.aclose()
-        self._pieces.clear()
-
-    def __repr__(self) -> str:
-        return f"<Ahead: {self._size} bytes wait{', ended' if self._ended else ''}>"

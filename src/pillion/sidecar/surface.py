@@ -193,7 +193,6 @@ class Surface:
             live.configurations, lambda: channel, live.updates, timed=meters.of("configuration")
         )
         crypto_timed = meters.of("crypto")
-        self._crypto = CryptoBlock(live.cryptos, timed=crypto_timed)
         invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, guided)
         facts = Facts(
             app_id,
@@ -217,7 +216,7 @@ class Surface:
             *self._streaming.operations(),
             *self._configuration.operations(),
             *LockBlock(live.locks).operations(),
-            *self._crypto.operations(),
+            *CryptoBlock(live.cryptos, timed=crypto_timed).operations(),
             *SubtleBlock(live.cryptos, timed=crypto_timed).operations(),
             *BindingsBlock(outputs).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
@@ -338,7 +337,6 @@ class Surface:
         for server in self._h2_servers:
             await server.close(grace_s)
         await self.http_server.close(grace_s)
-        await self._crypto.close()
         await self.public_server.close(grace_s)
         await self._peers.close()
         await self._external.close()

@@ -156,10 +156,10 @@ def _document(text: bytes) -> dict[str, Any]:
 
 
 def _jwk(document: dict[str, Any]) -> Key:
-    operations = document.get("key_ops") or []
+    operations = document.get("key_ops", [])
     if not isinstance(operations, list):
         raise KeyFormatError("key_ops is not a list")
-    texts = [document.get(name) or "" for name in ("kid", "use", "alg")]
+    texts = [document.get(name, "") for name in ("kid", "use", "alg")]
     if not all(isinstance(text, str) for text in (*operations, *texts)):
         raise KeyFormatError("kid, use, alg and the members of key_ops are texts")
     kid, use, algorithm = texts
