@@ -26,7 +26,10 @@ log = logging.getLogger("pillion.observe.metrics")
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 MOST_SERIES = 2000
-"""Series of one family. What comes later is counted in one more series whose labels are `other`."""
+MOST_HISTOGRAMS = 200
+"""Series of one family: of numbers, and of histograms, each of which is some forty lines of a scrape. What comes later is
+counted in one more series whose labels are `other`.
+"""
 LONGEST_VALUE = 512
 """Characters of a label value; the rest of a longer one is cut off."""
 OTHER = "other"
@@ -186,7 +189,8 @@ class Registry:
             row = ROWS[name]
             assert row.kind is Kind.HISTOGRAM, name
             bounds = self._latencies_ms if row.latency and self._latencies_ms else row.bounds
-            family = Family(row, lambda: Histogram(bounds), self._fixed, self._rewrites.get(name), self._most)
+            most = min(self._most, MOST_HISTOGRAMS)
+            family = Family(row, lambda: Histogram(bounds), self._fixed, self._rewrites.get(name), most)
             self._histograms[name] = family
         return family
 
