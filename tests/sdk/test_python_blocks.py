@@ -126,7 +126,7 @@ def test_metadata(client: DaprClient) -> None:
 
 def test_what_is_not_offered_is_unimplemented(sidecar: SidecarProcess) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
-        call: Any = channel.unary_unary("/dapr.proto.runtime.v1.Dapr/SubtleSignAlpha1")
+        call: Any = channel.unary_unary("/dapr.proto.runtime.v1.Dapr/UnregisterActorRemindersByType")
         with pytest.raises(grpc.RpcError) as refused:
             call(b"", timeout=10)
     assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
