@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from dapr.clients import DaprClient
+from dapr.conf import settings
 
 from apps import HttpApp
 from pillion.components.holding_postgresql import PostgresHolding
@@ -111,6 +113,28 @@ def test_kill_nine(place: str, tmp_path: Path, redis_server: RedisServer) -> Non
             second.start()
             app.wait(lambda calls: calls[-1].json()["data"] == "last")
             assert second.stop() == 0
+
+
+@pytest.mark.redis
+def test_the_official_client(tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Metadata of the Python SDK, to a broker of ours that delays by itself and to one that does not."""
+    resources = {
+        "a.yaml": component("held", "pubsub.redis", redisHost=redis_server.address, **{"pillion.holding": "held.db"}),
+        "b.yaml": component("own", "pubsub.sqlite", connectionString=str(tmp_path / "messages.db")),
+    }
+    topic = secrets.token_hex(4)
+    routes = [{"pubsubname": name, "topic": topic, "route": f"/{name}"} for name in ("held", "own")]
+    with HttpApp(routes) as app, SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
+        monkeypatch.setattr(settings, "DAPR_HTTP_ENDPOINT", f"http://127.0.0.1:{sidecar.http_port}")
+        with DaprClient(f"127.0.0.1:{sidecar.grpc_port}") as client:
+            due = time.time() + 1
+            for name in ("held", "own"):
+                client.publish_event(name, topic, "late", publish_metadata={"pillion.delay": "1s"})
+                client.publish_event(name, topic, "soon")
+        app.wait(lambda calls: len(calls) == 4)
+        assert time.time() >= due
+        for name in ("/held", "/own"):
+            assert [call.json()["data"] for call in app.calls if call.path == name] == ["soon", "late"]
 
 
 @pytest.mark.redis

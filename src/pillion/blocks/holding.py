@@ -114,6 +114,7 @@ class _Keeper:
         self._opening = asyncio.Lock()
         self._is_open = False
         self._next_look = 0.0
+        self._failing_s = FIRST_PAUSE_S
 
     async def hold(self, messages: Sequence[HeldMessage]) -> None:
         await self._open()
@@ -163,25 +164,34 @@ class _Keeper:
         self._next_look = float("inf")  # what is added from here on may be missed by this look
         leased, next_s = await self._holding.lease(LEASE_S, BATCH)
         if leased:
-            await self._publish(leased)
-            return 0.0
+            if await self._publish(leased):
+                self._failing_s = FIRST_PAUSE_S
+                return 0.0
+            # The broker takes nothing: the others that are due need not find that out one by one.
+            pause_s, self._failing_s = self._failing_s, min(self._failing_s * 2, LONGEST_PAUSE_S)
+            return pause_s
         # A millisecond late is never early: timers may fire a little before their time.
         return LOOK_S if next_s is None else min(max(next_s, 0.0) + 0.001, LOOK_S)
 
-    async def _publish(self, leased: Sequence[Leased]) -> None:
-        """Publish all at once, begun in the order of their times; what fails is tried again later."""
+    async def _publish(self, leased: Sequence[Leased]) -> bool:
+        """Publish all at once, begun in the order of their times; what fails is tried again later. Returns whether the
+        broker took anything."""
         errors = await asyncio.gather(*(self._one(one.message) for one in leased))
         done = [one.id for one, error in zip(leased, errors, strict=True) if not error]
+        failed = [(one, error) for one, error in zip(leased, errors, strict=True) if error]
         if done:
             await self._holding.done(done)
-        for one, error in zip(leased, errors, strict=True):
-            if error:
-                pause_s = min(FIRST_PAUSE_S * 2.0 ** min(one.attempts - 1, 10), LONGEST_PAUSE_S)
-                log.warning(
-                    "a held message for topic %s of pubsub %s could not be published, again in %g s: %s",
-                    one.message.topic, self._name, pause_s, error,
-                )  # fmt: skip
-                await self._holding.again(one.id, pause_s)
+        if failed:
+            first, error = failed[0]
+            log.warning(
+                "%d of %d held messages could not be published to pubsub %s and are tried again; topic %s: %s",
+                len(failed), len(leased), self._name, first.message.topic, error,
+            )  # fmt: skip
+            pauses = (min(FIRST_PAUSE_S * 2.0 ** min(one.attempts - 1, 10), LONGEST_PAUSE_S) for one, _ in failed)
+            await asyncio.gather(
+                *(self._holding.again(one.id, pause_s) for (one, _), pause_s in zip(failed, pauses, strict=True))
+            )
+        return bool(done)
 
     async def _one(self, message: HeldMessage) -> str:
         """Publish one message; return the error's text, "" when it went well."""

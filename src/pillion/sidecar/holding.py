@@ -1,4 +1,7 @@
-"""Which store holds back the messages of a broker: what its component says, else a file in the data folder."""
+"""Which store holds back the messages of a broker: what its component says, else a file in the data folder.
+
+Stores are imported when they are wanted: most sidecars never delay a message.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from pillion.components.holding_sqlite import SqliteHolding
 from pillion.errors import ComponentError, ConfigError
 
 if TYPE_CHECKING:
@@ -21,9 +23,13 @@ _POSTGRES = re.compile(r"postgres(ql)?://|(^|\s)(host|hostaddr|dbname|user)\s*="
 def holding_for(broker: Broker, data_dir: str) -> Holding | None:
     """Return the store for a broker, not yet open; None where nobody named one. Raises `ComponentError`."""
     text = next((value for key, value in broker.metadata.items() if key.lower() == KEY), "").strip()
+    if not text and not data_dir:
+        return None
+    from pillion.components.holding_sqlite import SqliteHolding
+
     if not text:
-        # Made when it is first needed: most brokers of most applications never delay a message.
-        return SqliteHolding(os.path.join(data_dir, FILE), shared=False) if data_dir else None
+        # Made when it is first needed.
+        return SqliteHolding(os.path.join(data_dir, FILE), shared=False)
     where = f"component {broker.name}, {KEY}"
     try:
         if not _POSTGRES.search(text):

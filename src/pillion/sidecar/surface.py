@@ -20,6 +20,7 @@ from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
 from pillion.blocks.bindings import BindingsBlock, Outputs
 from pillion.blocks.configuration import ConfigurationBlock
+from pillion.blocks.conversation import ConversationBlock
 from pillion.blocks.crypto import CryptoBlock
 from pillion.blocks.health import HealthBlock
 from pillion.blocks.holding import Holdings
@@ -166,12 +167,8 @@ class Surface:
         self._streaming = StreamingBlock(live.brokers, self.subscriptions, meter=meters.pubsub, tracer=tracer)
 
         # Messages from the application, at once or later.
-        self._holdings = Holdings(
-            f"{namespace}||{app_id}", live.brokers, lambda broker: holding_for(broker, data_dir)
-        )
-        publish = PublishBlock(
-            app_id, live.brokers, meter=meters.pubsub, tracer=tracer, holdings=self._holdings
-        )
+        self._holdings = Holdings(f"{namespace}||{app_id}", live.brokers, lambda broker: holding_for(broker, data_dir))
+        publish = PublishBlock(app_id, live.brokers, meter=meters.pubsub, tracer=tracer, holdings=self._holdings)
 
         # Events of transactions, from their internal topics to public ones.
         self._outbox = Outbox(app_id, namespace, live.states, live.brokers)
@@ -218,6 +215,7 @@ class Surface:
             *LockBlock(live.locks).operations(),
             *CryptoBlock(live.cryptos, timed=crypto_timed).operations(),
             *SubtleBlock(live.cryptos, timed=crypto_timed).operations(),
+            *ConversationBlock(live.conversations, timed=meters.of("conversation")).operations(),
             *BindingsBlock(outputs).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *invoke.operations(),
