@@ -6,14 +6,17 @@ import asyncio
 import base64
 import json
 import os
+import ssl
 import threading
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from crypto_keys import KEK, ec_key, ed_key, pem, rsa_key, rsa_pem
+from pillion.components import web_document
 from pillion.components.jwks_crypto import JwksCrypto
 from pillion.components.local_crypto import LocalCrypto
 from pillion.errors import ComponentError, ConfigError
@@ -292,6 +295,44 @@ def test_a_set_that_cannot_be_had(web: Web, answer: tuple[int, dict[str, str], s
             await provider.open()
         assert "x=1" not in str(failure.value), "a query may be secret"
         await provider.close()
+
+    asyncio.run(run())
+
+
+def test_tls() -> None:
+    """A server is verified: by the authorities that are given, or by those of the machine, who do not know this one."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nExpires: Thu, 01 Jan 1970 00:01:40 GMT\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+            url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
+            found = await web_document.fetch(url, timeout_s=20, most=10, context=client)
+            assert (found.body, found.fresh_s(40.0), found.fresh_s(1000.0)) == (b"ok", 60.0, 0.0)
+            with pytest.raises(ComponentError, match=r"certificate|CERTIFICATE"):
+                await web_document.fetch(url, timeout_s=20, most=10)
+
+    asyncio.run(run())
+
+
+def test_after_the_end() -> None:
+    """Work that needs a thread is refused by a component that was closed, as the call that it is."""
+
+    async def run() -> None:
+        provider = jwks(json.dumps(key_set()))
+        await provider.open()
+        await provider.close()
+        with pytest.raises(ComponentError, match="is closed"):
+            await provider.sign(bytes(32), "RS256", "rsa")
 
     asyncio.run(run())
 

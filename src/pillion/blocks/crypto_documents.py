@@ -16,7 +16,7 @@ from pillion.wire import encscheme
 from pillion.wire.encscheme import Cipher, Decryptor, Encryptor, HeaderReader, Manifest, SchemeError, Wrap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 
     from pillion.kinds.crypto import CryptoProvider
 
@@ -113,5 +113,9 @@ async def _through(
         yield done
 
 
-def _slices(data: bytes) -> list[bytes]:
-    return [data] if len(data) <= SLICE else [data[at : at + SLICE] for at in range(0, len(data), SLICE)]
+def _slices(data: bytes) -> Iterator[bytes]:
+    if len(data) <= SLICE:
+        yield data
+        return
+    for at in range(0, len(data), SLICE):
+        yield data[at : at + SLICE]

@@ -31,14 +31,16 @@ class KeyedProvider:
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"crypto {name}")
+        self._closed = False
 
     async def find(self, name: str) -> Key:
         """Return a key; raises `ComponentError`."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Let the threads end; work that has begun is finished, work that waits is not."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Take no more work for the threads; what they have is finished."""
+        self._closed = True
+        self._pool.shutdown(wait=False)
 
     async def get_key(self, key: str) -> PublicKey:
         found = await self.find(key)
@@ -95,4 +97,6 @@ class KeyedProvider:
     async def _run(self, key: Key, size: int, work: Callable[[], T]) -> T:
         if isinstance(key.material, bytes) and size < LONG:
             return work()
+        if self._closed:
+            raise ComponentError("the component is closed")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
