@@ -27,8 +27,8 @@ log = logging.getLogger("pillion.observe.metrics")
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 MOST_SERIES = 2000
 MOST_HISTOGRAMS = 200
-"""Series of one family: of numbers, and of histograms, each of which is some forty lines of a scrape. What comes later is
-counted in one more series whose labels are `other`.
+"""Series of one family: of numbers, and of histograms, each of which is some forty lines of a scrape. What comes later
+is counted in one more series whose labels are `other`.
 """
 LONGEST_VALUE = 512
 """Characters of a label value; the rest of a longer one is cut off."""
