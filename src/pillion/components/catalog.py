@@ -72,4 +72,8 @@ COMPONENTS: tuple[Entry, ...] = (
     Entry("nameresolution.mdns", "v1", _HERE + "mdns:MdnsNames"),
     Entry("nameresolution.sqlite", "v1", _HERE + "sqlite_names:SqliteNames"),
     Entry("nameresolution.pillion", "v1", _HERE + "registry_names:RegistryNames"),
+    Entry("nameresolution.consul", "v1", _HERE + "consul_names:ConsulNames"),
+    Entry("nameresolution.hashicorp.consul", "v1", _HERE + "consul_names:ConsulNames"),
+    Entry("nameresolution.kubernetes", "v1", _HERE + "kubernetes_names:KubernetesNames"),
+    Entry("nameresolution.nameformat", "v1", _HERE + "nameformat_names:NameFormat"),
 )

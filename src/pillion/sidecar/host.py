@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from pillion.app.health import port_open, watch
 from pillion.blocks.health import Readiness
 from pillion.errors import ConfigError
@@ -32,7 +34,6 @@ from pillion.sidecar.reload import FEATURE, TARGETS, Reload, Running
 from pillion.sidecar.surface import Surface
 from pillion.sidecar.telemetry import Telemetry
 from pillion.tasks import Tasks
-from pillion.wire.yamltext import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -212,13 +213,15 @@ class Sidecar:
 
     async def _resolver(self, catalogue: Catalogue, wanted: NameResolution) -> Resolver | None:
         """An unknown resolver is fatal; one that cannot start is logged, and other applications are not found."""
-        name = wanted.component or self._default_names
+        name = wanted.component or ("kubernetes" if self.options.mode == "kubernetes" else self._default_names)
         entry = catalogue.find(f"nameresolution.{name}", wanted.version)
         if entry is None:
             hint = catalogue.near(f"nameresolution.{name}", wanted.version)
             raise ConfigError(f"couldn't find name resolver {name}/{wanted.version}", where="nameResolution", mend=hint)
         settings = wanted.settings if isinstance(wanted.settings, dict) else {}
-        metadata = {key: value if isinstance(value, str) else json_text(value) for key, value in settings.items()}
+        metadata = {
+            key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in settings.items()
+        }
         context = Context(name, self.app_id, self.environment.namespace_raw, self._data_dir)
         resolver: Any = construct(entry, metadata, context, where="nameResolution")
         self._stack.push_async_callback(resolver.close)
