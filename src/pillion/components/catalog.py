@@ -21,6 +21,8 @@ class Entry:
     path: str
     extra: str = ""
     """The optional dependency group of this distribution that brings the library, when the core does not."""
+    given: tuple[tuple[str, str], ...] = ()
+    """Metadata that the entry decides and a resource cannot: where a process listens that was found at start."""
 
 
 _HERE = "pillion.components."

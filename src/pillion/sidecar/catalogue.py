@@ -51,8 +51,10 @@ class Catalogue:
         """Add one entry; the first of a type and version stays, and the second is logged."""
         key = entry.type.lower(), _version(entry.version)
         known = self._entries.setdefault(key, entry)
-        if known is not entry and known.path != entry.path:
-            log.warning("component %s/%s is offered by %s and %s; the first is used", *key, known.path, entry.path)
+        if known is not entry and (known.path, known.given) != (entry.path, entry.given):
+            log.warning(
+                "component %s/%s is offered by %s and %s; the first is used", *key, _origin(known), _origin(entry)
+            )
 
     def find(self, type: str, version: str) -> Entry | None:
         """Return the entry of a type and version; `""`, `v0` and `v1` all mean the unversioned one."""
@@ -69,6 +71,10 @@ class Catalogue:
         if alike:
             return f"did you mean {' or '.join(alike)}?"
         return f"known: {', '.join(same)}" if same else ""
+
+
+def _origin(entry: Entry) -> str:
+    return " ".join((entry.path, *(value for _, value in entry.given)))
 
 
 def _version(version: str) -> str:
@@ -97,4 +103,7 @@ def implementation(entry: Entry) -> Any:
 def construct(entry: Entry, metadata: Mapping[str, str], context: Context, *, where: str) -> Any:
     """Decode the settings and return the component, without effects. Raises `ConfigError` naming `where`."""
     made = implementation(entry)
+    if entry.given:
+        decided = {key.lower() for key, _ in entry.given}
+        metadata = {**{key: text for key, text in metadata.items() if key.lower() not in decided}, **dict(entry.given)}
     return made(decode(made.Settings, metadata, where=where), context)

@@ -24,7 +24,7 @@ from pillion.net import listen
 from pillion.observe import logs
 from pillion.peers.endpoints import Endpoint
 from pillion.resiliency.policies import Policies
-from pillion.sidecar import address, checks, configuration, environment, load
+from pillion.sidecar import address, checks, configuration, environment, load, pluggable
 from pillion.sidecar.catalogue import Catalogue, construct
 from pillion.sidecar.components import LINGER_S, Components, followers
 from pillion.sidecar.live import Live
@@ -129,6 +129,8 @@ class Sidecar:
 
         catalogue = Catalogue.installed()
         resolver = await self._resolver(catalogue, config.name_resolution)
+        for entry in await pluggable.discover(self.environment.sockets_folder):
+            catalogue.add(entry)
         policies = _policies(resources, meters.resiliency)
         live = Live(policies)
         pipelines = Pipelines(config)
