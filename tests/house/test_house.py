@@ -23,7 +23,8 @@ from pillion.wire.messages import services
 
 ROOT = Path(pillion.__file__).parents[2]
 FORBIDDEN = re.compile(
-    r"(?<![\w.-])/(?:work|farm)/|bash_jobs|\b(?:claude|anthropic model|chatgpt|copilot)\b|as an ai\b", re.IGNORECASE
+    r"(?<![\w.-])/(?:work|farm)/|bash_jobs|\b(?:claude(?!-sonnet-4-2)|anthropic model|chatgpt|copilot)\b|as an ai\b",
+    re.IGNORECASE,  # the default model of a component may be named
 )
 
 

@@ -28,6 +28,7 @@ STATE = ("get", "set", "delete", "bulk_get", "transact", "query", "keys_like", "
 SECRETS = ("get", "bulk_get")
 CONFIGURATION = ("get", "subscribe")
 LOCK = ("try_lock", "unlock")
+CONVERSATION = ("converse",)
 CRYPTO = ("get_key", "encrypt", "decrypt", "wrap_key", "unwrap_key", "sign", "verify")
 
 
@@ -47,6 +48,7 @@ class Live:
         self.updates: dict[str, Policy] = {}
         self.locks: dict[str, Loaded] = {}
         self.cryptos: dict[str, Loaded] = {}
+        self.conversations: dict[str, Loaded] = {}
         self.bindings: dict[str, Binding] = {}
         self.changed: Callable[[str], None] = lambda name: None
         self.binding_changed: Callable[[str], None] = lambda name: None
@@ -83,6 +85,8 @@ class Live:
                 self._follow(self.locks, loaded, arrived, Kind.LOCK, LOCK)
             case "crypto":
                 self._follow(self.cryptos, loaded, arrived, Kind.CRYPTO, CRYPTO)
+            case "conversation":
+                self._follow(self.conversations, loaded, arrived, Kind.CONVERSATION, CONVERSATION)
             case _:
                 pass
 

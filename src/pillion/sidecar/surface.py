@@ -20,6 +20,7 @@ from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
 from pillion.blocks.bindings import BindingsBlock, Outputs
 from pillion.blocks.configuration import ConfigurationBlock
+from pillion.blocks.conversation import ConversationBlock
 from pillion.blocks.crypto import CryptoBlock
 from pillion.blocks.health import HealthBlock
 from pillion.blocks.holding import Holdings
@@ -214,6 +215,7 @@ class Surface:
             *LockBlock(live.locks).operations(),
             *CryptoBlock(live.cryptos, timed=crypto_timed).operations(),
             *SubtleBlock(live.cryptos, timed=crypto_timed).operations(),
+            *ConversationBlock(live.conversations, timed=meters.of("conversation")).operations(),
             *BindingsBlock(outputs).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *invoke.operations(),

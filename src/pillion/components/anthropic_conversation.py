@@ -1,0 +1,69 @@
+"""`conversation.anthropic`: models of Anthropic, at its own address or in Azure's Foundry (spec `components.md` 11).
+
+Knows: addresses, the name of the model, the key. The protocol is `anthropic_chat`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillion.components.anthropic_chat import form_name, messages_body, messages_reply
+from pillion.components.chat_http import ChatServer, ChatSettings, KeptReplies
+from pillion.errors import ConfigError
+from pillion.kinds.component import setting
+
+if TYPE_CHECKING:
+    from pillion.kinds.component import Context
+    from pillion.kinds.conversation import Reply, Request
+
+ANTHROPIC = "https://api.anthropic.com/v1"
+VERSION = "2023-06-01"
+MODEL = "claude-sonnet-4-20250514"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnthropicSettings(ChatSettings):
+    """Metadata of `conversation.anthropic`."""
+
+    key: str = setting(secret=True, help="the key of the provider's API")
+    api_type: str = setting("", choices=("", "anthropic", "foundry"), help="anthropic or foundry")
+
+
+class AnthropicConversation:
+    """One model behind the messages API."""
+
+    Settings = AnthropicSettings
+
+    def __init__(self, settings: AnthropicSettings, context: Context) -> None:
+        where = f"component {context.name}"
+        if settings.api_type == "foundry" and not settings.endpoint:
+            raise ConfigError("foundry needs endpoint", where=where)
+        self._model = os.environ.get("ANTHROPIC_MODEL") or settings.model or MODEL
+        self._server = ChatServer(
+            settings.endpoint or ANTHROPIC,
+            {"x-api-key": settings.key, "anthropic-version": VERSION},
+            timeout_s=settings.request_timeout,
+            where=where,
+        )
+        self._kept = KeptReplies(settings.response_cache_ttl)
+
+    async def open(self) -> None:
+        await self._server.open()
+
+    async def ping(self) -> None:
+        """Nothing is asked: every question to a provider costs money."""
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    async def converse(self, request: Request) -> Reply:
+        return await self._kept.answer(request, lambda: self._ask(request))
+
+    async def _ask(self, request: Request) -> Reply:
+        answer = await self._server.post("/messages", messages_body(request, self._model))
+        return messages_reply(answer, self._model, form_name(request))
+
+    def __repr__(self) -> str:
+        return f"<AnthropicConversation {self._model} {self._server!r}>"
