@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import Component, Context, truthy
 from pillion.kinds.keys import KeyPrefix
+from pillion.kinds.state import Feature
 from pillion.observe import logs
 from pillion.security.scopes import TopicScopes
 from pillion.sidecar import python_files
@@ -84,8 +85,9 @@ class Loaded:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What the component declares, in alphabetical order."""
-        return tuple(sorted(str(feature) for feature in getattr(self.component, "features", ())))
+        """What the component declares, in alphabetical order; ciphertext cannot be queried."""
+        declared = {str(feature) for feature in getattr(self.component, "features", ())}
+        return tuple(sorted(declared - {Feature.QUERY_API} if self.sealed else declared))
 
 
 class Loader:
