@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -283,5 +284,29 @@ def test_events_are_answered_and_come_back_with_the_component(own: Process) -> N
             await reading.close(PATIENCE_S)
             assert await asyncio.to_thread(own.said) == "answer 1 b'done third'"
         await binding.close()
+
+    asyncio.run(run())
+
+
+def test_a_component_that_hangs_does_not_keep_the_sidecar(own: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits for a stopped process's last words for a bounded time."""
+    monkeypatch.setattr("pillion.components.pluggable_pubsub.PAUSE_S", 0.1)
+    monkeypatch.setattr("pillion.components.pluggable_pubsub.PARTING_S", 0.1)
+
+    async def run() -> None:
+        broker, binding = own.make(PluggablePubSub, consumerID="c"), own.make(PluggableBinding)
+        await broker.open()
+        await binding.open()
+        await broker.subscribe("t", {}, Inbox())
+
+        async def handler(event: Event) -> bytes:
+            return b""
+
+        reading = await binding.read(handler)
+        own.process.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(PATIENCE_S):
+            await reading.close(0.1)
+            await binding.close()
+            await broker.close()
 
     asyncio.run(run())

@@ -158,3 +158,14 @@ def test_a_resource_from_elsewhere_has_no_directory() -> None:
     resource = ComponentResource(name="c", type="lock.python", version="v1")
     with pytest.raises(ConfigError, match="is for resources that come from a directory"):
         python_files.construct(resource, {"pillion.file": "c.py"}, Context("c"))
+
+
+@pytest.mark.parametrize("type", python_files.KINDS)
+def test_every_kind_tells_what_a_class_lacks(tmp_path: Path, type: str) -> None:
+    """The members come from the Protocols: a kind that gains a method asks for it here too."""
+    says = mistake(tmp_path, BASE + "\n    class Mine(_Base): pass", type)
+    assert says.startswith("/c.py:8: Mine is no ")
+    names = says.partition("it has no ")[2].split(", ")
+    code = BASE + "\n    class Mine(_Base):\n        operations, features, max_operations = ('x',), frozenset(), 0\n"
+    code += "".join(f"        async def {name}(self, *_, **__): ...\n" for name in names)
+    assert made(tmp_path, code, type)

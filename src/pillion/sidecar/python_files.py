@@ -20,6 +20,7 @@ from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.bindings import InputBinding, OutputBinding
 from pillion.kinds.component import decode
 from pillion.kinds.configuration import ConfigurationStore
+from pillion.kinds.crypto import CryptoProvider
 from pillion.kinds.lock import LockStore
 from pillion.kinds.pubsub import PubSub
 from pillion.kinds.secrets import SecretStore
@@ -42,6 +43,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     "bindings.python": (OutputBinding, InputBinding),
     "secretstores.python": (SecretStore,),
     "configuration.python": (ConfigurationStore,),
+    "crypto.python": (CryptoProvider,),
     "lock.python": (LockStore,),
     "middleware.http.python": (Middleware,),
 }
