@@ -57,7 +57,7 @@ class Caller:
 
 
 def names(sidecar: SidecarProcess) -> set[str]:
-    return {row["name"] for row in sidecar.request("GET", "/v1.0/metadata").json()["components"]}
+    return {row["name"] for row in sidecar.request("GET", "/v1.0/metadata").json().get("components", [])}
 
 
 def folder(sidecar: SidecarProcess) -> Path:
@@ -232,6 +232,19 @@ def test_a_second_store_for_actors_waits_for_the_first_to_go(tmp_path: Path) -> 
         assert names(sidecar) == {"one"}
         (files / "one.yaml").unlink()
         eventually(lambda: names(sidecar) == {"two"})
+
+
+def test_what_could_not_start_is_tried_again(tmp_path: Path) -> None:
+    """At each `--hot-reload-reconcile-interval`, without any file of a resource being touched."""
+    secrets = tmp_path / "secrets.json"
+    text = component("vault", "secretstores.local.file", secretsFile=str(secrets))
+    resources = {"vault.yaml": text.replace("spec:", "spec:\n  ignoreErrors: true")}
+    arguments = ["--hot-reload-reconcile-interval", "100ms"]
+    with SidecarProcess(tmp_path, resources=resources, arguments=arguments) as sidecar:
+        sidecar.wait_log("Ignoring error processing component")
+        secrets.write_text('{"k": "hush"}')
+        eventually(lambda: names(sidecar) == {"vault"})
+        assert sidecar.request("GET", "/v1.0/secrets/vault/k").json() == {"k": "hush"}
 
 
 def test_switched_off(tmp_path: Path) -> None:
