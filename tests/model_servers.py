@@ -11,7 +11,10 @@ import json
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import ssl
 
 KEY = "sesame"
 
@@ -38,7 +41,8 @@ class Server(ThreadingHTTPServer):
 class ModelServer:
     """Use as a context manager; `asked` are the requests: path, headers in lower case, document."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._scheme = "https" if tls is not None else "http"
         self.asked: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.hanging = threading.Event()
         self.done = threading.Event()
@@ -54,11 +58,13 @@ class ModelServer:
                 """Quiet."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def last(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from pillion.testing.conversation_kit import FORM, WEATHER, ConversationKit, use
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from servers import Certificates
 
 ENVIRONMENT = (
     "OPENAI_MODEL", "AZURE_OPENAI_MODEL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_ORGANIZATION",
@@ -341,3 +344,17 @@ def test_odd_answers(answer: dict[str, Any]) -> None:
     for reply in (chat_reply(answer, "m"), messages_reply(answer, "m", "")):
         assert all(not choice.text and not choice.calls for choice in reply.choices)
         assert reply.usage == Usage()
+
+
+def test_tls(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider over TLS must show a certificate of an authority that the machine trusts."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server, certificates.server_key)
+    with ModelServer(context) as server:
+        with pytest.raises(ComponentError, match=r"cannot be asked: .*CERTIFICATE_VERIFY_FAILED"):
+            ask(made(OpenAIConversation, key=KEY, endpoint=server.url), user("x"))
+        assert not server.asked
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
+        for kind in (OpenAIConversation, AnthropicConversation):
+            reply = ask(made(kind, key=KEY, endpoint=server.url), user("x"))
+            assert reply.choices[0].text == "You said: x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from pillion.errors import Code
 from pillion.net.exchange import RpcError
 from pillion.net.grpc_client import Channel
 from pillion.wire.messages import runtime as m
-from sidecars import SidecarProcess, component
+from sidecars import SidecarProcess, component, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SERVICE = "/dapr.proto.runtime.v1.Dapr/"
 ALPHA1 = "/v1.0-alpha1/conversation/{}/converse"
 ALPHA2 = "/v1.0-alpha2/conversation/{}/converse"
+LISTEN = ("--metrics-listen-address", "127.0.0.1")
 POLICY = """
 apiVersion: dapr.io/v1alpha1
 kind: Resiliency
@@ -41,7 +43,14 @@ def server() -> Iterator[ModelServer]:
 
 
 @pytest.fixture(scope="module")
-def sidecar(tmp_path_factory: pytest.TempPathFactory, server: ModelServer) -> Iterator[SidecarProcess]:
+def metrics_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def sidecar(
+    tmp_path_factory: pytest.TempPathFactory, server: ModelServer, metrics_port: int
+) -> Iterator[SidecarProcess]:
     openai = {"key": KEY, "endpoint": server.url + "/v1"}
     resources = {
         "echo.yaml": component("echo", "conversation.echo"),
@@ -55,7 +64,7 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory, server: ModelServer) -> It
         tmp_path_factory.mktemp("conversation"),
         "talk",
         resources=resources,
-        arguments=["--enable-metrics=true", "--metrics-port=0"],
+        arguments=["--enable-metrics=true", "--metrics-port", str(metrics_port), *LISTEN],
     ) as running:
         yield running
 
@@ -281,6 +290,18 @@ def test_grpc_errors(sidecar: SidecarProcess) -> None:
         assert caught.value.code == code
         assert caught.value.message.startswith(text)
         assert not caught.value.details
+
+
+def test_metrics(sidecar: SidecarProcess, metrics_port: int) -> None:
+    """Conversations are counted by component and success (spec `runtime.md` 6)."""
+    sidecar.post_json(ALPHA2.format("stranger"), said("x"))
+    sidecar.post_json(ALPHA2.format("anthropic"), said("x"))
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/", timeout=10) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if "component_conversation_count" in line]
+    for name, success in (("stranger", "false"), ("anthropic", "true")):
+        [line] = [line for line in lines if f'component="{name}"' in line and f'success="{success}"' in line]
+        assert 'app_id="talk"' in line
+        assert float(line.rpartition(" ")[2]) >= 1
 
 
 def test_keys_are_not_told(sidecar: SidecarProcess) -> None:
