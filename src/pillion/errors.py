@@ -1,8 +1,8 @@
 """The fault table: every error the API can answer, as a row.
 
 Knows: codes, statuses and texts (spec `http-api.md` 3.2, `grpc-api.md` 2 and 3). Never knows: sockets, JSON or
-protobuf; `pillion.api.render` alone turns an `ApiError` into bytes. What is not raised as an `ApiError` is "internal" to the
-caller and complete in the log.
+protobuf; `pillion.api.render` alone turns an `ApiError` into bytes. What is not raised as an `ApiError` is "internal"
+to the caller and complete in the log.
 """
 
 from __future__ import annotations

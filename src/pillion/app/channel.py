@@ -47,8 +47,8 @@ class AppChannel:
     """Calls to the application.
 
     `http` is set for the protocols http, https and h2c, `grpc` for grpc and grpcs; exactly one of them.
-    `pipeline` is the middleware on the way to an HTTP application; `meter_http` and `meter_grpc` wrap the way there with
-    what counts calls. Health probes take another way.
+    `pipeline` is the middleware on the way to an HTTP application; `meter_http` and `meter_grpc` wrap the way there
+    with what counts calls. Health probes take another way.
     `token` is APP_API_TOKEN. `limit` 0 means unlimited. `healthy` is switched by the health prober.
     """
 

@@ -127,7 +127,8 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
 
 def messages_reply(answer: dict[str, Any], model: str, form: str) -> Reply:
     """Read an answer; what is missing or of another type in it is empty. `form`: see `form_name`."""
-    texts, calls = [], []
+    texts: list[str] = []
+    calls: list[ToolCall] = []
     for block in objects_of(answer, "content"):
         match block.get("type"):
             case "text":
@@ -135,7 +136,7 @@ def messages_reply(answer: dict[str, Any], model: str, form: str) -> Reply:
             case "tool_use":
                 name, given = text_of(block, "name"), dumps_canonical(object_of(block, "input")).decode()
                 if form and name == form:
-                    texts = [given]
+                    texts, calls = [given], []
                     break
                 calls.append(ToolCall(name, given, text_of(block, "id")))
             case _:

@@ -56,9 +56,9 @@ class SealedState:
         await self._store.close()
 
     async def get(self, request: Get) -> Found:
-        found = await self._store.get(_plain(request))
+        found: Found = await self._store.get(_plain(request))
         if found.value is None:
-            return found  # type: ignore[no-any-return]
+            return found
         return replace(found, value=self._opened(found.value))
 
     async def set(self, request: Set) -> None:
