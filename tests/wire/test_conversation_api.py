@@ -7,6 +7,8 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model_servers import KEY, ModelServer
 from pillion.errors import Code
@@ -190,6 +192,10 @@ def test_a_form_and_a_cache(sidecar: SidecarProcess, server: ModelServer) -> Non
     }
 
 
+FIELDS = [
+    "inputs", "messages", "ofUser", "ofAssistant", "ofTool", "content", "text", "toolCalls", "function", "parameters",
+    "metadata", "temperature", "tools", "toolChoice", "responseFormat", "promptCacheRetention", "scrubPii", "@type",
+]  # fmt: skip
 INVALID = "failed conversing with component echo: invalid params"
 MISSING = "failed conversing with component echo: missing inputs in request"
 REFUSED = [
@@ -233,6 +239,26 @@ def test_bodies_that_are_none(sidecar: SidecarProcess, body: str) -> None:
     for path in (ALPHA1, ALPHA2):
         reply = sidecar.request("POST", path.format("echo"), body)
         assert (reply.status, reply.json()["errorCode"]) == (400, "ERR_MALFORMED_REQUEST")
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.dictionaries(st.sampled_from(FIELDS), ODD, max_size=6),
+    path=st.sampled_from([ALPHA1, ALPHA2]),
+    name=st.sampled_from(["echo", "..", "%2F", "%zz", "%F0%9F%9B%B5", "echo%7C%7Cx"]),
+)
+def test_whatever_is_sent(sidecar: SidecarProcess, body: dict[str, Any], path: str, name: str) -> None:
+    """Wrong types, odd names and numbers without end are the caller's mistake, or are taken; never ours."""
+    reply = sidecar.post_json(path.format(name), body)
+    assert reply.status in (200, 400, 404) or reply.json()["message"].startswith("failed decoding metadata")
+    assert "Traceback" not in sidecar.log()
 
 
 def test_choices_that_pass(sidecar: SidecarProcess) -> None:
