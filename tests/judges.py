@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SDK = Path(__file__).parent / "sdk"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pillion"
 BUILD_S = 240.0
-JUDGE_S = 60.0
+JUDGE_S = 40.0
 TIMEOUT_S = BUILD_S + JUDGE_S
 """For pytest: the first run of a judge fetches its SDK."""
 
@@ -130,9 +130,15 @@ def judged(
 ) -> set[str]:
     """Run a judge to its end; return what held."""
     where = {"DAPR_HTTP_PORT": str(sidecar.http_port), "DAPR_GRPC_PORT": str(sidecar.grpc_port)}
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **where, **(env or {})}, timeout=JUDGE_S, capture_output=True,
-        text=True, check=False,
+    process = subprocess.Popen(
+        command, cwd=folder, env={**os.environ, **where, **(env or {})}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr + sidecar.log()
-    return {line.removeprefix("held: ") for line in done.stdout.splitlines() if line.startswith("held: ")}
+    with process:
+        try:
+            said, _ = process.communicate(timeout=JUDGE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+    assert process.returncode == 0, said + sidecar.log()
+    return {line.removeprefix("held: ") for line in said.splitlines() if line.startswith("held: ")}

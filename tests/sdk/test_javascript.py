@@ -1,72 +1,59 @@
-"""The official JavaScript SDK, over HTTP and over gRPC, against a real sidecar."""
+"""The official JavaScript SDK, over HTTP and over gRPC, against a real sidecar: its client, and its server as the
+application behind the sidecar."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from apps import Call, HttpApp
-from sidecars import SidecarProcess, component
+from judges import SDK, TIMEOUT_S, built, judged, programs, shop, tool
+from sidecars import SidecarProcess, component, free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
-HERE = Path(__file__).parent / "node"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pillion" / "sdk-node"
-INSTALL_S = 240
+HERE = SDK / "node"
+CLIENT = {"state", "publish", "secrets", "invoke", "lock", "bindings", "metadata", "health"}
+CLIENT_GRPC = {"configuration", "crypto"}
+SERVER = {"health", "invoke", "subscribe", "retry", "dead letter", "input binding"}
+SERVER_HTTP = {"bulk"}
 
-
-@pytest.fixture(scope="module")
-def judge() -> Path:
-    """The folder in which the SDK is installed, once for each version of package.json."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("Node.js and npm are not installed: the JavaScript SDK cannot be run")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    wanted = (HERE / "package.json").read_text()
-    if not (CACHE / "node_modules").exists() or (CACHE / "package.json").read_text() != wanted:
-        (CACHE / "package.json").write_text(wanted)
-        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        subprocess.run(command, cwd=CACHE, check=True, timeout=INSTALL_S, capture_output=True)
-    shutil.copy(HERE / "judge.mjs", CACHE / "judge.mjs")
-    return CACHE
+pytestmark = [pytest.mark.node, pytest.mark.timeout(TIMEOUT_S)]
 
 
-def answer(call: Call) -> tuple[int, Mapping[str, str], bytes]:
-    body = json.loads(call.body) if call.body else None
-    return 200, {"Content-Type": "application/json"}, json.dumps({"path": call.path, "body": body}).encode()
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the judges, in which they find the SDK."""
+    _, npm = programs("node", "npm", language="JavaScript")
+
+    def install(where: Path) -> None:
+        tool([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], where)
+
+    home = built("node", [HERE / "package.json"], install)
+    for name in ("judge.mjs", "server.mjs"):
+        shutil.copy(HERE / name, tmp_path)
+    (tmp_path / "node_modules").symlink_to(home / "node_modules")
+    return tmp_path
 
 
-@pytest.mark.node
-@pytest.mark.timeout(INSTALL_S + 60)
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_every_block_the_sdk_has(judge: Path, tmp_path: Path, protocol: str) -> None:
-    (tmp_path / "secrets.json").write_text('{"password": "s3cret"}')
+def test_every_block_the_sdk_has(folder: Path, protocol: str) -> None:
+    with shop(folder) as sidecar:
+        held = judged(["node", "judge.mjs", protocol], sidecar, folder)
+    assert held == (CLIENT | CLIENT_GRPC if protocol == "grpc" else CLIENT)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_an_application_made_with_it(folder: Path, protocol: str) -> None:
+    (port,) = free_ports(1)
+    broker = {"connectionString": str(folder / "broker.sqlite"), "redeliverInterval": "100ms"}
     resources = {
-        "store.yaml": component("store", "state.sqlite", connectionString=str(tmp_path / "s.db")),
-        "pubsub.yaml": component("pubsub", "pubsub.in-memory"),
-        "vault.yaml": component("vault", "secretstores.local.file", secretsFile=str(tmp_path / "secrets.json")),
+        "pubsub.yaml": component("pubsub", "pubsub.sqlite", **broker),
+        "tick.yaml": component("tick", "bindings.cron", schedule="@every 1s"),
     }
-    with (
-        HttpApp(answer=answer) as app,
-        SidecarProcess(tmp_path, "shop", app_port=app.port, resources=resources) as sidecar,
-    ):
-        sidecar.wait("/v1.0/healthz")
-        port = sidecar.grpc_port if protocol == "grpc" else sidecar.http_port
-        done = subprocess.run(
-            ["node", "judge.mjs", protocol, str(port)],
-            cwd=judge,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr + sidecar.log()
-        held = {line.removeprefix("held: ") for line in done.stdout.splitlines() if line.startswith("held: ")}
-        assert {"state", "publish", "secrets", "metadata", "health"} <= held
+    arguments = ["--app-protocol", protocol]
+    with SidecarProcess(folder, "front", app_port=port, resources=resources, arguments=arguments) as sidecar:
+        held = judged(["node", "server.mjs", protocol, str(port)], sidecar, folder)
+    assert held == (SERVER if protocol == "grpc" else SERVER | SERVER_HTTP)
