@@ -96,6 +96,7 @@ def resources(folder: Path) -> dict[str, str]:
         component("locks", "lock.sqlite", connectionString=str(folder / "locks.sqlite")),
         component("files", "bindings.localstorage", rootPath=str(folder / "files")),
         component("keys", "crypto.dapr.localstorage", path=str(folder / "keys")),
+        component("echo", "conversation.echo"),
     )
     return {f"{number}.yaml": text for number, text in enumerate(each)}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BLOCKS = {
     "health", "state", "etags", "transaction", "publish", "subscribe", "secrets", "invoke", "configuration", "lock",
-    "bindings", "crypto", "metadata", "errors",
+    "bindings", "crypto", "conversation", "metadata", "errors",
 }  # fmt: skip
 
 

@@ -4,6 +4,9 @@
 import io.dapr.client.DaprClient;
 import io.dapr.client.DaprClientBuilder;
 import io.dapr.client.DaprPreviewClient;
+import io.dapr.client.domain.ConversationInputAlpha2;
+import io.dapr.client.domain.ConversationMessageContent;
+import io.dapr.client.domain.ConversationRequestAlpha2;
 import io.dapr.client.domain.DecryptRequestAlpha1;
 import io.dapr.client.domain.EncryptRequestAlpha1;
 import io.dapr.client.domain.HttpExtension;
@@ -13,6 +16,8 @@ import io.dapr.client.domain.SubscribeConfigurationResponse;
 import io.dapr.client.domain.TransactionalStateOperation;
 import io.dapr.client.domain.TransactionalStateOperation.OperationType;
 import io.dapr.client.domain.UnlockResponseStatus;
+import io.dapr.client.domain.UserMessage;
+import io.dapr.exceptions.DaprErrorDetails.ErrorDetailType;
 import io.dapr.exceptions.DaprException;
 import io.dapr.utils.TypeRef;
 import java.io.ByteArrayOutputStream;
@@ -56,6 +61,7 @@ public final class Judge {
       held("lock", judge::lock);
       held("bindings", judge::bindings);
       held("crypto", judge::crypto);
+      held("conversation", judge::conversation);
       held("metadata", judge::metadata);
       held("errors", judge::errors);
     }
@@ -188,6 +194,14 @@ public final class Judge {
     return all.toByteArray();
   }
 
+  private void conversation() {
+    UserMessage hello = new UserMessage(List.of(new ConversationMessageContent("hello")));
+    var request = new ConversationRequestAlpha2("echo", List.of(new ConversationInputAlpha2(List.of(hello))));
+    var choice = preview.converseAlpha2(request).block().getOutputs().get(0).getChoices().get(0);
+    same("hello", choice.getMessage().getContent());
+    same("stop", choice.getFinishReason());
+  }
+
   private void metadata() {
     var found = client.getMetadata().block();
     same("shop", found.getId());
@@ -197,8 +211,8 @@ public final class Judge {
   private void errors() {
     DaprException refused = refused(() -> client.getState("nowhere", "k", String.class).block());
     same("INVALID_ARGUMENT", refused.getErrorCode());
-    same("DAPR_STATE_NOT_FOUND", refused.getErrorDetails().get(
-        io.dapr.exceptions.DaprErrorDetails.ErrorDetailType.ERROR_INFO, "reason", TypeRef.STRING));
+    same("DAPR_STATE_NOT_FOUND",
+        refused.getErrorDetails().get(ErrorDetailType.ERROR_INFO, "reason", TypeRef.STRING));
   }
 
   private static DaprException refused(Work work) {
