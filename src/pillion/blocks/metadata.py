@@ -121,6 +121,7 @@ class MetadataBlock:
 
     async def get(self, call: HttpCall) -> Response:
         document = json_format.MessageToDict(self._describe())
+        document["extended"] = dict(sorted(document["extended"].items()))  # a protobuf map has no order
         for item in document.get("subscriptions", ()):
             rules = item.pop("rules", None)
             if rules is not None:
