@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from servers import (
     Certificates,
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     T = TypeVar("T")
+
+
+# On every push the same examples, so that a failure belongs to the change; new ones are looked for everywhere else.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @contextmanager
