@@ -3,6 +3,7 @@ application behind the sidecar."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
         tool([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], where)
 
     home = built("node", [HERE / "package.json"], install)
-    for name in ("judge.mjs", "server.mjs"):
+    for name in ("judge.mjs", "server.mjs", "load.mjs"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "node_modules").symlink_to(home / "node_modules")
     return tmp_path
@@ -43,6 +44,13 @@ def test_every_block_the_sdk_has(folder: Path, protocol: str) -> None:
     with shop(folder) as sidecar:
         held = judged(["node", "judge.mjs", protocol], sidecar, folder)
     assert held == (CLIENT | CLIENT_GRPC if protocol == "grpc" else CLIENT)
+
+
+def test_grpc_js_under_load(folder: Path) -> None:
+    """Three seconds here; `PILLION_LOAD_S=60` makes it a minute."""
+    with shop(folder) as sidecar:
+        held = judged(["node", "load.mjs", os.environ.get("PILLION_LOAD_S", "3")], sidecar, folder)
+    assert held == {"load"}
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
