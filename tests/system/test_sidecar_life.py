@@ -6,16 +6,15 @@ import json
 import signal
 import socket
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from apps import Call, HttpApp
-from sidecars import SidecarProcess, component, free_ports
+from sidecars import SidecarProcess, component, eventually, free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -61,14 +60,6 @@ def test_health_checks_gate_the_application(tmp_path: Path) -> None:
         app.wait(lambda calls: sum(call.path == "/t" for call in calls) > delivered)
         connection = sidecar.request("GET", "/v1.0/metadata").json()["appConnectionProperties"]
         assert connection["health"]["healthCheckPath"] == "/alive"
-
-
-def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for another process's state, which has no event for us."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_tokens_both_ways(tmp_path: Path) -> None:

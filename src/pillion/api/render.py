@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import orjson
 
-from pillion.errors import ApiError, Code, Fault
+from pillion.errors import ApiError, Code, Fault, http_to_grpc
 from pillion.net.exchange import Response, RpcError
 from pillion.wire.gojson import escaped
 from pillion.wire.messages import rpc
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 JSON = (b"content-type", b"application/json")
 DOMAIN = "dapr.io"
+ERROR_TEXT = 63
+"""Bytes of an HTTP body that its gRPC status quotes (spec `grpc-api.md` 2, form D)."""
 STORES_PAGE = "https://docs.dapr.io/reference/components-reference/supported-state-stores/"
 _TYPE = "type.googleapis.com/google.rpc."
 
@@ -58,6 +61,19 @@ def rpc_error(error: BaseException) -> RpcError:
     if isinstance(error, asyncio.TimeoutError):
         return RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
     return RpcError(Code.UNKNOWN, str(error) or type(error).__name__)
+
+
+def http_failure(status: int, body: bytes) -> RpcError:
+    """Return an HTTP status as a gRPC status with its ErrorInfo (form D of the specification)."""
+    code = http_to_grpc(status)
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = ""
+    packed = rpc.Status(code=int(code), message=title)
+    info = {"http.code": str(status), "http.error_message": body[:ERROR_TEXT].decode("utf-8", "ignore")}
+    packed.details.add().Pack(rpc.ErrorInfo(reason=title, domain=DOMAIN, metadata=info))
+    return RpcError(code, title, packed.SerializeToString())
 
 
 def _resource_description(error: ApiError) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from pillion.errors import http_to_grpc
+from pillion.api.render import http_failure
 from pillion.kinds.invocation import Invocation, gather
 from pillion.net.exchange import RpcError
 from pillion.wire.messages import common, rpc, wellknown
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
     from pillion.kinds.invocation import Headers, Reply
     from pillion.net.exchange import Metadata
     from pillion.wire.messages import runtime as m
-
-ERROR_TEXT = 63
-"""Bytes of an HTTP answer that are quoted in a gRPC status."""
 
 
 def invocation_of(call: RpcCall, request: m.InvokeServiceRequest) -> Invocation:
@@ -86,20 +82,6 @@ def metadata_of(headers: Headers) -> Metadata:
         elif name not in (b"content-type", b"traceparent", b"tracestate"):
             found.append((name.decode("latin-1"), value.decode("latin-1")))
     return found
-
-
-def http_failure(status: int, body: bytes) -> RpcError:
-    """Return an HTTP status as a gRPC status with its ErrorInfo (form D of spec `grpc-api.md` 2)."""
-    code = http_to_grpc(status)
-    try:
-        title = HTTPStatus(status).phrase
-    except ValueError:
-        title = ""
-    packed = rpc.Status(code=int(code), message=title)
-    quoted = body[:ERROR_TEXT].decode("utf-8", "ignore")
-    info = {"http.code": str(status), "http.error_message": quoted}
-    packed.details.add().Pack(rpc.ErrorInfo(reason=title, domain="dapr.io", metadata=info))
-    return RpcError(code, title, packed.SerializeToString())
 
 
 def grpc_failure(reply: Reply) -> RpcError:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pillion.api.render import text_response
+from pillion.api.render import http_failure, text_response
 from pillion.api.table import BadEscape, Routes
-from pillion.errors import Code
 from pillion.net.exchange import Method, Response
-from pillion.serve.grpc import rejection
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -35,7 +33,7 @@ class OpenMethods:
 
 
 async def _refuse(call: ServerCall) -> None:
-    raise rejection(Code.UNIMPLEMENTED, 501, "Not Implemented", NOT_AVAILABLE)
+    raise http_failure(501, NOT_AVAILABLE.encode())
 
 
 def no_fallback(operations: Iterable[Operation]) -> Callable[[HttpCall], Awaitable[Response]]:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from pillion.api.call import RpcCall
-from pillion.api.render import rpc_error
+from pillion.api.render import http_failure, rpc_error
 from pillion.errors import ApiError, Code, ComponentError
 from pillion.net.exchange import Method, RpcError
 from pillion.serve.tracing import traced_stream, traced_unary
 from pillion.wire import baggage, trace
-from pillion.wire.messages import rpc
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -153,17 +152,9 @@ def _refusal(metadata: Metadata, token: str) -> Method | None:
         return None
 
     async def refuse(call: ServerCall) -> None:
-        raise rejection(Code.UNAUTHENTICATED, 401, "Unauthorized", text)
+        raise http_failure(401, text.encode())
 
     return Method(streaming=refuse)
-
-
-def rejection(code: Code, http_code: int, title: str, text: str) -> RpcError:
-    """Form D of the specification: a status as if made from an HTTP status."""
-    status = rpc.Status(code=int(code), message=title)
-    info = {"http.code": str(http_code), "http.error_message": text.encode()[:63].decode("utf-8", "ignore")}
-    status.details.add().Pack(rpc.ErrorInfo(reason=title, domain="dapr.io", metadata=info))
-    return RpcError(code, title, status.SerializeToString())
 
 
 def _logged(name: str, method: Method, api_log: ApiLog) -> Method:
