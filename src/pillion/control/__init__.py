@@ -1,0 +1,1 @@
+"""Programs beside the sidecars: placement and scheduler as services."""

@@ -1,0 +1,1 @@
+"""Jobs: schedules, ticks, who fires them."""

@@ -1,0 +1,1 @@
+"""Workflows: histories, turns, workers."""
