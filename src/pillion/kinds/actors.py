@@ -23,10 +23,11 @@ RESERVED = "dapr.internal."
 
 @dataclass(slots=True)
 class ActorCall:
-    """A method of an actor, called. Header names are lower-case; hop-by-hop headers are gone.
+    """A method of an actor, called. Header names are lower-case; hop-by-hop headers, the length and the content type
+    are not among them, the trace context is.
 
     `verb` is that of the HTTP API or "" from gRPC. `remote` marks a call that another sidecar passed on: it goes no
-    further.
+    further. `query` is raw and without its `?`.
     """
 
     actor_type: str
@@ -37,6 +38,7 @@ class ActorCall:
     content_type: bytes = b""
     verb: str = "PUT"
     remote: bool = False
+    query: bytes = b""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class Tick:
     is_timer: bool = False
     payload: bytes = b""
     """The serialised `google.protobuf.Any` of a reminder as it came from the scheduler."""
+    headers: Headers = field(default_factory=list)
+    """What goes to the application with it: the reentrancy id of the chain that it starts."""
 
 
 class Handler(Protocol):
@@ -80,7 +84,7 @@ class Handler(Protocol):
 
 
 class StreamHandler(Protocol):
-    """A handler with methods that answer many times; the engine's own."""
+    """A handler with methods that answer many times; the engine's own. Items are serialised `google.protobuf.Any`s."""
 
     def stream(self, call: ActorCall) -> AsyncIterator[bytes]: ...
 
