@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from pillion.errors import ComponentError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
     from pillion.kinds.jobs import FailurePolicy, Job
 
@@ -66,6 +66,9 @@ class Tick:
     is_timer: bool = False
     payload: bytes = b""
     """The serialised `google.protobuf.Any` of a reminder as it came from the scheduler."""
+    chain: str = ""
+    """The chain of calls that this turn begins, where the type is reentrant (1.5): `Dapr-Reentrancy-Id` for the
+    application."""
     headers: Headers = field(default_factory=list)
     """What goes to the application with it: the reentrancy id of the chain that it starts."""
 
@@ -191,6 +194,37 @@ class Owner:
     app_id: str
     namespace: str
     local: bool
+
+
+class Placement(Protocol):
+    """Who owns which actor. `version` is that of the table in use; it never falls while the process lives."""
+
+    @property
+    def version(self) -> int: ...
+
+    def lookup(self, actor_type: str, actor_id: str) -> Owner | None:
+        """The owner now; None while the type is being placed anew. Raises `NoHost`, `NoPlacement`."""
+
+    async def owner(self, actor_type: str, actor_id: str) -> Owner:
+        """The same, waiting as long as it takes."""
+
+    def types(self, actor_types: Sequence[str]) -> None:
+        """This sidecar hosts exactly these types from now on; a round of placement follows where that is new."""
+
+
+class Hosting(Protocol):
+    """What placement asks of the host whose actors it places (1.2)."""
+
+    async def drain(self, actor_types: Collection[str], stays: Callable[[str, str], bool]) -> None:
+        """The table changed for these types, nobody looks them up until `settled`: let the calls of actors that do not
+        stay end, within their time, and deactivate those actors. Returns when none is left. Never raises.
+        """
+
+    async def halt_all(self) -> None:
+        """The place is lost: as `drain`, for every actor of every type."""
+
+    def settled(self, actor_types: Collection[str]) -> None:
+        """These types may be looked up again."""
 
 
 class Actors(Protocol):
