@@ -66,9 +66,6 @@ class Tick:
     is_timer: bool = False
     payload: bytes = b""
     """The serialised `google.protobuf.Any` of a reminder as it came from the scheduler."""
-    chain: str = ""
-    """The chain of calls that this turn begins, where the type is reentrant (1.5): `Dapr-Reentrancy-Id` for the
-    application."""
     headers: Headers = field(default_factory=list)
     """What goes to the application with it: the reentrancy id of the chain that it starts."""
 
