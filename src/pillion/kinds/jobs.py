@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from pillion.errors import ComponentError
+from pillion.errors import Code, ComponentError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -166,6 +166,18 @@ class JobMissing(ComponentError):
 
 class SchedulerUnavailable(ComponentError):
     """No scheduler can be reached, or it has not got its share of the work yet."""
+
+
+class SchedulerTimeout(SchedulerUnavailable):
+    """A scheduler was reached and did not answer in time: the call may have had its effect."""
+
+
+class SchedulerFailed(ComponentError):
+    """A scheduler answered with an error of its own; `code` is its gRPC status."""
+
+    def __init__(self, text: str, code: Code = Code.UNKNOWN) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Scheduler(Protocol):
