@@ -170,7 +170,7 @@ def gate_of(actor_type: str, name: str) -> str:
 
 
 def catch_up_of(text: str, per_second: str) -> tuple[CatchUp, float]:
-    """Read how late ticks are caught up with, as clients write it; empty texts mean the default. Raises `JobInvalid`."""
+    """Read how late ticks are caught up with, as clients write it; "" is the default. Raises `JobInvalid`."""
     try:
         catch_up = CatchUp(text.lower()) if text else CatchUp.ALL
     except ValueError:
