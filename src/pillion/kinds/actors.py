@@ -123,6 +123,10 @@ class NoPlacement(ActorError):
     """Actors are switched off: no placement address."""
 
 
+class RuntimeClosed(ActorError):
+    """The sidecar is shutting down."""
+
+
 class NoHost(ActorError):
     """No sidecar hosts the type at present."""
 
@@ -231,7 +235,14 @@ class Actors(Protocol):
         """Call the actor wherever it lives, under its policies. Raises `ActorError`s."""
 
     def stream(self, call: ActorCall) -> AsyncIterator[bytes]:
-        """Call a method that answers many times, wherever the actor lives."""
+        """Call a method that answers many times, wherever the actor lives. Raises `ActorError`s; one that is
+        `retryable` means: ask again from the start.
+        """
+
+    async def tick(self, tick: Tick, *, remote: bool = False) -> bool:
+        """Run a reminder or timer as a turn of its actor, wherever it lives; True: the actor, which lives here, wants
+        it cancelled. `remote`: another sidecar passed it on. Raises `ActorError`s.
+        """
 
     async def owner(self, actor_type: str, actor_id: str) -> Owner:
         """Wait while the type is being placed anew; raises `NoHost`, `NoPlacement`."""
@@ -240,7 +251,10 @@ class Actors(Protocol):
         """Host exactly these `types` in the name of `by`; those it hosted before and no longer names are drained."""
 
     async def halt(self, actor_type: str, actor_id: str) -> None:
-        """Deactivate one instance now, if it is active here."""
+        """Deactivate one instance now, if it is active here; a turn that runs is cancelled, unless it is the caller's.
+
+        Of a type that is not `locked` the host only forgets it, after its last claim: the handler is not told.
+        """
 
     def hosts(self, actor_type: str) -> bool:
         """Whether this sidecar hosts the type."""

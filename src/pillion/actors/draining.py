@@ -1,0 +1,111 @@
+"""How instances end: told that no turn begins any more, given time for the one that runs, cut, deactivated.
+
+Invariants 7 and 37 of spec `actors-workflows-jobs.md` 5. Knows: the time that a turn gets, how many deactivations run
+beside each other. Never knows: why instances end, or who called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from pillion.errors import ComponentError
+from pillion.kinds.actors import ActorClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pillion.actors.instances import Instance, Kind
+    from pillion.kinds.actors import ActorError, Hosted
+
+log = logging.getLogger("pillion.actors")
+
+BESIDE = 16
+"""Deactivations of one type that run at the same time."""
+CUT_S = 1.0
+"""What a turn that was cut gets to clean up behind itself."""
+DEACTIVATE_S = 5.0
+"""What an application gets to answer that an actor is gone; afterwards it is gone anyway."""
+
+
+class Meter(Protocol):
+    """What is counted of ends (spec 1.13). `rebalanced`: a turn's host let an actor go, idle ones included."""
+
+    def rebalanced(self, actor_type: str) -> None: ...
+
+    def deactivated(self, actor_type: str, *, success: bool) -> None: ...
+
+
+async def end(kind: Kind, hosted: Hosted, instances: Sequence[Instance], meter: Meter, *, limit_s: float) -> None:
+    """End `instances` of `kind` and return when they are gone. Turns that run get `limit_s` seconds, then they are cut;
+    with 0 they are cut at once. Raises nothing.
+    """
+    mine = [instance for instance in instances if instance.begin_to_close()]
+    await quieten(instances, limit_s, ActorClosed("actor is closed: it moves to another host"))
+    await deactivate_all(kind, hosted, iter(mine), meter)
+    for instance in instances:  # those that somebody else had begun to end
+        if instance.closing is not None:
+            await instance.closing.gone.wait()
+
+
+async def quieten(instances: Sequence[Instance], limit_s: float, error: ActorError) -> None:
+    """Wait until no turn runs at `instances`, which are closing; cut what runs longer than `limit_s`."""
+    if not any(instance.running for instance in instances):
+        return
+    if limit_s > 0 and await _quiet(instances, limit_s):
+        return
+    for instance in instances:
+        for claim in instance.running.copy():
+            claim.end(error)
+    if not await _quiet(instances, CUT_S):
+        log.warning("%d actors are taken away from turns that do not end", sum(bool(one.running) for one in instances))
+
+
+async def _quiet(instances: Sequence[Instance], limit_s: float) -> bool:
+    try:
+        async with asyncio.timeout(limit_s):
+            for instance in instances:
+                if instance.running and instance.closing is not None:
+                    await instance.closing.quiet.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def deactivate_all(kind: Kind, hosted: Hosted, instances: Iterator[Instance], meter: Meter) -> None:
+    """Deactivate instances at which no turn runs, some of them at the same time. `instances` may make up its mind as
+    it goes.
+    """
+
+    async def some() -> None:
+        for instance in instances:
+            await deactivate(kind, hosted, instance, meter)
+
+    first = next(instances, None)
+    if first is None:
+        return
+    await deactivate(kind, hosted, first, meter)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(BESIDE):
+            group.create_task(some())
+
+
+async def deactivate(kind: Kind, hosted: Hosted, instance: Instance, meter: Meter) -> None:
+    """Tell the handler that the instance is gone, and forget it whatever the handler says. Raises nothing."""
+    actor_type, actor_id = kind.actor_type, instance.actor_id
+    success = False
+    try:
+        async with asyncio.timeout(DEACTIVATE_S):
+            await hosted.handler.deactivate(actor_type, actor_id)
+        success = True
+    except TimeoutError:
+        log.warning("actor %s||%s: no answer to its deactivation", actor_type, actor_id)
+    except ComponentError as error:
+        log.warning("actor %s||%s: deactivation failed: %s", actor_type, actor_id, error)
+    except Exception:
+        log.exception("actor %s||%s: deactivation failed", actor_type, actor_id)
+    finally:
+        kind.forget(instance)
+        meter.rebalanced(actor_type)
+        meter.deactivated(actor_type, success=success)
