@@ -65,8 +65,8 @@ def with_trace(fixed: Headers, event: Event) -> Headers:
     return headers
 
 
-async def read_all(response: Response) -> bytes:
-    """Return the whole body of an answer; raises `BodyTooLarge` beyond 4 MiB."""
+async def read_all(response: Response, most: int = LARGEST_ANSWER) -> bytes:
+    """Return the whole body of an answer; raises `BodyTooLarge` beyond `most` bytes."""
     body = response.body
     if isinstance(body, bytes):
         return body
@@ -74,7 +74,7 @@ async def read_all(response: Response) -> bytes:
     try:
         async for part in body:
             size += len(part)
-            if size > LARGEST_ANSWER:
+            if size > most:
                 raise BodyTooLarge
             parts.append(part)
     finally:

@@ -91,7 +91,12 @@ class HttpTopics:
         return f"<HttpTopics of {self._app_id}>"
 
 
-async def insist(ask: Callable[[], Awaitable[T]], pause: Callable[[float], Awaitable[None]], retry: Retry) -> T:
+async def insist(
+    ask: Callable[[], Awaitable[T]],
+    pause: Callable[[float], Awaitable[None]],
+    retry: Retry,
+    what: str = "its subscriptions",
+) -> T:
     """Run `ask` until it succeeds, as often as `retry` says; raises `ComponentError` with the last reason."""
     now = asyncio.get_running_loop().time
     retries, began = 0, now()
@@ -103,8 +108,8 @@ async def insist(ask: Callable[[], Awaitable[T]], pause: Callable[[float], Await
             reason = str(error) or type(error).__name__
             wait_s = retry.wait(retries, now() - began, random)
             if wait_s is None:
-                raise ComponentError(f"the application did not tell its subscriptions: {reason}") from error
-            log.warning("asking the application for its subscriptions failed, trying again: %s", reason)
+                raise ComponentError(f"the application did not tell {what}: {reason}") from error
+            log.warning("asking the application for %s failed, trying again: %s", what, reason)
             retries += 1
             await pause(wait_s)
 

@@ -156,6 +156,12 @@ def local_span(app_id: str, method: str) -> tuple[str, Attributes]:
     return name, (_GRPC, *about)
 
 
+def actor_span(kind: str, instance: str, method: str) -> tuple[str, Attributes]:
+    """Return name and attributes of a call of an actor by another sidecar."""
+    name, about = _actor(kind, instance, method[:_LONGEST])
+    return name, (_GRPC, *about)
+
+
 @lru_cache(maxsize=2048)
 def topic_span(topic: str) -> tuple[str, Attributes]:
     """Return name and attributes of a message's delivery."""

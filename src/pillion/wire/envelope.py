@@ -28,7 +28,9 @@ class BadEnvelope(ValueError):
 
 
 class RequestHead(NamedTuple):
-    """`InternalInvokeRequest`. `headers` None: the map was empty; `method` None: there was no message."""
+    """`InternalInvokeRequest`. `headers` None: the map was empty; `method` None: there was no message; `actor` is the
+    type and the id of the actor that is called, None when none is.
+    """
 
     headers: list[Header] | None
     method: str | None
@@ -37,6 +39,7 @@ class RequestHead(NamedTuple):
     query: bytes
     type_url: str
     data: bytes
+    actor: tuple[str, str] | None = None
 
 
 class ResponseHead(NamedTuple):
@@ -316,6 +319,7 @@ def read_request(data: bytes) -> RequestHead:
     method: str | None = None
     content_type = query = content = b""
     type_url, verb = "", 0
+    actor: tuple[str, str] | None = None
     for number, value in fields(data):
         if number == 2:
             if headers is None:
@@ -338,7 +342,15 @@ def read_request(data: bytes) -> RequestHead:
                             verb = _integer(piece)
                         elif extra == 2:
                             query = safe_query(_bytes(piece))
-    return RequestHead(headers, method, content_type, verb, query, type_url, content)
+        elif number == 4:
+            actor_type, actor_id = actor or ("", "")
+            for inner, part in fields(_bytes(value)):
+                if inner == 1:
+                    actor_type = _text(part)
+                elif inner == 2:
+                    actor_id = _text(part)
+            actor = actor_type, actor_id
+    return RequestHead(headers, method, content_type, verb, query, type_url, content, actor)
 
 
 def read_response(data: bytes) -> ResponseHead:
