@@ -1,0 +1,308 @@
+"""One workflow instance as it is committed: its history, its inbox, and what follows from them.
+
+`Facts` is the incremental view of a history: each event is looked at once, when it is appended or loaded, and memory
+follows what is open, not what has been (spec `actors-workflows-jobs.md` 3.4, 3.7). Pure: no I/O, no clock. Nothing
+here changes before the store has taken it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pillion.workflow.history import FAR_NS, PAST, Event, StringValue, absent_or, frame, frames, nanoseconds, split
+from pillion.workflow.snapshot import Snapshot, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pillion.wire.messages import taskhub as m
+
+
+@dataclass(slots=True)
+class OpenTimer:
+    """A timer that has neither fired nor become pointless. `event_name` is upper-case, "" for one of another origin."""
+
+    fire_ns: int
+    event_name: str = ""
+
+    @property
+    def endless(self) -> bool:
+        return self.fire_ns >= FAR_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child workflow that this instance created; `app_id` "" is its own application."""
+
+    task_id: int
+    instance_id: str
+    app_id: str
+
+
+class Facts:
+    """What a history says. `tasks` and `children` are those without a result, by the id of the action."""
+
+    __slots__ = (
+        "children", "completed", "descendants", "first_ns", "last_ns", "last_turn", "length", "patches", "raised",
+        "satisfied", "stalled", "started", "suspended", "tasks", "terminated", "timers", "version_name",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.started: Event | None = None
+        self.completed: Event | None = None
+        self.terminated: Event | None = None
+        self.suspended: Event | None = None
+        self.stalled: m.ExecutionStalledEvent | None = None
+        self.tasks: dict[int, Event] = {}
+        self.timers: dict[int, OpenTimer] = {}
+        self.children: dict[int, Event] = {}
+        self.descendants: list[Child] = []
+        self.raised: set[tuple[str, int]] = set()
+        self.satisfied: list[int] = []
+        """Timers that an event has made pointless, since the driver last asked."""
+        self.patches: list[str] = []
+        self.version_name: str | None = None
+        self.first_ns: int | None = None
+        self.last_ns: int | None = None
+        self.last_turn = 0
+        """Index of the first event of the newest turn."""
+        self.length = 0
+
+    def add(self, event: Event) -> None:
+        """Append one event to the view."""
+        kind = event.WhichOneof("eventType")
+        stamp = event.timestamp
+        now_ns = stamp.seconds * 1_000_000_000 + stamp.nanos
+        if self.first_ns is None:
+            self.first_ns = now_ns
+        self.last_ns = now_ns
+        if kind != "executionStalled":
+            self.stalled = None
+        fold = _FOLD.get(kind or "")
+        if fold is not None:
+            fold(self, event)
+        self.length += 1
+
+    # --- one for each kind that matters ---
+
+    def _turn(self, event: Event) -> None:
+        self.last_turn = self.length
+        if event.workflowStarted.HasField("version"):
+            version = event.workflowStarted.version
+            self.patches.extend(version.patches)
+            if version.HasField("name"):
+                self.version_name = version.name
+
+    def _started(self, event: Event) -> None:
+        self.started = self.started or event
+
+    def _completed(self, event: Event) -> None:
+        self.completed = self.completed or event
+
+    def _terminated(self, event: Event) -> None:
+        self.terminated = self.terminated or event
+
+    def _suspended(self, event: Event) -> None:
+        self.suspended = event
+
+    def _resumed(self, event: Event) -> None:
+        self.suspended = None
+
+    def _stalled(self, event: Event) -> None:
+        self.stalled = event.executionStalled
+
+    def _task(self, event: Event) -> None:
+        self.tasks[event.eventId] = event
+
+    def _task_completed(self, event: Event) -> None:
+        self.tasks.pop(event.taskCompleted.taskScheduledId, None)
+
+    def _task_failed(self, event: Event) -> None:
+        self.tasks.pop(event.taskFailed.taskScheduledId, None)
+
+    def _child(self, event: Event) -> None:
+        self.children[event.eventId] = event
+        target = event.router.targetAppID if event.HasField("router") else ""
+        self.descendants.append(Child(event.eventId, event.childWorkflowInstanceCreated.instanceId, target))
+
+    def _child_completed(self, event: Event) -> None:
+        self.children.pop(event.childWorkflowInstanceCompleted.taskScheduledId, None)
+
+    def _child_failed(self, event: Event) -> None:
+        self.children.pop(event.childWorkflowInstanceFailed.taskScheduledId, None)
+
+    def _timer(self, event: Event) -> None:
+        created = event.timerCreated
+        name = created.externalEvent.name.upper() if created.HasField("externalEvent") else ""
+        self.timers[event.eventId] = OpenTimer(nanoseconds(created.fireAt), name)
+
+    def _timer_fired(self, event: Event) -> None:
+        self.timers.pop(event.timerFired.timerId, None)
+
+    def _raised(self, event: Event) -> None:
+        name = event.eventRaised.name
+        self.raised.add((name, nanoseconds(event.timestamp)))
+        wanted = name.upper()
+        # The oldest wait for this event ends (3.6.7); a dictionary keeps the order in which timers were created.
+        for timer_id, timer in self.timers.items():
+            if timer.event_name == wanted and timer.event_name:
+                del self.timers[timer_id]
+                self.satisfied.append(timer_id)
+                return
+
+    @property
+    def status(self) -> Status:
+        """Runtime status (3.7)."""
+        if self.started is None:
+            return Status.PENDING if self.stalled is None else Status.STALLED
+        if self.completed is not None:
+            return Status(self.completed.executionCompleted.workflowStatus)
+        if self.stalled is not None:
+            return Status.STALLED
+        return Status.RUNNING if self.suspended is None else Status.SUSPENDED
+
+    def __repr__(self) -> str:
+        return (
+            f"<Facts {self.status.name}, {self.length} events, open: {len(self.tasks)} tasks, {len(self.timers)}"
+            f" timers, {len(self.children)} children>"
+        )
+
+
+_FOLD: dict[str, Callable[[Facts, Event], None]] = {
+    "workflowStarted": Facts._turn,
+    "executionStarted": Facts._started,
+    "executionCompleted": Facts._completed,
+    "executionTerminated": Facts._terminated,
+    "executionSuspended": Facts._suspended,
+    "executionResumed": Facts._resumed,
+    "executionStalled": Facts._stalled,
+    "taskScheduled": Facts._task,
+    "taskCompleted": Facts._task_completed,
+    "taskFailed": Facts._task_failed,
+    "childWorkflowInstanceCreated": Facts._child,
+    "childWorkflowInstanceCompleted": Facts._child_completed,
+    "childWorkflowInstanceFailed": Facts._child_failed,
+    "timerCreated": Facts._timer,
+    "timerFired": Facts._timer_fired,
+    "eventRaised": Facts._raised,
+}
+
+
+@dataclass(slots=True)
+class Mail:
+    """One event for an instance, as it came. `stored`: it has a row of its own in the inbox."""
+
+    event: Event
+    raw: bytes
+    stored: bool = False
+
+    @classmethod
+    def of(cls, event: Event) -> Mail:
+        return cls(event, event.SerializeToString())
+
+    @classmethod
+    def loaded(cls, raw: bytes) -> Mail:
+        return cls(Event.FromString(raw), raw, True)
+
+
+@dataclass(slots=True)
+class Instance:
+    """A committed instance. `framed` is its history as `pastEvents` frames; `inbox` the events that have rows.
+
+    `custom_status` and `propagated` are serialised (`StringValue`, `PropagatedHistory`), None when there is none;
+    `outbox` is what is still to be told to others (`WorkflowResponse.actions`, serialised), b"" for nothing.
+    """
+
+    instance_id: str
+    generation: int = 1
+    framed: bytearray = field(default_factory=bytearray)
+    facts: Facts = field(default_factory=Facts)
+    inbox: list[Mail] = field(default_factory=list)
+    custom_status: bytes | None = None
+    propagated: bytes | None = None
+    outbox: bytes = b""
+    etag: str | None = None
+    token: bytes = b""
+    signatures: tuple[int, int, int] = (0, 0, 0)
+    """Lengths of the rows of history signing, which are not ours but are kept in mind (3.1)."""
+
+    @property
+    def exists(self) -> bool:
+        return self.facts.length > 0 or bool(self.inbox)
+
+    @property
+    def status(self) -> Status:
+        return self.facts.status
+
+    @property
+    def size(self) -> int:
+        """Bytes of history, inbox and propagated history."""
+        return len(self.framed) + sum(len(mail.raw) for mail in self.inbox) + len(self.propagated or b"")
+
+    def extend(self, events: list[tuple[Event, bytes]]) -> None:
+        """Append committed events."""
+        add = self.facts.add
+        for event, _ in events:
+            add(event)
+        self.framed += frames(PAST, [raw for _, raw in events])
+
+    def load(self, raws: list[bytes]) -> None:
+        """Take a history that was read from a store."""
+        add = self.facts.add
+        parse = Event.FromString
+        for raw in raws:
+            add(parse(raw))
+        self.framed += b"".join([frame(PAST, raw) for raw in raws])
+
+    def rows(self) -> Iterator[bytes]:
+        """Each event of the history, serialised."""
+        return split(self.framed)
+
+    @property
+    def start_event(self) -> Event | None:
+        """The start event, from the history or still in the inbox."""
+        if self.facts.started is not None:
+            return self.facts.started
+        return next((mail.event for mail in self.inbox if mail.event.HasField("executionStarted")), None)
+
+    def snapshot(self) -> Snapshot:
+        facts = self.facts
+        if facts.started is None:
+            waiting = self.start_event
+            scheduled = None
+            if waiting is not None and waiting.executionStarted.HasField("scheduledStartTimestamp"):
+                scheduled = nanoseconds(waiting.executionStarted.scheduledStartTimestamp)
+            return Snapshot(self.instance_id, facts.status, scheduled_ns=scheduled)
+        started = facts.started.executionStarted
+        done = None if facts.completed is None else facts.completed.executionCompleted
+        parent = started.parentInstance if started.HasField("parentInstance") else None
+        instance = started.workflowInstance
+        return Snapshot(
+            instance_id=self.instance_id,
+            status=facts.status,
+            name=started.name,
+            version=absent_or(started, "version") if facts.version_name is None else facts.version_name,
+            created_ns=nanoseconds(facts.started.timestamp),
+            updated_ns=facts.last_ns,
+            started_ns=facts.first_ns,
+            completed_ns=None if facts.completed is None else nanoseconds(facts.completed.timestamp),
+            scheduled_ns=nanoseconds(started.scheduledStartTimestamp)
+            if started.HasField("scheduledStartTimestamp")
+            else None,
+            input=absent_or(started, "input"),
+            output=None if done is None else absent_or(done, "result"),
+            custom_status=_status_text(self.custom_status),
+            failure=done.failureDetails if done is not None and done.HasField("failureDetails") else None,
+            execution_id=absent_or(instance, "executionId"),
+            parent_id="" if parent is None else parent.workflowInstance.instanceId,
+            parent_app=parent.appID if parent is not None and parent.HasField("appID") else "",
+            tags=dict(started.tags),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.instance_id!r} gen {self.generation}, inbox {len(self.inbox)}, {self.facts!r}>"
+
+
+def _status_text(raw: bytes | None) -> str | None:
+    return None if raw is None else StringValue.FromString(raw).value

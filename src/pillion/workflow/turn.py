@@ -1,0 +1,480 @@
+"""A turn: what a worker is asked, and what its answer means (spec `actors-workflows-jobs.md` 3.4 to 3.6). Pure.
+
+`begin` takes events that came for a committed instance and makes a `Turn`; `apply` takes the worker's answer and makes
+a `Decision`: what is to be written, in one transaction, and what follows once it is. Neither changes the instance. A
+turn that continued as new yields another turn in its decision, at most `MOST_ROUNDS` times in a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pillion.wire.messages import taskhub as m
+from pillion.workflow import history
+from pillion.workflow.history import NEW, PAST, Event, frame, frames, nanoseconds, timestamp
+from pillion.workflow.instance import Facts, Mail
+from pillion.workflow.snapshot import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pillion.workflow.instance import Instance
+
+MOST_ROUNDS = 20
+"""So often a workflow may continue as new before its progress is saved (3.6.5)."""
+
+Pair = tuple[Event, bytes]
+
+
+def pair(event: Event) -> Pair:
+    return event, event.SerializeToString()
+
+
+@dataclass(slots=True)
+class Setting:
+    """What a turn knows of its surroundings: `app_id` is this application's, `new_id` makes execution ids."""
+
+    app_id: str
+    new_id: Callable[[], str]
+
+
+@dataclass(slots=True)
+class Turn:
+    """A question for a worker. `facts` and `framed` are the past; `fresh` are the new events, the first of which marks
+    the turn; `reset` tells that the past was given up by continuing as new, `rounds` how often.
+    """
+
+    instance_id: str
+    facts: Facts
+    framed: bytes | bytearray
+    generation: int
+    fresh: list[Pair]
+    propagated: bytes | None
+    reset: bool = False
+    rounds: int = 0
+    sends: list[m.WorkflowAction] = field(default_factory=list)
+    terminating: Event | None = None
+
+    @property
+    def started(self) -> Event | None:
+        """The start event, of the past or among the new ones."""
+        if self.facts.started is not None:
+            return self.facts.started
+        return next((event for event, _ in self.fresh if event.HasField("executionStarted")), None)
+
+    @property
+    def past_count(self) -> int:
+        return self.facts.length
+
+    def request(self, known: tuple[int, int] | None = None) -> bytes:
+        """The serialised `WorkflowRequest`. `known`: number and framed bytes of the past events that the worker has."""
+        head = frame(0x0A, self.instance_id.encode())
+        past = self.framed if known is None else memoryview(self.framed)[known[1] :]
+        parts = [head, past, frames(NEW, [raw for _, raw in self.fresh])]
+        if self.propagated is not None:
+            parts.append(frame(0x42, self.propagated))
+        if known is not None:
+            parts.append(frame(0x4A, m.CachedHistory(eventCount=known[0]).SerializeToString()))
+        return b"".join(parts)
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a turn came to.
+
+    `events` are appended to the history, or are the whole of it when `reset`. The inbox rows that were in the turn go,
+    unless `keeps_inbox`; `carried` are put into the inbox instead. `sends` go to the outbox. `again` asks a worker once
+    more before anything is written: then all else is empty. `stalled` tells that the turn's output was dropped.
+    """
+
+    generation: int
+    events: list[Pair] = field(default_factory=list)
+    reset: bool = False
+    custom_status: bytes | None = None
+    writes_status: bool = False
+    carried: list[Mail] = field(default_factory=list)
+    keeps_inbox: bool = False
+    sends: list[m.WorkflowAction] = field(default_factory=list)
+    terminal: Status | None = None
+    stalled: bool = False
+    again: Turn | None = None
+
+
+def begin(instance: Instance, mail: Sequence[Mail], now_ns: int) -> Turn | None:
+    """Make a turn of what came, in its order; None when none of it is news: then the inbox rows simply go.
+
+    Nothing is news to a finished instance. Results without a scheduled event that waits for them, a second start and
+    a raised event that was recorded before are dropped (3.6.4, 3.6.8).
+    """
+    facts = instance.facts
+    if facts.completed is not None:
+        return None
+    fresh = [pair(history.turn_started(now_ns))]
+    terminating = _accept(facts, mail, fresh)
+    if len(fresh) == 1:
+        return None
+    return Turn(
+        instance.instance_id, facts, instance.framed, instance.generation, fresh, instance.propagated,
+        terminating=terminating,
+    )  # fmt: skip
+
+
+def _accept(facts: Facts, mail: Sequence[Mail], fresh: list[Pair]) -> Event | None:
+    """Append what is news to `fresh`; return an event that terminates the instance, if there is one."""
+    resolved: set[tuple[str, int]] = set()
+    raised: set[tuple[str, int]] = set()
+    started = facts.started is not None
+    terminating = None
+    for one in mail:
+        event = one.event
+        kind = event.WhichOneof("eventType") or ""
+        resolution = _RESOLVES.get(kind)
+        if resolution is not None:
+            what, of, waiting = resolution
+            key = what, of(event)
+            if key in resolved or key[1] not in waiting(facts):
+                continue
+            resolved.add(key)
+        elif kind == "executionStarted":
+            if started:
+                continue
+            started = True
+        elif kind == "eventRaised":
+            mark = (event.eventRaised.name, nanoseconds(event.timestamp))
+            if mark in raised or mark in facts.raised:
+                continue
+            raised.add(mark)
+        elif kind == "executionTerminated":
+            terminating = terminating or event
+        elif kind not in _TOLD:
+            continue
+        fresh.append((event, one.raw))
+    return terminating
+
+
+_RESOLVES: dict[str, tuple[str, Callable[[Event], int], Callable[[Facts], dict[int, object]]]] = {
+    "taskCompleted": ("task", lambda e: e.taskCompleted.taskScheduledId, lambda f: f.tasks),  # type: ignore[dict-item,return-value]
+    "taskFailed": ("task", lambda e: e.taskFailed.taskScheduledId, lambda f: f.tasks),  # type: ignore[dict-item,return-value]
+    "timerFired": ("timer", lambda e: e.timerFired.timerId, lambda f: f.timers),  # type: ignore[dict-item,return-value]
+    "childWorkflowInstanceCompleted": (
+        "child", lambda e: e.childWorkflowInstanceCompleted.taskScheduledId, lambda f: f.children,  # type: ignore[dict-item,return-value]
+    ),
+    "childWorkflowInstanceFailed": (
+        "child", lambda e: e.childWorkflowInstanceFailed.taskScheduledId, lambda f: f.children,  # type: ignore[dict-item,return-value]
+    ),
+}  # fmt: skip
+_TOLD = frozenset({"executionSuspended", "executionResumed"})
+
+
+def force(turn: Turn, now_ns: int) -> Decision:
+    """End a turn that terminates the instance without a worker: it never began, or cannot go on (it is stalled)."""
+    told = turn.terminating
+    if told is None:
+        raise ValueError("nothing terminates this turn")
+    return _close(turn, [*turn.fresh, pair(_forced(told, now_ns))], None)
+
+
+def _forced(told: Event, now_ns: int) -> Event:
+    body = told.executionTerminated
+    output = body.input if body.HasField("input") else None
+    return history.execution_completed(now_ns, -1, Status.TERMINATED, output, None)
+
+
+def stall(turn: Turn, reason: int, description: str, now_ns: int) -> Decision:
+    """Drop the turn's output and record why, once for each description (3.9). What came stays in the inbox."""
+    known = turn.facts.stalled
+    news = [] if known is not None and known.description == description else [
+        pair(history.stalled(now_ns, reason, description))
+    ]  # fmt: skip
+    return Decision(turn.generation, news, keeps_inbox=True, stalled=True)
+
+
+def apply(turn: Turn, answer: m.WorkflowResponse, setting: Setting, now_ns: int) -> Decision:
+    """Make a decision of a worker's answer."""
+    if (trouble := _trouble(turn, answer)) is not None:
+        if turn.terminating is not None:
+            return force(turn, now_ns)
+        return stall(turn, *trouble, now_ns)
+    fresh = _versioned(turn, answer)
+    completed = False
+    stamp = timestamp(now_ns)
+    sends = list(turn.sends)
+    for action in answer.actions:
+        kind = action.WhichOneof("workflowActionType")
+        if kind == "completeWorkflow":
+            body = action.completeWorkflow
+            if body.workflowStatus == Status.CONTINUED_AS_NEW:
+                if completed or turn.terminating is not None:
+                    continue
+                return _continue(turn, answer, body, sends, setting, now_ns)
+            if not completed:
+                completed = True
+                result = body.result if body.HasField("result") else None
+                failure = body.failureDetails if body.HasField("failureDetails") else None
+                status = body.workflowStatus
+                if status not in _ENDS:
+                    status = int(Status.COMPLETED)
+                fresh.append(pair(history.execution_completed(now_ns, action.id, status, result, failure)))
+            continue
+        make = _MAKES.get(kind or "")
+        if make is not None:
+            event = Event(eventId=action.id, timestamp=stamp, router=_router(action, setting.app_id))
+            make(turn, action, event)
+            fresh.append(pair(event))
+        if kind in _SENDS:
+            sends.append(action)
+    if turn.terminating is not None and not completed:
+        fresh.append(pair(_forced(turn.terminating, now_ns)))
+    return _close(turn, fresh, answer, sends)
+
+
+_ENDS = frozenset({int(Status.COMPLETED), int(Status.FAILED), int(Status.CANCELED), int(Status.TERMINATED)})
+_SENDS = frozenset({"sendEvent", "terminateWorkflow", "createDetachedWorkflow"})
+
+
+def _close(
+    turn: Turn, fresh: list[Pair], answer: m.WorkflowResponse | None, sends: list[m.WorkflowAction] | None = None
+) -> Decision:
+    ended = next((event for event, _ in reversed(fresh) if event.HasField("executionCompleted")), None)
+    status = answer.customStatus.SerializeToString() if answer is not None and answer.HasField("customStatus") else None
+    return Decision(
+        turn.generation, fresh, reset=turn.reset, custom_status=status, writes_status=answer is not None,
+        sends=turn.sends if sends is None else sends,
+        terminal=None if ended is None else Status(ended.executionCompleted.workflowStatus),
+    )  # fmt: skip
+
+
+def _trouble(turn: Turn, answer: m.WorkflowResponse) -> tuple[int, str] | None:
+    """Return reason and description when the worker cannot go on with this history (3.9 versioning)."""
+    for action in answer.actions:
+        if action.HasField("workflowVersionNotAvailable"):
+            return m.VERSION_NOT_AVAILABLE, "Version not available"
+    patches = turn.facts.patches
+    if patches and (answer.HasField("version") or answer.actions):
+        current = list(answer.version.patches)
+        if current[: len(patches)] != patches:
+            said = f"History patches: [{', '.join(patches)}], current patches: [{', '.join(current)}]. "
+            return m.PATCH_MISMATCH, f"Patch mismatch. {said}"
+    return None
+
+
+def _versioned(turn: Turn, answer: m.WorkflowResponse) -> list[Pair]:
+    """The new events; the worker's version goes into the first, with those patches that are not in the past."""
+    fresh = list(turn.fresh)
+    if answer.HasField("version"):
+        version = answer.version
+        patches = list(version.patches)[len(turn.facts.patches) :]
+        if patches or version.HasField("name"):
+            marked = Event()
+            marked.CopyFrom(fresh[0][0])
+            marked.workflowStarted.version.patches.extend(patches)
+            if version.HasField("name"):
+                marked.workflowStarted.version.name = version.name
+            fresh[0] = pair(marked)
+    return fresh
+
+
+def _continue(
+    turn: Turn,
+    answer: m.WorkflowResponse,
+    body: m.CompleteWorkflowAction,
+    sends: list[m.WorkflowAction],
+    setting: Setting,
+    now_ns: int,
+) -> Decision:
+    """Begin anew with a new input: the past goes, what the worker carries over comes with it (3.5)."""
+    before = turn.started
+    started = m.ExecutionStartedEvent()
+    if before is not None:
+        started.CopyFrom(before.executionStarted)
+    started.ClearField("input")
+    if body.HasField("result"):
+        started.input.value = body.result.value
+    if body.HasField("newVersion"):
+        started.version.value = body.newVersion.value
+    started.ClearField("scheduledStartTimestamp")
+    started.ClearField("parentTraceContext")
+    started.workflowInstance.instanceId = turn.instance_id
+    started.workflowInstance.executionId.value = setting.new_id()
+    start = history.execution_started(now_ns, started, before.router if before and before.HasField("router") else None)
+    generation = turn.generation + 1
+    carried = [Mail.of(event) for event in body.carryoverEvents]
+    if turn.rounds + 1 > MOST_ROUNDS:
+        status = answer.customStatus.SerializeToString() if answer.HasField("customStatus") else None
+        return Decision(
+            generation, [], reset=True, custom_status=status, writes_status=True, carried=[Mail.of(start), *carried],
+            sends=sends,
+        )  # fmt: skip
+    fresh = [pair(history.turn_started(now_ns))]
+    terminating = _accept(Facts(), [Mail.of(start), *carried], fresh)
+    following = Turn(
+        turn.instance_id, Facts(), b"", generation, fresh, turn.propagated, reset=True, rounds=turn.rounds + 1,
+        sends=sends, terminating=terminating,
+    )  # fmt: skip
+    return Decision(generation, again=following)
+
+
+# --- one for each action that becomes an event -----------------------------------------------------------------------
+
+
+def _router(action: m.WorkflowAction, app_id: str) -> m.TaskRouter:
+    """Where the action goes; the action's own router counts before that of its body."""
+    given = None
+    if action.HasField("router"):
+        given = action.router
+    elif action.HasField("scheduleTask") and action.scheduleTask.HasField("router"):
+        given = action.scheduleTask.router
+    elif action.HasField("createChildWorkflow") and action.createChildWorkflow.HasField("router"):
+        given = action.createChildWorkflow.router
+    router = m.TaskRouter(sourceAppID=app_id)
+    if given is not None:
+        if given.HasField("targetAppID"):
+            router.targetAppID = given.targetAppID
+        if given.HasField("targetAppNamespace"):
+            router.targetAppNamespace = given.targetAppNamespace
+    return router
+
+
+def _task(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
+    body = action.scheduleTask
+    made = event.taskScheduled
+    made.name = body.name
+    made.taskExecutionId = body.taskExecutionId
+    if body.HasField("version"):
+        made.version.value = body.version.value
+    if body.HasField("input"):
+        made.input.value = body.input.value
+    if body.HasField("historyPropagationScope"):
+        made.historyPropagationScope = body.historyPropagationScope
+
+
+def _child(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
+    body = action.createChildWorkflow
+    made = event.childWorkflowInstanceCreated
+    made.instanceId = body.instanceId or f"{turn.instance_id}:{action.id:04x}"
+    made.name = body.name
+    if body.HasField("version"):
+        made.version.value = body.version.value
+    if body.HasField("input"):
+        made.input.value = body.input.value
+    if body.HasField("historyPropagationScope"):
+        made.historyPropagationScope = body.historyPropagationScope
+
+
+def _timer(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
+    body = action.createTimer
+    made = event.timerCreated
+    made.fireAt.CopyFrom(body.fireAt)
+    if body.HasField("name"):
+        made.name = body.name
+    origin = body.WhichOneof("origin")
+    if origin is not None:
+        getattr(made, origin).CopyFrom(getattr(body, origin))
+
+
+def _sent(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
+    body = action.sendEvent
+    made = event.eventSent
+    made.instanceId = body.instance.instanceId
+    made.name = body.name
+    if body.HasField("data"):
+        made.input.value = body.data.value
+
+
+def _detached(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
+    event.detachedWorkflowInstanceCreated.instanceId = detached_id(turn.instance_id, action)
+
+
+def detached_id(instance_id: str, action: m.WorkflowAction) -> str:
+    """The id of a workflow that `action` starts without waiting for it."""
+    return action.createDetachedWorkflow.instanceId or f"{instance_id}:{action.id:04x}"
+
+
+_MAKES: dict[str, Callable[[Turn, m.WorkflowAction, Event], None]] = {
+    "scheduleTask": _task,
+    "createChildWorkflow": _child,
+    "createTimer": _timer,
+    "sendEvent": _sent,
+    "createDetachedWorkflow": _detached,
+}
+
+
+# --- what is told to others ------------------------------------------------------------------------------------------
+
+
+def parent_of(started: Event | None) -> m.ParentInstanceInfo | None:
+    if started is None or not started.executionStarted.HasField("parentInstance"):
+        return None
+    return started.executionStarted.parentInstance
+
+
+def told_to_parent(instance: Instance, now_ns: int) -> Event:
+    """The event by which a finished child resolves its parent's wait: completed, or failed whatever else it is."""
+    completed = instance.facts.completed
+    parent = parent_of(instance.facts.started)
+    if completed is None or parent is None:
+        raise ValueError("only a finished child has something to tell")
+    done = completed.executionCompleted
+    event = Event(eventId=-1, timestamp=timestamp(now_ns))
+    if done.workflowStatus == Status.COMPLETED:
+        told = event.childWorkflowInstanceCompleted
+        told.taskScheduledId = parent.taskScheduledId
+        if done.HasField("result"):
+            told.result.value = done.result.value
+        return event
+    failed = event.childWorkflowInstanceFailed
+    failed.taskScheduledId = parent.taskScheduledId
+    if done.HasField("failureDetails"):
+        failed.failureDetails.CopyFrom(done.failureDetails)
+    else:
+        how = Status(done.workflowStatus).name.lower()
+        failed.failureDetails.errorType = "WorkflowTerminated" if how == "terminated" else "WorkflowFailed"
+        failed.failureDetails.errorMessage = f"workflow '{instance.instance_id}' was {how}"
+    return event
+
+
+def child_start(instance: Instance, created: Event, app_id: str, namespace: str, now_ns: int) -> Event:
+    """The start event of a child workflow."""
+    body = created.childWorkflowInstanceCreated
+    started = m.ExecutionStartedEvent(name=body.name)
+    if body.HasField("version"):
+        started.version.value = body.version.value
+    if body.HasField("input"):
+        started.input.value = body.input.value
+    if body.HasField("parentTraceContext"):
+        started.parentTraceContext.CopyFrom(body.parentTraceContext)
+    started.workflowInstance.instanceId = body.instanceId
+    parent = started.parentInstance
+    parent.taskScheduledId = created.eventId
+    parent.appID = app_id
+    parent.appNamespace = namespace
+    parent.workflowInstance.instanceId = instance.instance_id
+    own = instance.start_event
+    if own is not None:
+        parent.name.value = own.executionStarted.name
+        if own.executionStarted.workflowInstance.HasField("executionId"):
+            parent.workflowInstance.executionId.value = own.executionStarted.workflowInstance.executionId.value
+    router = m.TaskRouter(sourceAppID=app_id)
+    if created.HasField("router") and created.router.HasField("targetAppID"):
+        router.targetAppID = created.router.targetAppID
+    return history.execution_started(now_ns, started, router)
+
+
+def propagate(instance: Instance, scope: int, app_id: str) -> bytes | None:
+    """The history that goes along with an activity or a child, serialised; None for no propagation (3.9)."""
+    if scope == m.HISTORY_PROPAGATION_SCOPE_NONE:
+        return None
+    made = m.PropagatedHistory(scope=scope)
+    if scope == m.HISTORY_PROPAGATION_SCOPE_LINEAGE and instance.propagated is not None:
+        made.chunks.extend(m.PropagatedHistory.FromString(instance.propagated).chunks)
+    started = instance.facts.started
+    name = started.executionStarted.name if started is not None else ""
+    made.chunks.add(rawEvents=list(instance.rows()), appId=app_id, instanceId=instance.instance_id, workflowName=name)
+    return made.SerializeToString()
+
+
+__all__ = [
+    "MOST_ROUNDS", "PAST", "Decision", "Setting", "Turn", "apply", "begin", "child_start", "detached_id", "force",
+    "pair", "parent_of", "propagate", "stall", "told_to_parent",
+]  # fmt: skip
