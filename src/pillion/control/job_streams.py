@@ -1,0 +1,131 @@
+"""One stream of triggers to a sidecar (spec `actors-workflows-jobs.md` 2.5).
+
+Triggers go out in the order they come, those of one turn of the loop in one write; a bounded number of them waits for
+an answer. Knows: the messages of WatchJobs. Never knows: which stream is chosen for what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+
+from pillion.errors import Code
+from pillion.jobs.protocol import any_of, metadata_of
+from pillion.kinds.jobs import Outcome
+from pillion.net.exchange import RpcError
+from pillion.wire.messages import scheduler as m
+
+if TYPE_CHECKING:
+    from pillion.kinds.jobs import Trigger
+    from pillion.net.exchange import ServerCall
+
+WINDOW = 1024
+"""Triggers of one stream that wait for an answer; further ones wait for room."""
+
+
+class JobStream:
+    """A stream from its first message on. `deliver` is what a scheduler's watch calls; `close` gives all back."""
+
+    def __init__(self, call: ServerCall, window: int = WINDOW) -> None:
+        self._call = call
+        self._window = window
+        self._loop = asyncio.get_running_loop()
+        self._next = 0
+        self._open: dict[int, asyncio.Future[Outcome]] = {}
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._outgoing: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._closed = False
+
+    async def deliver(self, trigger: Trigger) -> Outcome:
+        """Send a trigger and wait for its answer; a stream that ends takes it for undeliverable. Never raises."""
+        while len(self._open) >= self._window and not self._closed:
+            waiter = self._loop.create_future()
+            self._room.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    self._free()  # the room that was for this one is for the next
+                raise
+        if self._closed:
+            return Outcome.UNDELIVERABLE
+        number, self._next = self._next, self._next + 1
+        key = trigger.key
+        message = m.WatchJobsResponse(name=key.name, id=number, metadata=metadata_of(key, trigger.concurrency_key))
+        if trigger.payload:
+            message.data.CopyFrom(any_of(trigger.payload))
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+        self._open[number] = answer
+        self._outgoing.append(message.SerializeToString())
+        self._wake.set()
+        try:
+            return await answer
+        finally:
+            if self._open.pop(number, None) is not None:
+                self._free()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until the sidecar or the scheduler has enough. Raises `RpcError` for an answer to nothing."""
+        work = [
+            self._loop.create_task(each, name="job stream") for each in (self._send(), self._receive(), stopping.wait())
+        ]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+        for task in done:
+            if not task.cancelled():
+                task.result()
+
+    async def _send(self) -> None:
+        outgoing = self._outgoing
+        while True:
+            while outgoing:
+                await self._call.send(outgoing.popleft())
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _receive(self) -> None:
+        while (raw := await self._call.receive()) is not None:
+            try:
+                request = m.WatchJobsRequest.FromString(raw)
+            except DecodeError as error:
+                raise RpcError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
+            if request.WhichOneof("watch_job_request_type") != "result":
+                raise RpcError(Code.INVALID_ARGUMENT, "a message after the first is not a result")
+            answer = self._open.pop(request.result.id, None)
+            if answer is None:
+                raise RpcError(Code.INVALID_ARGUMENT, f"no job with id {request.result.id} waits for a result")
+            self._free()
+            if not answer.done():
+                answer.set_result(Outcome.SUCCESS if request.result.status == m.SUCCESS else Outcome.FAILED)
+
+    def _free(self) -> None:
+        """Let the next one in that waits for room."""
+        while self._room:
+            waiter = self._room.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def close(self) -> None:
+        """Nothing goes out any more; what has no answer was not delivered."""
+        self._closed = True
+        self._outgoing.clear()
+        for answer in self._open.values():
+            if not answer.done():
+                answer.set_result(Outcome.UNDELIVERABLE)
+        self._open.clear()
+        while self._room:
+            waiter = self._room.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        return f"<JobStream, {len(self._open)} open, {len(self._room)} waiting>"

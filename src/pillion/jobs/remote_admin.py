@@ -1,0 +1,103 @@
+"""A scheduler's jobs looked at and steered from far away: a `SchedulerAdmin` over `pillion.scheduler.v1`.
+
+Knows: one channel. Any scheduler of a cluster answers for all jobs. Never knows: who may do what.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from pillion.errors import Code, ComponentError
+from pillion.jobs.admin_protocol import SERVICE, put_request, stored_of, timestamp_of
+from pillion.kinds.jobs import (
+    JobExists,
+    JobFilter,
+    JobInvalid,
+    JobMissing,
+    SchedulerFailed,
+    SchedulerTimeout,
+    SchedulerUnavailable,
+)
+from pillion.net.exchange import RpcError
+from pillion.wire.messages import own_scheduler as m
+
+if TYPE_CHECKING:
+    from pillion.kinds.jobs import Job, JobKey, Stored
+    from pillion.net.exchange import GrpcChannel
+
+R = TypeVar("R", bound=Message)
+TIMEOUT_S = 30.0
+
+
+class RemoteAdmin:
+    """Calls through `channel`, which stays its owner's. A reference scheduler knows none of these methods."""
+
+    def __init__(self, channel: GrpcChannel, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._channel = channel
+        self._timeout_s = timeout_s
+
+    async def find(self, wanted: JobFilter, *, after: str = "", limit: int = 100) -> list[Stored]:
+        request = m.FindRequest(prefix=wanted.prefix, paused=wanted.paused, after=after, limit=limit)
+        return [stored_of(job) for job in (await self._call("Find", request, m.FindResponse)).jobs]
+
+    async def inspect(self, key: str) -> Stored:
+        return stored_of(await self._call("Inspect", m.JobRequest(key=key), m.JobState))
+
+    async def pause(self, key: str) -> Stored:
+        return stored_of(await self._call("Pause", m.JobRequest(key=key), m.JobState))
+
+    async def resume(self, key: str) -> Stored:
+        return stored_of(await self._call("Resume", m.JobRequest(key=key), m.JobState))
+
+    async def skip(self, key: str, ticks: int = 1) -> Stored:
+        return stored_of(await self._call("Skip", m.SkipRequest(key=key, ticks=ticks), m.JobState))
+
+    async def run_now(self, key: str) -> None:
+        await self._call("RunNow", m.JobRequest(key=key), m.RunNowResponse)
+
+    async def backfill(self, key: str, since: float, until: float) -> int:
+        request = m.BackfillRequest(key=key, since=timestamp_of(since), until=timestamp_of(until))
+        return (await self._call("Backfill", request, m.BackfillResponse)).ticks
+
+    async def remove(self, key: str) -> None:
+        await self._call("Remove", m.JobRequest(key=key), m.RemoveResponse)
+
+    async def put(self, key: JobKey, job: Job, *, overwrite: bool = False) -> None:
+        """Register a job with all its options. Raises `JobInvalid`, `JobExists`."""
+        await self._call("Put", put_request(key, job, overwrite=overwrite), m.PutResponse)
+
+    async def _call(self, method: str, request: Message, gives: type[R]) -> R:
+        try:
+            reply = await self._channel.unary(SERVICE + method, request.SerializeToString(), timeout_s=self._timeout_s)
+            return gives.FromString(reply.message)
+        except RpcError as error:
+            raise error_of(error) from error
+        except DecodeError as error:
+            raise ComponentError(f"the scheduler's answer cannot be read: {error}") from error
+
+
+def error_of(error: RpcError) -> ComponentError:
+    """Return what a scheduler's status means."""
+    match error.code:
+        case Code.ALREADY_EXISTS:
+            return JobExists(error.message)
+        case Code.INVALID_ARGUMENT:
+            return JobInvalid(error.message)
+        case Code.NOT_FOUND:
+            return JobMissing(error.message)
+        case Code.UNAVAILABLE:
+            return SchedulerUnavailable(error.message)
+        case Code.DEADLINE_EXCEEDED:
+            return SchedulerTimeout(error.message)
+        case _:
+            return SchedulerFailed(error.message, known_code(error.code))
+
+
+def known_code(code: int) -> Code:
+    """Return a status code; one that gRPC has not is UNKNOWN."""
+    try:
+        return Code(code)
+    except ValueError:
+        return Code.UNKNOWN
