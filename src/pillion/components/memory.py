@@ -90,16 +90,23 @@ class MemoryState:
         await self.transact((request,), request.metadata)
 
     async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None:
+        await self.transact_versions(operations, metadata)
+
+    async def transact_versions(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> list[str | None]:
         self._forget_expired()
         before: dict[str, _Row | None] = {}
+        versions: list[str | None] = []
         try:
             for operation in operations:
                 before.setdefault(operation.key, self._rows.get(operation.key))
                 self._apply(operation)
+                row = self._rows.get(operation.key)
+                versions.append(None if row is None else row.etag)
         except ComponentError:
             for key, row in before.items():
                 self._put(key, row)
             raise
+        return versions
 
     async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]:
         """The token is the last key of the page before."""

@@ -179,6 +179,14 @@ class RedisState:
         for group, keys, arguments in calls:
             _examine(group, await self._client.run(TRANSACT, keys, ("apply", *arguments)))
 
+    async def transact_versions(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> list[str | None]:
+        """A version is a number that grows by one with each write: known where the one before was asked for."""
+        await self.transact(operations, metadata)
+        return [
+            str(int(one.etag) + 1) if isinstance(one, Set) and one.etag and one.etag.isdigit() else None
+            for one in operations
+        ]
+
     async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]:
         """The token is the number of keys listed before."""
         if token and not (token.isascii() and token.isdigit() and len(token) < 10):

@@ -11,7 +11,7 @@ import base64
 import binascii
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pillion.components.like import like_to_sqlite_glob
@@ -88,6 +88,7 @@ class _Write:
     etag: str | None
     first_write: bool
     ttl_s: int | None
+    new_etag: str = field(default_factory=new_etag)
 
     @classmethod
     def of(cls, operation: Operation) -> _Write:
@@ -217,6 +218,9 @@ class SqliteState:
         await self._opened.write_row(self._write_many, _Write.of(request))
 
     async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None:
+        await self.transact_versions(operations, metadata)
+
+    async def transact_versions(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> list[str | None]:
         writes = [_Write.of(operation) for operation in operations]
 
         def apply(db: sqlite3.Connection) -> None:
@@ -225,6 +229,7 @@ class SqliteState:
                     raise error
 
         await self._opened.write(apply)
+        return [None if write.value is None else write.new_etag for write in writes]
 
     async def keys_like(self, pattern: str, *, token: str = "", limit: int = 0) -> tuple[list[str], str]:
         """The token is the row id of the last key of the page before."""
@@ -275,11 +280,11 @@ class SqliteState:
             return None if changed else EtagMismatch()
         expiry = None if write.ttl_s is None else f"+{write.ttl_s} seconds"
         if write.etag is not None:
-            values = (write.value, write.is_binary, new_etag(), expiry, write.key, write.etag)
+            values = (write.value, write.is_binary, write.new_etag, expiry, write.key, write.etag)
             changed = db.execute(self._update, values).rowcount
             return None if changed else EtagMismatch()
         statement = self._insert_first if write.first_write else self._upsert
-        changed = db.execute(statement, (write.key, write.value, write.is_binary, new_etag(), expiry)).rowcount
+        changed = db.execute(statement, (write.key, write.value, write.is_binary, write.new_etag, expiry)).rowcount
         return None if changed else EtagMismatch()
 
     def _migrate(self, db: sqlite3.Connection) -> None:

@@ -140,6 +140,14 @@ class TransactionalStore(StateStore, Protocol):
 
 
 @runtime_checkable
+class VersionedStore(TransactionalStore, Protocol):
+    """A store that can tell which ETags a transaction has made: its caller need not read them again."""
+
+    async def transact_versions(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> list[str | None]:
+        """As `transact`. The new ETag for each operation, None for a deletion and where the store cannot tell."""
+
+
+@runtime_checkable
 class QueryStore(StateStore, Protocol):
     """A store that answers the query API."""
 

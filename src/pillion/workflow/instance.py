@@ -223,7 +223,8 @@ class Instance:
     propagated: bytes | None = None
     outbox: bytes = b""
     etag: str | None = None
-    token: bytes = b""
+    mark: tuple[int, int] = (0, 0)
+    """Events, and bytes of `framed`, that the worker of the newest turn has seen."""
     signatures: tuple[int, int, int] = (0, 0, 0)
     """Lengths of the rows of history signing, which are not ours but are kept in mind (3.1)."""
 
@@ -254,6 +255,12 @@ class Instance:
         for raw in raws:
             add(parse(raw))
         self.framed += b"".join([frame(PAST, raw) for raw in raws])
+
+    def forget(self) -> None:
+        """Begin a history anew."""
+        self.framed = bytearray()
+        self.facts = Facts()
+        self.mark = (0, 0)
 
     def rows(self) -> Iterator[bytes]:
         """Each event of the history, serialised."""

@@ -1,0 +1,305 @@
+"""The rows of an instance in the state store: keys, values, one transaction for each step (spec 3.1).
+
+The layout is the reference's, so that either can go on with the other's instances. Two things are added, and skipped by
+others: the metadata row carries a token of its writer in an unknown field, and what is still to be told to others
+stands in a row of its own, `outbox`. The token tells a write that arrived from one that did not when the answer was
+lost, and makes the new ETag trustworthy where a store does not tell it.
+
+Never knows: turns, workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pillion.errors import ComponentError, EtagMismatch
+from pillion.kinds.actors import LostPlace, NoStateStore
+from pillion.kinds.state import BulkGetStore, Delete, Get, KeysStore, Set, VersionedStore
+from pillion.wire.messages import backend
+from pillion.workflow.faults import StoreUnfit
+from pillion.workflow.history import varint
+from pillion.workflow.instance import Instance, Mail
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pillion.kinds.state import Found, Operation, TransactionalStore
+    from pillion.workflow.turn import Pair
+
+LONGEST = 1_000_000
+"""More rows than this are a sign of tampering (3.1)."""
+_RELOADS = 5
+_RELOAD_S = 0.015
+_TOKEN_TAG = varint(1998 << 3 | 2)
+_AT_ONCE = 64
+"""Reads at the same time, of a store that has no bulk read."""
+
+
+class BrokenRows(ComponentError):
+    """Rows that the metadata row promises are not there: nothing is concluded from what is left."""
+
+
+@dataclass(slots=True)
+class Step:
+    """One change of an instance, written whole or not at all. `inbox` is the whole inbox afterwards.
+
+    `events` follow the history, or replace it when `reset`. `custom_status` and `outbox` are left alone unless
+    `writes_status` and `writes_outbox` are set.
+    """
+
+    inbox: list[Mail]
+    generation: int
+    events: list[Pair] = field(default_factory=list)
+    reset: bool = False
+    writes_status: bool = False
+    custom_status: bytes | None = None
+    writes_outbox: bool = False
+    outbox: bytes = b""
+    propagated: bytes | None = None
+    """Set where an instance is created with propagated history; None leaves it."""
+
+
+class Rows:
+    """The rows of all instances of one application. `store` gives the actor state store of the moment."""
+
+    def __init__(
+        self, app_id: str, actor_type: str, store: Callable[[], TransactionalStore | None], random: random.Random
+    ) -> None:
+        self._app_id = app_id
+        self._type = actor_type
+        self._store = store
+        self._random = random
+        self._asked: TransactionalStore | None = None
+        self._tells = False
+
+    def prefix(self, instance_id: str) -> str:
+        return f"{self._app_id}||{self._type}||{instance_id}||"
+
+    def _found_store(self) -> TransactionalStore:
+        store = self._store()
+        if store is None:
+            raise NoStateStore("the state store is not configured to use the actor runtime")
+        return store
+
+    def _tells_versions(self, store: TransactionalStore) -> bool:
+        """Whether the store is a `VersionedStore`; asked once for each store, the question is not cheap."""
+        if store is not self._asked:
+            self._asked, self._tells = store, isinstance(store, VersionedStore)
+        return self._tells
+
+    def _metadata(self, instance_id: str) -> Mapping[str, str]:
+        return {"partitionKey": self.prefix(instance_id)[:-2]}
+
+    @property
+    def most_mail(self) -> int:
+        """So many events fit into one step, whatever else is in it."""
+        store = self._store()
+        limit = 0 if store is None else store.max_operations
+        return 1000 if limit <= 0 else max(1, (limit - 6) // 4)
+
+    # --- reading ---
+
+    async def load(self, instance_id: str) -> Instance | None:
+        """Read an instance; None when there is none. Raises `BrokenRows` and `ComponentError`.
+
+        Rows and metadata are read one after the other, so another host's step may come in between: that is read anew.
+        """
+        store = self._found_store()
+        prefix = self.prefix(instance_id)
+        metadata = self._metadata(instance_id)
+        etag: str | None = None
+        missing = ""
+        for _ in range(_RELOADS):
+            head = await store.get(Get(f"{prefix}metadata", metadata=metadata))
+            if not head.value:
+                return None
+            lengths = backend.BackendWorkflowStateMetadata.FromString(head.value)
+            if max(lengths.inboxLength, lengths.historyLength) > LONGEST:
+                raise BrokenRows(f"workflow '{instance_id}': the metadata promises more than {LONGEST} rows")
+            if missing and head.etag == etag:
+                break
+            etag = head.etag
+            names = ["customStatus", "propagated-history", "outbox"]
+            names += [f"history-{n:06d}" for n in range(lengths.historyLength)]
+            names += [f"inbox-{n:06d}" for n in range(lengths.inboxLength)]
+            rows = await _read(store, [Get(prefix + name, metadata=metadata) for name in names])
+            missing = next((name for name in names[3:] if rows.get(prefix + name) is None), "")
+            if not missing:
+                return _assemble(instance_id, prefix, lengths, rows, head)
+            await asyncio.sleep(_RELOAD_S)
+        raise BrokenRows(f"workflow '{instance_id}': row {missing} is missing")
+
+    async def list_ids(self, token: str, page_size: int) -> tuple[list[str], str]:
+        """A page of the ids of instances that have a metadata row."""
+        store = self._found_store()
+        if not isinstance(store, KeysStore):
+            raise ComponentError("the actor state store cannot list keys")
+        head = f"{self._app_id}||{self._type}||"
+        keys, following = await store.keys_like(f"{_escaped(head)}%||metadata", token=token, limit=page_size)
+        return [key[len(head) : -len("||metadata")] for key in keys], following
+
+    # --- writing ---
+
+    async def save(self, instance: Instance, step: Step) -> None:
+        """Write `step` and apply it to `instance`. Raises `LostPlace` when another host has written meanwhile,
+        `StoreUnfit` for a step that is too large, and `ComponentError` when nothing is known of what was written:
+        then `settle` finds out.
+        """
+        store = self._found_store()
+        operations, head = self._operations(instance, step)
+        if 0 < store.max_operations < len(operations):
+            raise StoreUnfit(
+                f"a step of {len(operations)} rows does not fit into a transaction of the state store, which takes"
+                f" {store.max_operations}"
+            )
+        metadata = self._metadata(instance.instance_id)
+        try:
+            if self._tells_versions(store):
+                etag = (await store.transact_versions(operations, metadata))[-1]  # type: ignore[attr-defined]
+            else:
+                await store.transact(operations, metadata)
+                etag = None
+        except EtagMismatch:
+            # Our own write, whose answer was lost, looks the same from here.
+            etag = await self._own_etag(store, instance.instance_id, head)
+        if etag is None:
+            etag = await self._own_etag(store, instance.instance_id, head)
+        _apply(instance, step, etag)
+
+    async def _own_etag(self, store: TransactionalStore, instance_id: str, head: bytes) -> str:
+        """Return the ETag of the metadata row if it is the one that we have just written."""
+        found = await store.get(Get(f"{self.prefix(instance_id)}metadata", metadata=self._metadata(instance_id)))
+        if found.value != head or not found.etag:
+            raise LostPlace(f"workflow '{instance_id}' was written by another host")
+        return found.etag
+
+    def _operations(self, instance: Instance, step: Step) -> tuple[list[Operation], bytes]:
+        """Return the operations, the metadata row last, and that row's value."""
+        prefix = self.prefix(instance.instance_id)
+        metadata = self._metadata(instance.instance_id)
+        operations: list[Operation] = []
+        old_length = instance.facts.length
+        first = 0 if step.reset else old_length
+        for number, (_, raw) in enumerate(step.events, first):
+            operations.append(Set(f"{prefix}history-{number:06d}", raw, metadata=metadata))
+        if step.reset:
+            surplus = range(len(step.events), old_length)
+            operations += [Delete(f"{prefix}history-{number:06d}", metadata=metadata) for number in surplus]
+        old_inbox = instance.inbox
+        for number, mail in enumerate(step.inbox):
+            if number >= len(old_inbox) or old_inbox[number] is not mail:
+                operations.append(Set(f"{prefix}inbox-{number:06d}", mail.raw, metadata=metadata))
+        surplus = range(len(step.inbox), len(old_inbox))
+        operations += [Delete(f"{prefix}inbox-{number:06d}", metadata=metadata) for number in surplus]
+        if step.writes_status and (step.custom_status != instance.custom_status or not old_length or step.reset):
+            operations.append(Set(f"{prefix}customStatus", step.custom_status or b"", metadata=metadata))
+        if step.propagated is not None:
+            operations.append(Set(f"{prefix}propagated-history", step.propagated, metadata=metadata))
+        if step.writes_outbox and step.outbox != instance.outbox:
+            key = f"{prefix}outbox"
+            operations.append(
+                Set(key, step.outbox, metadata=metadata) if step.outbox else Delete(key, metadata=metadata)
+            )
+        head = self._head(len(step.inbox), first + len(step.events), step.generation, instance.signatures)
+        operations.append(
+            Set(
+                f"{prefix}metadata", head, etag=instance.etag, concurrency="first-write", metadata=metadata
+            )
+        )  # fmt: skip
+        return operations, head
+
+    def _head(self, inbox: int, history: int, generation: int, signatures: tuple[int, int, int]) -> bytes:
+        parts = bytearray()
+        for number, value in enumerate((inbox, history, generation, *signatures), 1):
+            if value:
+                parts.append(number << 3)
+                parts += varint(value)
+        parts += _TOKEN_TAG
+        parts.append(8)
+        parts += self._random.getrandbits(64).to_bytes(8, "big")
+        return bytes(parts)
+
+    async def delete(self, instance: Instance) -> None:
+        """Delete every row of an instance. A limited store loses the metadata first: what is left is never read."""
+        store = self._found_store()
+        prefix = self.prefix(instance.instance_id)
+        metadata = self._metadata(instance.instance_id)
+        names = ["customStatus", "propagated-history", "outbox"]
+        names += [f"history-{n:06d}" for n in range(instance.facts.length)]
+        names += [f"inbox-{n:06d}" for n in range(len(instance.inbox))]
+        signatures, certificates, foreign = instance.signatures
+        names += [f"signature-{n:06d}" for n in range(signatures)]
+        names += [f"sigcert-{n:06d}" for n in range(certificates)]
+        names += [f"ext-sigcert-{n:06d}" for n in range(foreign)]
+        operations: list[Operation] = [Delete(f"{prefix}metadata", etag=instance.etag, metadata=metadata)]
+        operations += [Delete(prefix + name, metadata=metadata) for name in names]
+        size = store.max_operations if store.max_operations > 0 else len(operations)
+        try:
+            for at in range(0, len(operations), size):
+                await store.transact(operations[at : at + size], metadata)
+        except EtagMismatch:
+            raise LostPlace(f"workflow '{instance.instance_id}' was written by another host") from None
+
+
+def _apply(instance: Instance, step: Step, etag: str | None) -> None:
+    """Make the instance what was written."""
+    if step.reset:
+        instance.forget()
+    instance.generation = step.generation
+    if step.events:
+        instance.extend(step.events)
+    for mail in step.inbox:
+        mail.stored = True
+    instance.inbox = step.inbox
+    if step.writes_status:
+        instance.custom_status = step.custom_status
+    if step.writes_outbox:
+        instance.outbox = step.outbox
+    if step.propagated is not None:
+        instance.propagated = step.propagated
+    instance.etag = etag
+
+
+async def _read(store: TransactionalStore, requests: Sequence[Get]) -> dict[str, bytes | None]:
+    """Read rows, in whatever way the store offers. Raises the first error that a row has."""
+    found: list[Found]
+    if isinstance(store, BulkGetStore):
+        found = await store.bulk_get(requests)
+    else:
+        found = []
+        for at in range(0, len(requests), _AT_ONCE):
+            found += await asyncio.gather(*(store.get(one) for one in requests[at : at + _AT_ONCE]))
+    for one in found:
+        if one.error:
+            raise ComponentError(one.error)
+    return {one.key: one.value for one in found}
+
+
+def _assemble(
+    instance_id: str,
+    prefix: str,
+    lengths: backend.BackendWorkflowStateMetadata,
+    rows: dict[str, bytes | None],
+    head: Found,
+) -> Instance:
+    instance = Instance(instance_id, generation=lengths.generation, etag=head.etag)
+    instance.signatures = (
+        lengths.signatureLength,
+        lengths.signingCertificateLength,
+        lengths.externalSigningCertificateLength,
+    )
+    instance.custom_status = rows.get(f"{prefix}customStatus") or None
+    instance.propagated = rows.get(f"{prefix}propagated-history") or None
+    instance.outbox = rows.get(f"{prefix}outbox") or b""
+    instance.load([rows[f"{prefix}history-{n:06d}"] or b"" for n in range(lengths.historyLength)])
+    instance.inbox = [Mail.loaded(rows[f"{prefix}inbox-{n:06d}"] or b"") for n in range(lengths.inboxLength)]
+    return instance
+
+
+def _escaped(text: str) -> str:
+    for special in "\\%_":
+        text = text.replace(special, f"\\{special}")
+    return text
