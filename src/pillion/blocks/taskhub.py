@@ -1,0 +1,268 @@
+"""The service that workflow SDKs speak: clients' requests, and the workers' streams (spec `grpc-api.md` 10).
+
+Knows: the messages, the texts of errors. Never knows: turns, instances, who works (`workflow/`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from pillion.api.operation import Operation, Rpc
+from pillion.errors import Code, ComponentError
+from pillion.kinds.actors import ActorError, RemoteFailure
+from pillion.net.exchange import RpcError
+from pillion.wire.messages import taskhub as m
+from pillion.wire.messages import wellknown
+from pillion.workflow.faults import InstanceMissing, NotCompleted
+from pillion.workflow.hub import Rerun, Start, StreamEnded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from google.protobuf.message import Message
+
+    from pillion.api.call import RpcCall
+    from pillion.api.operation import ServeUnary
+    from pillion.blocks.actor_access import Gate
+    from pillion.workflow.hub import Workflows
+    from pillion.workflow.snapshot import Snapshot
+
+T = TypeVar("T")
+SERVICE = "TaskHubSidecarService"
+SEND_S = 10.0
+"""A worker that takes longer than this to read an item loses its stream."""
+_NANOS = 1_000_000_000
+_EMPTY = wellknown.Empty()
+_DONE = m.CompleteTaskResponse()
+
+
+class TaskHubBlock:
+    """The handlers. `gate` is that of the actors, in which workflows live."""
+
+    def __init__(self, workflows: Workflows | None, gate: Gate) -> None:
+        self._workflows = workflows
+        self._gate = gate
+
+    def operations(self) -> list[Operation]:
+        """The rows of this service."""
+        unary: tuple[tuple[tuple[str, ...], type[Message], ServeUnary], ...] = (
+            (("Hello",), wellknown.Empty, self.hello),
+            (("StartInstance",), m.CreateInstanceRequest, self.start),
+            (("GetInstance",), m.GetInstanceRequest, self.get),
+            (("WaitForInstanceStart",), m.GetInstanceRequest, self.wait_start),
+            (("WaitForInstanceCompletion",), m.GetInstanceRequest, self.wait_completion),
+            (("RaiseEvent",), m.RaiseEventRequest, self.raise_event),
+            (("TerminateInstance",), m.TerminateRequest, self.terminate),
+            (("SuspendInstance",), m.SuspendRequest, self.suspend),
+            (("ResumeInstance",), m.ResumeRequest, self.resume),
+            (("PurgeInstances",), m.PurgeInstancesRequest, self.purge),
+            (("CompleteActivityTask",), m.ActivityResponse, self.complete_activity),
+            (("CompleteWorkflowTask", "CompleteOrchestratorTask"), m.WorkflowResponse, self.complete_workflow),
+            (("RerunWorkflowFromEvent",), m.RerunWorkflowFromEventRequest, self.rerun),
+            (("ListInstanceIDs",), m.ListInstanceIDsRequest, self.list_ids),
+            (("GetInstanceHistory",), m.GetInstanceHistoryRequest, self.history),
+        )
+        rows = [
+            Operation(names[0], "workers", rpc=Rpc(names, takes, serve, service=SERVICE))
+            for names, takes, serve in unary
+        ]
+        work = Rpc(("GetWorkItems",), stream=self.work_items, service=SERVICE)
+        return [*rows, Operation("GetWorkItems", "workers", rpc=work)]
+
+    async def _enter(self) -> Workflows:
+        await self._gate.enter()
+        assert self._workflows is not None
+        return self._workflows
+
+    # -- clients
+
+    async def hello(self, call: RpcCall, request: wellknown.Empty) -> Message:
+        return _EMPTY
+
+    async def start(self, call: RpcCall, request: m.CreateInstanceRequest) -> Message:
+        """Without a time to start at, the answer waits until the instance has begun."""
+        workflows = await self._enter()
+        later = request.HasField("scheduledStartTimestamp")
+        parent = request.parentTraceContext if request.HasField("parentTraceContext") else None
+        order = Start(
+            request.name,
+            request.instanceId or str(uuid.uuid4()),
+            _text(request, "input"),
+            version=_text(request, "version"),
+            start_at=_seconds(request.scheduledStartTimestamp) if later else None,
+            tags=dict(request.tags),
+            traceparent=parent.traceParent if parent is not None else call.traceparent,
+            tracestate=_text(parent, "traceState") or "" if parent is not None else call.tracestate,
+        )
+        instance_id = await _served(workflows.start(order), "failed to create workflow instance: ")
+        if not later:
+            await _served(workflows.wait_start(instance_id))
+        return m.CreateInstanceResponse(instanceId=instance_id)
+
+    async def get(self, call: RpcCall, request: m.GetInstanceRequest) -> Message:
+        workflows = await self._enter()
+        return _instance(await _served(workflows.get(request.instanceId)), full=request.getInputsAndOutputs)
+
+    async def wait_start(self, call: RpcCall, request: m.GetInstanceRequest) -> Message:
+        workflows = await self._enter()
+        return _instance(await _served(workflows.wait_start(request.instanceId)), full=request.getInputsAndOutputs)
+
+    async def wait_completion(self, call: RpcCall, request: m.GetInstanceRequest) -> Message:
+        workflows = await self._enter()
+        return _instance(await _served(workflows.wait_completion(request.instanceId)), full=request.getInputsAndOutputs)
+
+    async def raise_event(self, call: RpcCall, request: m.RaiseEventRequest) -> Message:
+        workflows = await self._enter()
+        await _served(workflows.raise_event(request.instanceId, request.name, _text(request, "input")))
+        return m.RaiseEventResponse()
+
+    async def terminate(self, call: RpcCall, request: m.TerminateRequest) -> Message:
+        workflows = await self._enter()
+        ending = workflows.terminate(
+            request.instanceId, _text(request, "output"), recursive=request.recursive, wait=True
+        )  # fmt: skip
+        await _served(ending, "failed to submit termination request: ")
+        return m.TerminateResponse()
+
+    async def suspend(self, call: RpcCall, request: m.SuspendRequest) -> Message:
+        workflows = await self._enter()
+        await _served(workflows.suspend(request.instanceId, _text(request, "reason"), wait=True))
+        return m.SuspendResponse()
+
+    async def resume(self, call: RpcCall, request: m.ResumeRequest) -> Message:
+        workflows = await self._enter()
+        await _served(workflows.resume(request.instanceId, _text(request, "reason"), wait=True))
+        return m.ResumeResponse()
+
+    async def purge(self, call: RpcCall, request: m.PurgeInstancesRequest) -> Message:
+        workflows = await self._enter()
+        if request.WhichOneof("request") == "purgeInstanceFilter":
+            raise RpcError(Code.UNKNOWN, "multi-instance purge is not unimplemented")
+        going = workflows.purge(request.instanceId, recursive=request.recursive, force=request.force)
+        count = await _served(going, "failed to purge workflow state: ")
+        return m.PurgeInstancesResponse(deletedInstanceCount=count)
+
+    async def rerun(self, call: RpcCall, request: m.RerunWorkflowFromEventRequest) -> Message:
+        """The answer waits until the new instance has begun."""
+        workflows = await self._enter()
+        order = Rerun(
+            request.sourceInstanceID,
+            request.eventID,
+            request.newInstanceID if request.HasField("newInstanceID") else None,
+            _text(request, "input"),
+            request.overwriteInput,
+            request.newChildWorkflowInstanceID if request.HasField("newChildWorkflowInstanceID") else None,
+        )
+        if not order.source_id:
+            raise RpcError(Code.INVALID_ARGUMENT, "rerun workflow source instance ID is required")
+        instance_id = await _served(workflows.rerun(order))
+        await _served(workflows.wait_start(instance_id))
+        return m.RerunWorkflowFromEventResponse(newInstanceID=instance_id)
+
+    async def list_ids(self, call: RpcCall, request: m.ListInstanceIDsRequest) -> Message:
+        workflows = await self._enter()
+        ids, token = await _served(workflows.list_ids(token=request.continuationToken, page_size=request.pageSize))
+        return m.ListInstanceIDsResponse(instanceIds=ids, continuationToken=token or None)
+
+    async def history(self, call: RpcCall, request: m.GetInstanceHistoryRequest) -> Message:
+        workflows = await self._enter()
+        events = await _served(workflows.history(request.instanceId))
+        if events is None:
+            raise RpcError(Code.NOT_FOUND, f"workflow instance '{request.instanceId}' not found")
+        reply = m.GetInstanceHistoryResponse()
+        for event in events:
+            reply.events.add().ParseFromString(event)
+        return reply
+
+    # -- workers
+
+    async def work_items(self, call: RpcCall) -> None:
+        """Hand out work until the worker or the sidecar goes. What the worker holds by then is offered to others."""
+        stream = call.stream
+        message = await stream.receive()
+        try:
+            request = m.GetWorkItemsRequest.FromString(message or b"")
+        except DecodeError as error:
+            raise RpcError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
+        workflows = await self._enter()
+        await stream.send_headers()
+        work = workflows.attach(request.capabilities)
+        try:
+            while True:
+                item = await work.next()
+                async with asyncio.timeout(SEND_S):
+                    await stream.send(item)
+        except StreamEnded:
+            raise RpcError(Code.CANCELLED, "shutting down") from None
+        except TimeoutError:
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"the worker did not take an item within {SEND_S:g} s") from None
+        finally:
+            work.close()
+
+    async def complete_activity(self, call: RpcCall, request: m.ActivityResponse) -> Message:
+        workflows = await self._enter()
+        workflows.complete_activity(request)
+        return _DONE
+
+    async def complete_workflow(self, call: RpcCall, request: m.WorkflowResponse) -> Message:
+        workflows = await self._enter()
+        workflows.complete_workflow(request)
+        return _DONE
+
+
+async def _served(work: Awaitable[T], prefix: str = "") -> T:
+    """Return the result; a failure as this service tells it: plain, with its status where it has one."""
+    try:
+        return await work
+    except RemoteFailure as error:
+        code = Code.UNKNOWN if isinstance(error, (InstanceMissing, NotCompleted)) else error.code
+        raise RpcError(code, f"{prefix}{error}") from error
+    except ActorError as error:
+        code = Code.UNAVAILABLE if error.retryable else Code.FAILED_PRECONDITION
+        raise RpcError(code, f"{prefix}{error}") from error
+    except ComponentError as error:
+        raise RpcError(Code.UNKNOWN, f"{prefix}{error}") from error
+
+
+def _text(message: object, name: str) -> str | None:
+    """A `StringValue` field, None when it is absent."""
+    assert message is not None
+    return getattr(message, name).value if message.HasField(name) else None  # type: ignore[attr-defined]
+
+
+def _seconds(stamp: wellknown.Timestamp) -> float:
+    return stamp.seconds + stamp.nanos / _NANOS
+
+
+def _stamp(ns: int | None) -> wellknown.Timestamp | None:
+    return None if ns is None else wellknown.Timestamp(seconds=ns // _NANOS, nanos=ns % _NANOS)
+
+
+def _value(text: str | None) -> wellknown.StringValue | None:
+    return None if text is None else wellknown.StringValue(value=text)
+
+
+def _instance(found: Snapshot | None, *, full: bool) -> m.GetInstanceResponse:
+    """An instance as this service shows it: texts that may be large only when they were asked for."""
+    if found is None:
+        return m.GetInstanceResponse(exists=False)
+    state = m.WorkflowState(
+        instanceId=found.instance_id,
+        name=found.name,
+        version=_value(found.version),
+        workflowStatus=int(found.status),
+        createdTimestamp=_stamp(found.created_ns),
+        lastUpdatedTimestamp=_stamp(found.updated_ns),
+        startedAt=_stamp(found.started_ns),
+    )
+    if full:
+        for name, text in (("input", found.input), ("output", found.output), ("customStatus", found.custom_status)):
+            if text is not None:
+                getattr(state, name).value = text
+        if found.failure is not None:
+            state.failureDetails.CopyFrom(found.failure)
+    return m.GetInstanceResponse(exists=True, workflowState=state)
