@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,9 @@ from pillion.actors.membership import Membership, OutOfOrder, Phase, Standing
 from pillion.actors.ring import Ring
 from pillion.actors.table import Table
 from pillion.kinds.actors import NoHost, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FOLDER = Path(__file__).parent.parent / "transcripts" / "placement"
 OWN = "me:1"
@@ -66,7 +70,7 @@ class Player:
 def event(word: str, rest: list[str]) -> p.Event:
     if word == "update":
         return p.Update(table(int(rest[0]), {part.split("=")[0]: part.split("=")[1].split("+") for part in rest[1:]}))
-    return {
+    events: dict[str, Callable[[], p.Event]] = {
         "linked": lambda: p.Linked(),
         "promised": lambda: p.Promised(float(rest[0]), "untouched" in rest),
         "lock": lambda: p.Lock(int(rest[0])),
@@ -77,7 +81,8 @@ def event(word: str, rest: list[str]) -> p.Event:
         "unanswered": lambda: p.Passed(False),
         "types": lambda: p.TypesChanged(frozenset(rest)),
         "drained": lambda: p.Drained(int(rest[0])),
-    }[word]()
+    }
+    return events[word]()
 
 
 def show(effect: p.Effect) -> str:

@@ -15,10 +15,10 @@ Outages of placement. A table is used only while no other host can have been giv
   first: no table takes effect without our answer to it. The old one stands until then and nothing is interrupted.
   Without that word another table may be out, and everything is halted.
 
-`wait_s` covers the grace, `SILENCE_S` until a host notices by itself that the server is silent, and `HALT_S` to stop what
-runs: a new leader that waits so long cannot meet a turn of the old table. The assumptions: the engine never lets two
-lead at once, monotonic clocks of two machines go alike to within `MARGIN_S` in that time, a process whose connection is
-ended by its peer learns of it no later than `SILENCE_S`. State has its own fence for hosts that break them.
+`wait_s` covers the grace, `SILENCE_S` until a host notices by itself that the server is silent, and `HALT_S` to stop
+what runs: a new leader that waits so long cannot meet a turn of the old table. The assumptions: the engine never lets
+two lead at once; monotonic clocks of two machines go alike to within `MARGIN_S` in that time; a connection that ends at
+one side has ended for the other within `SILENCE_S`. State has its own fence for hosts that break them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Linked:
 
 @dataclass(frozen=True, slots=True)
 class Promised:
-    """The server's initial metadata: the grace it promises, seconds (0: none), and whether it has given no table yet."""
+    """The server's initial metadata: the grace that it promises, seconds (0: none), and whether no table is out yet."""
 
     grace_s: float = 0.0
     untouched: bool = False
@@ -118,7 +118,7 @@ class Unlock:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The stream has ended. `gone`: the server's process, or its being leader, ended with it; otherwise nobody knows."""
+    """The stream has ended. `gone`: the server's process, or its leadership, ended with it; else nobody knows."""
 
     gone: bool
 

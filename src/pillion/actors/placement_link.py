@@ -1,0 +1,143 @@
+"""The stream to a placement server over gRPC, and the addresses to try.
+
+Knows: how a stream can end and what that says about the server, names to addresses. Never knows: what is said on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from pillion.actors.membership import GRACE_KEY, SILENCE_S, UNTOUCHED_KEY, Promised
+from pillion.actors.placement import LinkLost
+from pillion.errors import Code
+from pillion.net.exchange import RpcError
+from pillion.net.grpc_client import Channel
+from pillion.net.h2_driver import Keepalive
+from pillion.net.h2_pool import CannotConnect, PoolOptions, split_address
+from pillion.wire.messages import placement as m
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from pillion.actors.placement import Link
+    from pillion.net.exchange import ClientStream, Metadata
+    from pillion.net.h2_pool import ClientConnection
+
+log = logging.getLogger("pillion.actors.placement")
+
+METHOD = "/dapr.proto.placement.v1.Placement/ReportDaprStatus"
+DIAL_S = 5.0
+MAX_TABLE = 64 << 20
+"""Bytes of one order: a table of a thousand hosts with a hundred types is some 10 MB."""
+MOST_ADDRESSES = 64
+_PING_S, _ANSWER_S = SILENCE_S - 2, 2.0
+"""A server pings every two seconds, so that we need not: we ask only one that has fallen silent."""
+_REFUSED = os.strerror(errno.ECONNREFUSED).lower()
+
+
+def grpc_dial(
+    *, tls: ssl.SSLContext | None = None, check: Callable[[ssl.SSLObject], None] | None = None
+) -> Callable[[str], Awaitable[Link]]:
+    """Return a `dial` for `Placement`. With `tls` the peer is judged by `check` and by no host name."""
+    keepalive = Keepalive(ping_after_s=_PING_S, ping_timeout_s=_ANSWER_S, idle_s=None, always=False)
+    options = PoolOptions(connections=1, connect_timeout_s=DIAL_S, keepalive=keepalive)
+
+    async def dial(address: str) -> Link:
+        channel = Channel(address, tls=tls, check=check, max_receive=MAX_TABLE, options=options)
+        try:
+            connection = await channel.connection(asyncio.get_running_loop().time() + DIAL_S)
+        except BaseException as error:
+            await channel.close()
+            if not isinstance(error, RpcError):
+                raise
+            cause = error.__cause__
+            refused = isinstance(cause, CannotConnect) and cause.reason == _REFUSED
+            raise LinkLost(error.message, gone=refused) from error
+        return GrpcLink(channel, channel.stream(METHOD), connection)
+
+    return dial
+
+
+class GrpcLink:
+    """A `Link` with a connection of its own, so that the end of one is the end of the other."""
+
+    def __init__(self, channel: Channel, stream: ClientStream, connection: ClientConnection) -> None:
+        self._channel, self._stream, self._connection = channel, stream, connection
+
+    async def send(self, host: m.Host) -> None:
+        try:
+            await self._stream.send(host.SerializeToString())
+        except RpcError as error:
+            raise self._lost(error) from error
+
+    async def promise(self) -> Promised:
+        try:
+            return _promise(await self._stream.initial_metadata())
+        except RpcError as error:
+            raise self._lost(error) from error
+
+    async def receive(self) -> m.PlacementOrder:
+        try:
+            message = await self._stream.receive()
+        except RpcError as error:
+            raise self._lost(error) from error
+        if message is None:
+            raise LinkLost("the server ended the stream", gone=False)
+        try:
+            return m.PlacementOrder.FromString(message)
+        except ValueError as error:
+            raise LinkLost(f"an order that is none: {error}", gone=False) from error
+
+    def abort(self) -> None:
+        self._stream.cancel()
+
+    async def close(self) -> None:
+        self._stream.cancel()
+        await self._channel.close()
+
+    def _lost(self, error: RpcError) -> LinkLost:
+        """Say what the end of the stream tells about the server.
+
+        Not being leader, shutting down and the end of the connection are the server's own end. Silence is not: it may
+        live and hear nothing of us. Any other status is about this sidecar alone.
+        """
+        silence_s = asyncio.get_running_loop().time() - self._connection.read_at
+        silent = silence_s >= SILENCE_S * 0.9
+        gone = error.code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE) and not silent
+        return LinkLost(error.message, gone=gone)
+
+    def __repr__(self) -> str:
+        return f"<GrpcLink {self._channel!r}>"
+
+
+def _promise(metadata: Metadata) -> Promised:
+    """Read the promise; a server that makes none, or a senseless one, is one like the reference's."""
+    values = {name: value for name, value in metadata if isinstance(value, str)}
+    text = values.get(GRACE_KEY, "")
+    grace_s = int(text) / 1000 if text.isascii() and text.isdigit() and len(text) <= 7 else 0.0
+    return Promised(grace_s, values.get(UNTOUCHED_KEY) == "1")
+
+
+async def resolve(addresses: Sequence[str]) -> tuple[list[str], bool]:
+    """Return every `ip:port` behind the addresses, in their order, and whether all of them could be looked up."""
+    loop = asyncio.get_running_loop()
+    found: dict[str, None] = {}
+    whole = True
+    for address in addresses:
+        try:
+            host, port = split_address(address.removeprefix("dns:///"))
+            entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
+            log.warning("placement address %s: %s", address, error)
+            whole = False
+            continue
+        for entry in entries:
+            ip = str(entry[4][0])
+            found[f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"] = None
+    return list(found)[:MOST_ADDRESSES], whole
