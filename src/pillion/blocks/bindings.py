@@ -63,7 +63,7 @@ class Binding:
     inbound: Policy | None = None
 
 
-class Refused(Exception):
+class Refused(ComponentError):
     """The request cannot be given to any binding; the text is for the caller."""
 
 

@@ -176,12 +176,16 @@ class PostgresPool:
         self._pool: Any = None
 
     async def open(self) -> None:
-        """Connect once, to see that it can be done."""
+        """Connect once, to see that it can be done.
+
+        The pool holds no minimum of connections of its own: asyncpg from 0.32 on would restore it in the background
+        during an outage, with a stack trace in the log at every failure.
+        """
         target = self._target
         with translated():
-            self._pool = await asyncpg.create_pool(
+            pool = await asyncpg.create_pool(
                 target.dsn,
-                min_size=1,
+                min_size=0,
                 max_size=target.maximum,
                 max_inactive_connection_lifetime=target.idle_s,
                 statement_cache_size=target.statement_cache,
@@ -189,6 +193,12 @@ class PostgresPool:
                 timeout=target.connect_s,
                 reset=_keep,
             )
+            try:
+                async with pool.acquire(timeout=self.timeout_s):
+                    self._pool = pool
+            finally:
+                if self._pool is None:
+                    pool.terminate()
 
     async def close(self) -> None:
         """Close in an orderly way for a second, then cut off."""
@@ -260,18 +270,24 @@ class PostgresPool:
 
     async def _twice(self, run: Callable[[Any], Awaitable[T]], *, also_when_lost: bool) -> T:
         """Run; once more when a prepared statement was outdated by a change of the schema (then nothing was executed),
-        and for reads also when the connection was lost.
+        and for reads also when the connection was lost. All of it, the wait for a connection included, ends in time.
         """
-        try:
-            async with self.connection() as connection:
-                return await run(connection)
-        except ComponentError as error:
-            cause = error.__cause__
-            lost = isinstance(cause, asyncpg.PostgresConnectionError | ConnectionError)
-            outdated = isinstance(cause, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
-            if not outdated and not (lost and also_when_lost):
-                raise
+        with translated():
+            async with asyncio.timeout(self.timeout_s) as limit:
+                try:
+                    return await self._once(run, limit)
+                except ComponentError as error:
+                    cause = error.__cause__
+                    lost = isinstance(cause, asyncpg.PostgresConnectionError | ConnectionError)
+                    outdated = isinstance(cause, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
+                    if not outdated and not (lost and also_when_lost):
+                        raise
+                return await self._once(run, limit)
+
+    async def _once(self, run: Callable[[Any], Awaitable[T]], limit: asyncio.Timeout) -> T:
         async with self.connection() as connection:
+            if limit.expired():  # `wait_for` of Python 3.11, inside of the pool, loses a cancellation that comes late
+                raise TimeoutError
             return await run(connection)
 
     def __repr__(self) -> str:

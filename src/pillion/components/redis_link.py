@@ -222,6 +222,9 @@ class Link:
                 await self._connect_at_last(give_up_on=Denied)
         except TimeoutError:
             raise Unreachable(f"redis: cannot connect to {self._address}: {self._trouble}") from None
+        except asyncio.CancelledError as error:  # who lost patience with us hears what we were waiting for
+            error.add_note(f"redis: cannot connect to {self._address}: {self._trouble}")
+            raise
 
     async def close(self) -> None:
         self._closed = True

@@ -184,7 +184,8 @@ class Loader:
                 if not limit.expired():
                     raise
                 what = f"init timeout for component {resource.name} exceeded after {resource.init_timeout_s:g}s"
-                raise ComponentError(what) from error
+                notes = getattr(error.__cause__, "__notes__", ())  # what the component says that it waited for
+                raise ComponentError(": ".join((what, *notes))) from error
 
 
 def category(resource: ComponentResource) -> str:
