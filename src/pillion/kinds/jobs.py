@@ -305,17 +305,29 @@ class JobStore(Protocol):
     async def page(self, prefix: str, *, after: str = "", limit: int = 1000) -> list[Stored]:
         """Rows whose key begins with `prefix`, in order of key, those after `after`."""
 
-    async def due(self, partitions: Collection[int], until: float, limit: int) -> list[Stored]:
-        """Rows of these partitions with `next` <= `until` that are not paused, the earliest first."""
+    async def due(
+        self, partitions: Collection[int], until: float, limit: int, *, after: tuple[float, str] | None = None
+    ) -> list[Stored]:
+        """Rows of these partitions with `next` <= `until` that are not paused, by `next` and key; those that come after
+        the row with the `next` and key of `after`, when it is given."""
 
     async def apply(self, changes: Sequence[Change], epochs: dict[int, int]) -> list[bool]:
-        """Write each change whose row still has its revision and whose partition still has its epoch; tell which."""
+        """Write each change whose row still has its revision and whose partition still has its epoch; tell which.
+
+        A partition that `epochs` does not name is not asked for its epoch: operators change what another member owns.
+        """
 
     async def lease(self, member: Member, seconds: float) -> Share:
-        """Renew the membership and take a fair part of the partitions; also called to find out what changed."""
+        """Renew the membership and take a fair part of the partitions; also called to find out what changed.
+
+        What a member has too much is not in the answer any more, but nobody else gets it before this member's next
+        call: by that call it says that it has seen the answer. Another incarnation of a member whose lease has not
+        lapsed gets nothing.
+        """
 
     async def leave(self, member: Member) -> None:
         """Give the partitions up at once."""
 
-    def changed(self, tell: Callable[[], None]) -> None:
-        """`tell` is called when another process may have changed rows or members (a notification, not a promise)."""
+    def changed(self, tell: Callable[[Sequence[str]], None]) -> None:
+        """`tell` is called on the loop when another process has changed the rows of these keys; without keys: any rows,
+        or the members (a notification, not a promise)."""
