@@ -1,0 +1,389 @@
+"""The work queue: items go to the streams of workers, answers come back (spec `actors-workflows-jobs.md` 3.3).
+
+An item is with exactly one stream at a time. When that stream ends it is offered to another one at once, under a new
+token, so that a late answer of the first completes nothing (invariants 33, 34). An activity whose worker was lost too
+often while it held it is put aside: it would take the next worker down as well; the others go on.
+
+Knows: items, streams, limits. Never knows: instances' states, stores, gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillion.workflow.gates import Gates
+from pillion.workflow.history import frame
+from pillion.workflow.hub import STATEFUL_HISTORY, StreamEnded
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Collection
+
+    from pillion.clock import Clock
+    from pillion.kinds.config import Workflow
+    from pillion.wire.messages import taskhub
+    from pillion.workflow.gates import Gate, Gated
+    from pillion.workflow.turn import Turn
+
+MOST_LOSSES = 5
+"""So many workers may be lost while they hold an activity before it is put aside."""
+WINDOW = 2000
+"""So many turns, and so many activities, are with one stream at most."""
+REMEMBERED = 4096
+"""So many instances are known to be in the cache of a worker with STATEFUL_HISTORY."""
+
+
+class Item:
+    """One piece of work. `turn` for a workflow's turn, `payload` (a serialised `ActivityRequest`) for an activity.
+
+    `done` is called once with the worker's answer, unless the item is withdrawn before.
+    """
+
+    __slots__ = (
+        "done", "gates", "gone", "holder", "instance_id", "losses", "mark", "name", "offered", "payload",
+        "quarantined", "since", "task_id", "token", "turn",
+    )  # fmt: skip
+
+    def __init__(
+        self, instance_id: str, name: str, done: Callable[[taskhub.WorkflowResponse | taskhub.ActivityResponse], None],
+        *, turn: Turn | None = None, mark: tuple[int, int] = (0, 0), task_id: int = -1, payload: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.instance_id = instance_id
+        self.name = name
+        self.done = done
+        self.turn = turn
+        self.mark = mark
+        """Events and bytes of the past that the worker of the turn before has seen."""
+        self.task_id = task_id
+        self.payload = payload
+        self.gates: list[Gate] = []
+        self.gone = False
+        self.holder: Stream | None = None
+        self.losses = 0
+        self.quarantined = ""
+        self.offered = 0.0
+        self.since = 0.0
+        """When the present worker took it, seconds since 1970."""
+        self.token = ""
+
+    def __repr__(self) -> str:
+        what = f"turn of {self.instance_id!r}" if self.turn is not None else f"{self.instance_id!r}/{self.task_id}"
+        return f"<Item {what}{' held' if self.holder else ''}{' put aside' if self.quarantined else ''}>"
+
+
+@dataclass(slots=True)
+class Limits:
+    """What bounds the queue; see the constants above."""
+
+    most_losses: int = MOST_LOSSES
+    window: int = WINDOW
+
+
+class Stream:
+    """One worker's stream; satisfies `hub.WorkStream`."""
+
+    def __init__(self, workers: Workers, *, stateful: bool) -> None:
+        self._workers = workers
+        self.stateful = stateful
+        self.items: dict[str, Item] = {}
+        self.turns = 0
+        self.activities = 0
+        self.own: deque[Item] = deque()
+        """Turns of instances whose history this worker has."""
+        self.cached: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        """Generation and number of events that the worker has of an instance."""
+        self.waiter: asyncio.Future[None] | None = None
+        self.closed = False
+
+    async def next(self) -> bytes:
+        while True:
+            if self.closed:
+                raise StreamEnded("shutting down")
+            item = self._workers.take(self)
+            if item is not None:
+                return self._workers.hand(self, item)
+            self.waiter = asyncio.get_running_loop().create_future()
+            self._workers.idle(self)
+            try:
+                await self.waiter
+            finally:
+                self.waiter = None
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.wake()
+            self._workers.lost(self)
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.turns} turns, {self.activities} activities{', closed' if self.closed else ''}>"
+
+
+class Workers:
+    """The queue of one application. `changed` is called when the first stream came and when the last one went."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        random: random.Random,
+        config: Workflow,
+        *,
+        limits: Limits | None = None,
+        changed: Callable[[], None] | None = None,
+        share: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self._clock = clock
+        self._limits = limits or Limits()
+        self._changed = changed or (lambda: None)
+        self._prefix = f"{random.getrandbits(48):012x}-"
+        self._count = 0
+        self._streams: list[Stream] = []
+        self._idle: deque[Stream] = deque()
+        self._turns: deque[Item] = deque()
+        self._activities: deque[Item] = deque()
+        self._held: dict[str, Item] = {}
+        self._by_name: dict[tuple[str, int], Item] = {}
+        """Held items by instance and task (-1: the turn), for workers that send no token back."""
+        self._activity_next = True
+        self._closed = False
+        self._turn_gates = Gates("workflow", _least(config.max_workflows, config.global_max_workflows, share()), {
+            name: _least(0, most, share()) for name, most in config.workflow_limits.items()
+        })  # fmt: skip
+        self._activity_gates = Gates(
+            "activity", _least(config.max_activities, config.global_max_activities, share()),
+            {name: _least(0, most, share()) for name, most in config.activity_limits.items()},
+        )  # fmt: skip
+
+    # --- streams ---
+
+    def attach(self, capabilities: Collection[int] = ()) -> Stream:
+        stream = Stream(self, stateful=STATEFUL_HISTORY in capabilities)
+        if self._closed:
+            stream.closed = True
+            return stream
+        self._streams.append(stream)
+        if len(self._streams) == 1:
+            self._changed()
+        return stream
+
+    @property
+    def count(self) -> int:
+        return len(self._streams)
+
+    @property
+    def queued(self) -> int:
+        """Items that no worker has taken yet."""
+        return len(self._turns) + len(self._activities) + sum(len(stream.own) for stream in self._streams)
+
+    def lost(self, stream: Stream) -> None:
+        """Offer again what the stream held, before anything else, in the order in which it was given out."""
+        if stream in self._streams:
+            self._streams.remove(stream)
+        for item in reversed([*stream.items.values(), *stream.own]):
+            held = item.token in self._held and self._held[item.token] is item
+            if held:
+                self._release(item)
+            if item.gone:
+                continue
+            if held and item.turn is None:
+                item.losses += 1
+                if item.losses >= self._limits.most_losses:
+                    item.quarantined = f"{item.losses} workers were lost while they ran it"
+                    self._leave(item)
+                    continue
+            self._queue(item).appendleft(item)
+        stream.items.clear()
+        stream.own.clear()
+        stream.cached.clear()
+        self._rouse()
+        if not self._streams:
+            self._changed()
+
+    def close(self) -> None:
+        """End every stream; items stay where they are and are never answered."""
+        self._closed = True
+        for stream in self._streams:
+            stream.closed = True
+            stream.wake()
+        self._streams.clear()
+
+    # --- offering ---
+
+    def offer(self, item: Item) -> None:
+        """Queue `item`, behind its gates."""
+        item.offered = self._clock.now()
+        gates = self._turn_gates if item.turn is not None else self._activity_gates
+        if not gates.limited or gates.enter(item, item.name):
+            self._ready(item)
+
+    def withdraw(self, item: Item) -> None:
+        """The item is not wanted any more; an answer to it will be ignored."""
+        if item.gone:
+            return
+        item.gone = True
+        self._release(item)
+        self._leave(item)
+
+    def retry(self, item: Item) -> None:
+        """Offer an item that was put aside again, with its losses forgotten."""
+        if item.quarantined and not item.gone:
+            item.quarantined = ""
+            item.losses = 0
+            self.offer(item)
+
+    def _ready(self, item: Item) -> None:
+        turn = item.turn
+        if turn is not None and turn.facts.length:
+            for stream in self._streams:
+                # The worker that has the history gets the turn, unless it is behind with others.
+                if stream.stateful and item.instance_id in stream.cached and stream.turns < self._limits.window:
+                    stream.own.append(item)
+                    if stream.waiter is not None:
+                        stream.wake()
+                    return
+        self._queue(item).append(item)
+        self._rouse()
+
+    def _queue(self, item: Item) -> deque[Item]:
+        return self._activities if item.turn is None else self._turns
+
+    def _rouse(self) -> None:
+        """Wake the stream that has waited longest of those that can take something."""
+        window = self._limits.window
+        for _ in range(len(self._idle)):
+            stream = self._idle.popleft()
+            if stream.closed or stream.waiter is None or stream.waiter.done():
+                continue
+            if (self._turns and stream.turns < window) or (self._activities and stream.activities < window):
+                stream.wake()
+                return
+            self._idle.append(stream)
+
+    # --- handing out ---
+
+    def idle(self, stream: Stream) -> None:
+        self._idle.append(stream)
+        if len(self._idle) > 4 * len(self._streams) + 16:  # streams that were woken otherwise left their entries
+            self._idle = deque(one for one in self._streams if one.waiter is not None and not one.waiter.done())
+
+    def take(self, stream: Stream) -> Item | None:
+        """The next item for this stream: turns and activities by turns, each within its window."""
+        window = self._limits.window
+        while stream.own:
+            item = stream.own.popleft()
+            if not item.gone:
+                return item
+        first = self._activities if self._activity_next else self._turns
+        for queue in (first, self._turns if first is self._activities else self._activities):
+            if (stream.activities if queue is self._activities else stream.turns) >= window:
+                continue
+            while queue:
+                item = queue.popleft()
+                if not item.gone:
+                    self._activity_next = queue is self._turns
+                    if self._idle and (self._turns or self._activities):
+                        self._rouse()
+                    return item
+        return None
+
+    def hand(self, stream: Stream, item: Item) -> bytes:
+        """Note who holds the item, and return it as a serialised `WorkItem`."""
+        self._count += 1
+        item.token = token = f"{self._prefix}{self._count}"
+        item.holder = stream
+        item.since = self._clock.now()
+        stream.items[token] = item
+        self._held[token] = item
+        self._by_name[item.instance_id, item.task_id] = item
+        tail = frame(0x52, token.encode())
+        turn = item.turn
+        if turn is None:
+            stream.activities += 1
+            return frame(0x12, item.payload) + tail
+        stream.turns += 1
+        known = None
+        if stream.stateful:
+            has = stream.cached.pop(item.instance_id, None)
+            if has is not None and has == (turn.generation, item.mark[0]) and item.mark[0]:
+                known = item.mark
+        return frame(0x0A, turn.request(known)) + tail
+
+    # --- answers ---
+
+    def complete_workflow(self, answer: taskhub.WorkflowResponse) -> None:
+        item = self._matched(answer.completionToken, answer.instanceId, -1)
+        if item is None or item.turn is None:
+            return
+        stream = item.holder
+        if stream is not None and stream.stateful:
+            if any(action.HasField("completeWorkflow") for action in answer.actions):
+                stream.cached.pop(item.instance_id, None)
+            else:
+                stream.cached[item.instance_id] = (item.turn.generation, item.turn.past_count + len(item.turn.fresh))
+                if len(stream.cached) > REMEMBERED:
+                    stream.cached.popitem(last=False)
+        self._finish(item, answer)
+
+    def complete_activity(self, answer: taskhub.ActivityResponse) -> None:
+        item = self._matched(answer.completionToken, answer.instanceId, answer.taskId)
+        if item is not None and item.turn is None:
+            self._finish(item, answer)
+
+    def _matched(self, token: str, instance_id: str, task_id: int) -> Item | None:
+        if not token:
+            return self._by_name.get((instance_id, task_id))
+        item = self._held.get(token)
+        return item if item is not None and item.instance_id == instance_id and item.task_id == task_id else None
+
+    def _finish(self, item: Item, answer: taskhub.WorkflowResponse | taskhub.ActivityResponse) -> None:
+        item.gone = True
+        self._release(item)
+        self._leave(item)
+        item.done(answer)
+
+    def _release(self, item: Item) -> None:
+        """The item is with nobody any more."""
+        stream, item.holder = item.holder, None
+        if stream is None:
+            return
+        self._held.pop(item.token, None)
+        if self._by_name.get((item.instance_id, item.task_id)) is item:
+            del self._by_name[item.instance_id, item.task_id]
+        if stream.items.pop(item.token, None) is None or stream.closed:
+            return
+        window = self._limits.window
+        if item.turn is None:
+            was_full = stream.activities >= window
+            stream.activities -= 1
+        else:
+            was_full = stream.turns >= window
+            stream.turns -= 1
+        if was_full:
+            stream.wake()
+
+    def _leave(self, item: Item) -> None:
+        if not item.gates:
+            return
+        gates = self._turn_gates if item.turn is not None else self._activity_gates
+        for freed in gates.leave(item):
+            self._ready_again(freed)
+
+    def _ready_again(self, freed: Gated) -> None:
+        if isinstance(freed, Item):
+            self._ready(freed)
+
+    def __repr__(self) -> str:
+        return f"<Workers {len(self._streams)} streams, {self.queued} queued, {len(self._held)} held>"
+
+
+def _least(own: int, everywhere: int, hosts: int) -> int:
+    """The limit that holds here: this sidecar's own, or its share of the one for all, at least 1; 0: none."""
+    shared = max(1, everywhere // max(1, hosts)) if everywhere > 0 else 0
+    return min((limit for limit in (own, shared) if limit > 0), default=0)
