@@ -1,155 +1,268 @@
-"""Hosts of actors in one process, without sockets: a placement that tests move by hand, applications that tell tales."""
+"""Actors in the test's process: the edges and the host are the real ones, behind real servers on real sockets.
+
+Placement says what the test tells it; state, timers and reminders are kept in dictionaries.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING
+import json
+import urllib.parse
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
 
 from pillion.actors.host import ActorHost
-from pillion.kinds.actors import ActorCall, ActorError, ActorReply, Hosted, NoHost, Owner, Tick
+from pillion.app.actor_stream import ActorStreams
+from pillion.app.actors import HttpActors
+from pillion.app.channel import AppChannel
+from pillion.blocks.actor_access import ActorAccess, ActorParts, Gate
+from pillion.blocks.actor_stream import ActorStreamBlock
+from pillion.blocks.actors import ActorsBlock
+from pillion.errors import ComponentError
+from pillion.kinds.actors import Hosted, NoHost, NotActive, NotHosted, Owner
+from pillion.kinds.jobs import Job, JobExists, JobKey
+from pillion.kinds.state import Delete, Found, Set
+from pillion.net import listen
+from pillion.net.exchange import Request, RpcError
+from pillion.net.h2_server import H2Server
+from pillion.net.http_client import HttpClient
+from pillion.net.http_server import HttpServer
+from pillion.resiliency.machine import Retry
+from pillion.serve.closed import no_fallback
+from pillion.serve.grpc import GrpcApi
+from pillion.serve.http import HttpApi, HttpSettings
+from pillion.serve.internal import InternalService
+from pillion.serve.internal_actors import InternalActors
+from pillion.wire.messages import wellknown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Sequence
 
-    from pillion.actors.host import Guards, Meter
+    from google.protobuf.message import Message
+
+    from pillion.api.operation import Operation
+    from pillion.kinds.actors import Handler
+    from pillion.net.exchange import Response, ServerCall
+
+LOCALHOST = "127.0.0.1"
+SERVICE = "/dapr.proto.runtime.v1.Dapr/"
 
 
-class Cluster:
-    """Several hosts and the table that all of them have. `owners` says which host an actor belongs to."""
+class OnePlace:
+    """A placement in which everything that is hosted lives here, except what `elsewhere` names."""
 
     def __init__(self) -> None:
-        self.hosts: dict[str, ActorHost] = {}
-        self.places: dict[str, Place] = {}
-        self.owner: Callable[[str, str], str] = lambda _type, _id: next(iter(self.hosts))
-        self.passed_on = 0
-
-    def add(self, name: str, *, policies: Guards | None = None, meter: Meter | None = None) -> ActorHost:
-        place = self.places[name] = Place(self, name)
-        host = self.hosts[name] = ActorHost(place, Way(self), policies=policies, meter=meter)
-        host.store_changed(True)
-        return host
-
-    async def rebalance(self, owner: Callable[[str, str], str], types: Collection[str] = ("T",)) -> None:
-        """One round of placement: everybody blocks and drains, then everybody goes on."""
-        for place in self.places.values():
-            place.blocked |= set(types)
-            place.next = owner
-        await asyncio.gather(
-            *(host.drain(types, self.places[name].stays) for name, host in self.hosts.items())
-        )
-        self.owner = owner
-        for name, place in self.places.items():
-            place.version += 1
-            place.blocked -= set(types)
-            place.free.set()
-            place.free = asyncio.Event()
-            self.hosts[name].settled(types)
-
-    async def close(self) -> None:
-        for host in self.hosts.values():
-            await host.close()
-
-
-class Place:
-    """A `Placement` as one host sees it."""
-
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self.cluster, self.name = cluster, name
         self.version = 1
-        self.blocked: set[str] = set()
-        self.free = asyncio.Event()
-        self.next: Callable[[str, str], str] = lambda _type, _id: name
-        self.told: list[list[str]] = []
-
-    def stays(self, actor_type: str, actor_id: str) -> bool:
-        return self.next(actor_type, actor_id) == self.name
+        self.hosted: list[str] = []
+        self.elsewhere: dict[str, Owner] = {}
 
     def lookup(self, actor_type: str, actor_id: str) -> Owner | None:
-        if actor_type in self.blocked:
-            return None
-        name = self.cluster.owner(actor_type, actor_id)
-        if not name:
+        if actor_type in self.elsewhere:
+            return self.elsewhere[actor_type]
+        if actor_type not in self.hosted:
             raise NoHost(f"did not find address for actor '{actor_type}||{actor_id}'")
-        return Owner(name, "app", "default", local=name == self.name)
+        return Owner("here:1", "app", "default", local=True)
 
     async def owner(self, actor_type: str, actor_id: str) -> Owner:
-        while (found := self.lookup(actor_type, actor_id)) is None:
-            await self.free.wait()
+        found = self.lookup(actor_type, actor_id)
+        assert found is not None
         return found
 
     def types(self, actor_types: Sequence[str]) -> None:
-        self.told.append(list(actor_types))
+        self.hosted = list(actor_types)
 
 
-class Way:
-    """The way to the other hosts: a call arrives there as one that another sidecar passed on."""
+class NoPeers:
+    """No other sidecar can be reached."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    async def invoke(self, owner: Owner, call: object) -> Any:
+        raise ComponentError("unreachable")
 
-    async def invoke(self, owner: Owner, call: ActorCall) -> ActorReply:
-        self.cluster.passed_on += 1
-        return await self.cluster.hosts[owner.address].invoke(
-            ActorCall(call.actor_type, call.actor_id, call.method, call.body, call.headers, remote=True)
+    tick = invoke
+
+    def stream(self, owner: Owner, call: object) -> Any:
+        raise ComponentError("unreachable")
+
+
+class Kept:
+    """State, timers and reminders."""
+
+    def __init__(self, host: ActorHost) -> None:
+        self.host = host
+        self.state: dict[tuple[str, str, str], Found] = {}
+        self.timers: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.jobs: dict[tuple[str, str, str], Job] = {}
+        self.failing = ""
+
+    def fail(self) -> None:
+        if self.failing:
+            raise ComponentError(self.failing)
+
+
+class KeptState(Kept):
+    async def get(self, actor_type: str, actor_id: str, key: str) -> Found:
+        self.fail()
+        return self.state.get((actor_type, actor_id, key), Found(key))
+
+    async def transact(self, actor_type: str, actor_id: str, operations: Sequence[Set | Delete]) -> None:
+        self.fail()
+        if self.host.instance(actor_type, actor_id) is None:
+            raise NotActive("not active")
+        for operation in operations:
+            where = actor_type, actor_id, operation.key
+            if isinstance(operation, Delete):
+                self.state.pop(where, None)
+            else:
+                ttl = operation.metadata.get("ttlInSeconds")
+                metadata = {"ttlExpireTime": f"in {ttl} s"} if ttl else {}
+                self.state[where] = Found(operation.key, operation.value, "1", metadata)
+
+
+class KeptTimers(Kept):
+    async def create(self, actor_type: str, actor_id: str, name: str, **settings: Any) -> None:
+        if not self.host.hosts(actor_type):
+            raise NotHosted(f"actor type {actor_type} is not hosted here")
+        self.fail()
+        self.timers[actor_type, actor_id, name] = settings
+
+    async def delete(self, actor_type: str, actor_id: str, name: str) -> None:
+        self.timers.pop((actor_type, actor_id, name), None)
+
+
+class KeptReminders(Kept):
+    async def create(
+        self, actor_type: str, actor_id: str, name: str, *, data: bytes | None = None, overwrite: bool = True,
+        due_time: str = "", period: str = "", ttl: str = "", failure_policy: Any = None,
+    ) -> None:  # fmt: skip
+        self.fail()
+        where = actor_type, actor_id, name
+        if where in self.jobs and not overwrite:
+            raise JobExists("it is there")
+        packed = wellknown.Any()
+        if data is not None:
+            packed.Pack(wellknown.BytesValue(value=data))
+        schedule = f"@every {period}" if period else ""
+        payload = packed.SerializeToString() if data is not None else b""
+        self.jobs[where] = Job(schedule, due_time, ttl, payload=payload, failure_policy=failure_policy)
+
+    async def get(self, actor_type: str, actor_id: str, name: str) -> Job | None:
+        self.fail()
+        return self.jobs.get((actor_type, actor_id, name))
+
+    async def delete(self, actor_type: str, actor_id: str, name: str) -> None:
+        self.fail()
+        self.jobs.pop((actor_type, actor_id, name), None)
+
+    async def list_reminders(
+        self, namespace: str, actor_type: str, actor_id: str | None = None
+    ) -> list[tuple[JobKey, Job]]:
+        return [
+            (JobKey(namespace, key[2], "app", key[0], key[1]), job)
+            for key, job in sorted(self.jobs.items())
+            if key[0] == actor_type and actor_id in (None, key[1])
+        ]
+
+    async def delete_reminders(self, namespace: str, actor_type: str, actor_id: str | None = None) -> None:
+        for key, _ in await self.list_reminders(namespace, actor_type, actor_id):
+            del self.jobs[key.actor_type, key.actor_id, key.name]
+
+
+class Rig:
+    """One sidecar's actors. `app_port` 0: the application is expected to dial."""
+
+    def __init__(self, app_port: int = 0, *, enabled: bool = True, ttl: bool = False) -> None:
+        self.placement = OnePlace()
+        self.host = ActorHost(self.placement, NoPeers(), retry=Retry("test", 2, 0.01))
+        self.host.store_changed(True)
+        self.gate = Gate(enabled=enabled)
+        self.state, self.timers, self.reminders = KeptState(self.host), KeptTimers(self.host), KeptReminders(self.host)
+        reminders: Any = self.reminders
+        self.parts = ActorParts(
+            "app", "default", self.host, self.state, self.timers, self.reminders, scheduler=reminders, ttl=ttl
         )
+        self.access = ActorAccess(self.gate, self.parts if enabled else None)
+        self.streams = ActorStreams()
+        self.app: AppChannel | None = None
+        handler: Handler = self.streams
+        if app_port:
+            self.app = AppChannel("http", http=HttpClient(LOCALHOST, app_port), port=app_port)
+            handler = HttpActors(self.app)
+        self.handler = handler
+        self.stream_block = ActorStreamBlock(
+            self.gate, self.streams, partial(self.host.host, "app"), disseminate_timeout_s=30, allowed=not app_port
+        )
+        self.operations: list[Operation] = [
+            *ActorsBlock(self.access).operations(), *self.stream_block.operations()
+        ]  # fmt: skip
+        http = HttpApi(self.operations, HttpSettings(), no_fallback(self.operations))
+        internal = InternalService(lambda: self.app, proxy=_none, further=InternalActors(self.host).methods())
+        self.servers = (
+            HttpServer(http, max_body=4 << 20, max_head=8192),
+            H2Server(grpc=GrpcApi(self.operations, proxy=_none)),
+            H2Server(grpc=internal),
+        )
+        self.listeners: list[listen.Listeners] = []
 
-    async def tick(self, owner: Owner, tick: Tick) -> None:
-        await self.cluster.hosts[owner.address].tick(tick, remote=True)
+    def hosts(self, *types: str, **settings: Any) -> None:
+        """Host these types, and open the gate."""
+        hosted = Hosted("", self.handler, **settings)
+        self.host.host("app", [replace(hosted, actor_type=name) for name in types])
+        self.gate.open()
 
-    async def stream(self, owner: Owner, call: ActorCall) -> AsyncIterator[bytes]:
-        again = ActorCall(call.actor_type, call.actor_id, call.method, call.body, call.headers, remote=True)
-        async for item in self.cluster.hosts[owner.address].stream(again):
-            yield item
+    async def __aenter__(self) -> Rig:
+        for server in self.servers:
+            self.listeners.append(await listen.tcp(server, [LOCALHOST], 0))
+        self.client = HttpClient(LOCALHOST, self.listeners[0].port)
+        self.channel = grpc.aio.insecure_channel(f"{LOCALHOST}:{self.listeners[1].port}")
+        self.peer = grpc.aio.insecure_channel(f"{LOCALHOST}:{self.listeners[2].port}")
+        return self
 
+    async def __aexit__(self, *exc: object) -> None:
+        await self.host.close()
+        self.gate.close()
+        self.stream_block.close()
+        for one in self.listeners:
+            one.close()
+        await self.channel.close()
+        await self.peer.close()
+        await self.client.close()
+        for server in self.servers:
+            await server.close(1.0)
+        if self.app is not None:
+            await self.app.close()
 
-class Tales:
-    """An application: notes what it is told; `acts` are its methods. Two turns of one actor at once are an error."""
+    async def http(self, method: str, path: str, body: object = None, **headers: str) -> Response:
+        """One request of the actors' routes; `body` that is no bytes is sent as JSON."""
+        sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        target = urllib.parse.quote(f"/v1.0/actors/{path}", safe="/?=&%").encode()
+        return await self.client.request(Request(method, target, sent, data))
 
-    def __init__(self, **acts: Callable[[ActorCall], Awaitable[ActorReply | None]]) -> None:
-        self.acts = acts
-        self.told: list[str] = []
-        self.busy: dict[str, list[str]] = {}
-        self.overlaps: list[str] = []
-        self.refuses: ActorError | None = None
-        self.wants_no_more = False
-
-    async def invoke(self, call: ActorCall) -> ActorReply:
-        chain = next((value.decode() for name, value in call.headers if name == b"dapr-reentrancy-id"), "")
-        running = self.busy.setdefault(call.actor_id, [])
-        if any(not chain or other != chain for other in running):
-            self.overlaps.append(f"{call.actor_id}: {call.method}")
-        running.append(chain)
-        self.told.append(f"{call.method} {call.actor_id}")
-        try:
-            act = self.acts.get(call.method)
-            return (await act(call) if act is not None else None) or ActorReply(b"done")
-        finally:
-            running.remove(chain)
-
-    async def tick(self, tick: Tick) -> bool:
-        self.told.append(f"{'timer' if tick.is_timer else 'reminder'} {tick.actor_id} {tick.name}")
-        act = self.acts.get(tick.name)
-        if act is not None:
-            await act(ActorCall(tick.actor_type, tick.actor_id, tick.name, headers=tick.headers))
-        return self.wants_no_more
-
-    async def deactivate(self, actor_type: str, actor_id: str) -> None:
-        self.told.append(f"gone {actor_id}")
-        if self.busy.get(actor_id):
-            self.overlaps.append(f"{actor_id}: gone in the middle of a turn")
-        if self.refuses is not None:
-            raise self.refuses
-
-    async def stream(self, call: ActorCall) -> AsyncIterator[bytes]:
-        for item in (b"1", b"2"):
-            yield item
-        if call.method == "forever":
-            await asyncio.Event().wait()
+    async def call(self, method: str, request: Message, reply: Any, peer: bool = False) -> Any:
+        """One unary call, with grpcio."""
+        channel = self.peer if peer else self.channel
+        service = "/dapr.proto.internals.v1.ServiceInvocation/" if peer else SERVICE
+        serialise = type(request).SerializeToString
+        unary = channel.unary_unary(service + method, request_serializer=serialise, response_deserializer=reply)
+        return await unary(request, timeout=20)
 
 
-def hosted(handler: Tales, actor_type: str = "T", **settings: object) -> Hosted:
-    return Hosted(actor_type, handler, **settings)  # type: ignore[arg-type]
+async def _none(call: ServerCall) -> None:
+    raise RpcError(12, "nobody")
 
 
-def settings_of(types: Sequence[Hosted]) -> Mapping[str, Hosted]:
-    return {one.actor_type: one for one in types}
+async def refusal(call: Awaitable[Any]) -> tuple[int, str]:
+    """Code and text of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code().value[0], caught.value.details() or ""
+
+
+def fault(reply: Response) -> tuple[int, str, str]:
+    """Status, code and message of an error."""
+    assert isinstance(reply.body, bytes)
+    document = json.loads(reply.body)
+    return reply.status, document["errorCode"], document["message"]
