@@ -177,6 +177,10 @@ class ServerCall(Protocol):
         """Send one message; waits while the peer's window is closed."""
         ...
 
+    async def send_last(self, message: bytes) -> None:
+        """Send the last message, and with it the end with status OK: in one go where the peer's window allows."""
+        ...
+
     async def send_headers(self) -> None:
         """Send `initial_metadata` now, before any message."""
         ...
@@ -234,6 +238,11 @@ class ClientStream(Protocol):
         ...
 
     async def half_close(self) -> None: ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the call has ended with OK and every message was taken: `receive` would return None at once."""
+        ...
 
     async def receive(self) -> bytes | None:
         """Return the next message, None at the end with status OK; raises `RpcError` at any other end."""

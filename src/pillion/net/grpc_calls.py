@@ -111,10 +111,17 @@ class _Call(Sender):
         self.max_receive = max_receive
         self.loop = loop
 
-    def open(self, block: bytes, deadline: float | None, *, end: bool = False) -> None:
-        self.connection.open(self, block, end=end)
+    def open(self, block: bytes, deadline: float | None) -> None:
+        """Send the head."""
+        self.connection.open(self, block, end=False)
         if deadline is not None:
             self._timer = self.loop.call_at(deadline, self._expired)
+
+    def begin(self, block: bytes, request: bytes, deadline: float | None) -> bool:
+        """Send the head and the only message, which ends the request. False: some of it waits."""
+        if deadline is not None:
+            self._timer = self.loop.call_at(deadline, self._expired)
+        return self.connection.open_whole(self, block, PREFIX.pack(0, len(request)), request)
 
     def received_head(self, head: ResponseHead, ended: bool) -> None:
         if self.over or head.status < 200:
@@ -193,19 +200,13 @@ class UnaryCall(_Call):
         super().__init__(connection, max_receive, loop)
         self.answer: asyncio.Future[UnaryReply] = loop.create_future()
 
-    def begin(self, block: bytes, request: bytes, deadline: float | None) -> None:
-        self.open(block, deadline)
-        self.connection.send_data(self, PREFIX.pack(0, len(request)) + request, end=True)
-
     def received_data(self, data: bytes, ended: bool) -> None:
-        size = len(data)
-        self.connection.consume(self, size)
+        self.connection.consume(self, len(data))
         if self.over:
             return
-        if self._deframer is None and self._message is None and size >= 5 and not data[0]:
-            length = int.from_bytes(data[1:5], "big")
-            if length == size - 5 and length <= self.max_receive and not ended:
-                self._message = data[5:]
+        if self._deframer is None and self._message is None and not ended:
+            self._message = g.only_message(data, self.max_receive)
+            if self._message is not None:
                 return
         if self._deframer is None:
             self._deframer = g.Deframer(self.max_receive, b"" if self.opening is None else self.opening.encoding)
@@ -249,8 +250,7 @@ class StreamCall:
     def __init__(self, channel: Channel, block: bytes, timeout_s: float | None) -> None:
         self._channel = channel
         self._block = block
-        self._loop = asyncio.get_running_loop()
-        self._deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        self._deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         self._stream: Streamed | None = None
         self._opening: asyncio.Lock | None = None
         self._failure: RpcError | None = None
@@ -276,7 +276,7 @@ class StreamCall:
             return self._stream
 
     def _open(self, connection: ClientConnection) -> Streamed:
-        stream = self._stream = Streamed(connection, self._channel.max_receive, self._loop)
+        stream = self._stream = Streamed(connection, self._channel.max_receive, connection.loop)
         stream.open(self._block, self._deadline)
         return stream
 
@@ -300,8 +300,15 @@ class StreamCall:
         await stream.send(message)
 
     async def send_last(self, message: bytes) -> None:
-        """Send the last message: `send` and `half_close` in one frame."""
-        self._channel.check_size(message)
+        """Send the last message: `send` and `half_close` in one frame, with the head where that is still to be sent."""
+        channel = self._channel
+        channel.check_size(message)
+        if self._stream is None and self._opening is None and self._failure is None:
+            connection = channel.pool.ready()
+            if connection is not None:
+                stream = self._stream = Streamed(connection, channel.max_receive, connection.loop)
+                await stream.send_whole(self._block, message, self._deadline)
+                return
         stream = self._stream or await self._opened()
         if stream.over and self._again(stream):
             stream = await self._opened()
@@ -310,6 +317,11 @@ class StreamCall:
     async def half_close(self) -> None:
         """Say that no message follows."""
         (await self._opened()).half_close()
+
+    @property
+    def exhausted(self) -> bool:
+        stream = self._stream
+        return stream is not None and stream.over and stream.failure is None and not stream.messages
 
     async def receive(self) -> bytes | None:
         stream = self._stream or await self._opened()
@@ -358,12 +370,23 @@ class Streamed(_Call):
         self._readers: list[asyncio.Future[None]] = []  # several may wait: for the head, for a message
         self.failure: RpcError | None = None
         self.trailing: Metadata = []
-        self._messages: deque[tuple[bytes, int]] = deque()
+        self.messages: deque[tuple[bytes, int]] = deque()
 
     def received_data(self, data: bytes, ended: bool) -> None:
         if self.over:
             self.connection.consume(self, len(data))
             return
+        message = g.only_message(data, self.max_receive) if self._deframer is None else None
+        if message is not None:
+            self.messages.append((message, len(data)))
+        elif not self._received_pieces(data):
+            return
+        self._wake()
+        if ended:
+            self.fail(RpcError(Code.INTERNAL, "server closed the stream without sending trailers"))
+
+    def _received_pieces(self, data: bytes) -> bool:
+        """Take what is not exactly one message."""
         if self._deframer is None:
             self._deframer = g.Deframer(self.max_receive, b"" if self.opening is None else self.opening.encoding)
         try:
@@ -371,13 +394,11 @@ class Streamed(_Call):
         except StatusError as error:
             self.connection.consume(self, len(data))
             self.fail(RpcError(error.code, error.message))
-            return
+            return False
         share = len(data) // len(messages) if messages else 0
-        self._messages.extend([(message, share) for message in messages])
+        self.messages.extend([(message, share) for message in messages])
         self.connection.consume(self, len(data) - share * len(messages))
-        self._wake()
-        if ended:
-            self.fail(RpcError(Code.INTERNAL, "server closed the stream without sending trailers"))
+        return True
 
     def has_begun(self) -> None:
         self._wake()
@@ -403,18 +424,18 @@ class Streamed(_Call):
                     reader.set_result(None)
             self._readers.clear()
 
-    async def _wait(self) -> None:
-        reader = self.loop.create_future()
+    def _news(self) -> asyncio.Future[None]:
+        reader: asyncio.Future[None] = self.loop.create_future()
         self._readers.append(reader)
-        await reader
+        return reader
 
     async def next(self) -> bytes | None:
         """Return the next message; None at the end, of which `failure` tells."""
-        while not self._messages:
+        while not self.messages:
             if self.over:
                 return None
-            await self._wait()
-        message, size = self._messages.popleft()
+            await self._news()
+        message, size = self.messages.popleft()
         if size:
             self.connection.consume(self, size)
         return message
@@ -422,7 +443,15 @@ class Streamed(_Call):
     async def begun(self) -> None:
         """Wait for the head of the response, or the end."""
         while self.opening is None and not self.over:
-            await self._wait()
+            await self._news()
+
+    async def send_whole(self, block: bytes, message: bytes, deadline: float | None) -> None:
+        """Open the call with its only message."""
+        self.sent = True
+        if not self.begin(block, message, deadline):
+            await self.flushed()
+            if self.failure is not None:
+                raise self.failure
 
     async def send(self, message: bytes, *, end: bool = False) -> None:
         if self.over:

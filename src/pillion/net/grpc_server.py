@@ -184,7 +184,6 @@ class GrpcCall(Sender):
                 self._unary_ended()
         elif method.streaming is not None:
             self._messages = deque()
-            self._deframer = g.Deframer(self.side.max_receive, plan.encoding)
             self._half_closed = ended
             self._start(self._serve_streaming(method.streaming))
 
@@ -221,10 +220,10 @@ class GrpcCall(Sender):
         elif self._unary is not None:
             size = len(data)
             self.connection.consume(self, size)
-            if ended and self._deframer is None and size >= 5 and not data[0]:
-                length = int.from_bytes(data[1:5], "big")
-                if length == size - 5 and length <= self.side.max_receive:
-                    self._start(self._serve_unary(self._unary, data[5:]))
+            if ended and self._deframer is None:
+                message = g.only_message(data, self.side.max_receive)
+                if message is not None:
+                    self._start(self._serve_unary(self._unary, message))
                     return
             self._unary_data(data, ended)
         else:
@@ -260,8 +259,15 @@ class GrpcCall(Sender):
         """Bytes of a message count as consumed when the handler takes it, those of an unfinished one at once: the
         deframer's bound holds them."""
         deframer, queue = self._deframer, self._messages
-        assert deframer is not None
         assert queue is not None
+        if deframer is None:
+            message = g.only_message(data, self.side.max_receive)
+            if message is not None:
+                queue.append((message, len(data)))
+                self._half_closed = ended
+                self._wake_receiver()
+                return
+            deframer = self._deframer = g.Deframer(self.side.max_receive, self.plan.encoding)
         try:
             messages = deframer.feed(data)
             if ended and deframer.incomplete:
@@ -338,6 +344,10 @@ class GrpcCall(Sender):
         if not self.connection.send_data(self, PREFIX.pack(0, len(message)) + message):
             await self.flushed()
 
+    async def send_last(self, message: bytes) -> None:
+        if not self._finished:
+            self._reply(message)
+
     async def send_headers(self) -> None:
         if not self._headers_sent and not self._finished:
             self._send_head()
@@ -352,22 +362,25 @@ class GrpcCall(Sender):
     async def _serve_unary(self, unary: Unary, request: bytes) -> None:
         try:
             reply = await unary(self, request)
-            if self._finished:
-                return
-            if self.initial_metadata or self.trailing_metadata or self._headers_sent or self.side.max_send is not None:
-                self._reply_slowly(reply)
-            else:
-                self._finished = True
-                if self._timer is not None:
-                    self._timer.cancel()
-                self.connection.send_whole(self, _HEAD, PREFIX.pack(0, len(reply)), reply, _OK_TRAILERS)
+            if not self._finished:
+                self._reply(reply)
         except BaseException as error:
             self._failed(error)
         finally:
             self.side.ended(self)
 
-    def _reply_slowly(self, reply: bytes) -> None:
+    def _reply(self, reply: bytes) -> None:
+        """Send a message and the end with status OK, in one go."""
         self._check_size(reply)
+        if self.initial_metadata or self.trailing_metadata or self._headers_sent or not self.remote_ended:
+            self._reply_slowly(reply)
+            return
+        self._finished = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.connection.send_whole(self, _HEAD, PREFIX.pack(0, len(reply)), reply, _OK_TRAILERS)
+
+    def _reply_slowly(self, reply: bytes) -> None:
         trailers = (
             encode(g.trailer_fields(0, "", b"", self.trailing_metadata)) if self.trailing_metadata else _OK_TRAILERS
         )
@@ -383,13 +396,21 @@ class GrpcCall(Sender):
         try:
             await streaming(self)
             if not self._finished:
-                if not self._headers_sent:
-                    self._send_head()
-                self._finish(Code.OK, "")
+                self._end_well()
         except BaseException as error:
             self._failed(error)
         finally:
             self.side.ended(self)
+
+    def _end_well(self) -> None:
+        """End with status OK what was answered message by message."""
+        if not self._headers_sent:
+            self._send_head()
+        if self.trailing_metadata:
+            self._finish(Code.OK, "")
+        else:
+            self.connection.send_head(self, _OK_TRAILERS, end=True)
+            self._ended()
 
     def _failed(self, error: BaseException) -> None:
         """End the call with what its handler raised. Cancellation from outside the call is passed on."""

@@ -26,6 +26,7 @@ _WHOLE_LIMIT = 65536
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _STALE_S = 1.0
 _WATCHED = frozenset((b"content-length", b"transfer-encoding"))
+_lower = http1.lower_name
 
 
 class HttpError(Exception):
@@ -334,7 +335,7 @@ class ClientConnection(asyncio.Protocol):
         self._seen = {}
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
+        name = _lower(name)
         value = value.strip()
         if name in _WATCHED:
             self._seen[name] = value

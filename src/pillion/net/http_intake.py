@@ -34,6 +34,7 @@ SLICE = 8192
 
 _WATCHED = frozenset((b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"host", b"http2-settings"))
 _UPGRADE_FIELDS = frozenset((b"upgrade", b"http2-settings", b"connection"))
+_lower = http1.lower_name
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")}
 
 
@@ -229,7 +230,7 @@ class Intake:
         self._target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
+        name = _lower(name)
         value = value.strip()
         if name in _WATCHED:
             if name == b"host" and name in self._seen:

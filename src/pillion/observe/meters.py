@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STATES = ("closed", "half-open", "open", "unknown")
+STREAMING = "streaming"
+"""The kind of all calls between sidecars."""
+REMEMBERED, MOST_STATUSES = 512, 64
+"""Other applications whose series are at hand, and statuses of each."""
 
 
 class Timed(Protocol):
@@ -104,8 +108,60 @@ class PubSubMeter:
             self._ingress_bulk.child(pubsub, status, topic).count(elapsed_ms)
 
 
+class CalleeMeter:
+    """Calls of one other application through its sidecar: the series are looked up once for each status."""
+
+    __slots__ = ("_answers", "_latency", "_name", "_seen", "_sent")
+
+    def __init__(self, name: str, sent: Family[Number], answers: Family[Number], latency: Family[Histogram]) -> None:
+        self._name = name
+        self._sent = sent.child(name, STREAMING)
+        self._answers, self._latency = answers, latency
+        self._seen: dict[int, tuple[Number, Histogram]] = {}
+
+    def sent(self) -> None:
+        """A request goes to the other sidecar."""
+        self._sent.value += 1
+
+    def answered(self, status: int, elapsed_ms: float) -> None:
+        """It was answered, with an HTTP status or a gRPC code."""
+        series = self._seen.get(status)
+        if series is None:
+            text = str(status)
+            series = self._answers.child(self._name, text, STREAMING), self._latency.child(self._name, text)
+            if len(self._seen) < MOST_STATUSES:
+                self._seen[status] = series
+        series[0].value += 1
+        series[1].observe(elapsed_ms)
+
+
+class CallerMeter:
+    """Calls of the application here by one other."""
+
+    __slots__ = ("_answered", "_name", "_received", "_seen")
+
+    def __init__(self, name: str, received: Family[Number], answered: Family[Number]) -> None:
+        self._name = name
+        self._received = received.child(name)
+        self._answered = answered
+        self._seen: dict[int, Number] = {}
+
+    def received(self) -> None:
+        """The other application's sidecar asks for the application here."""
+        self._received.value += 1
+
+    def replied(self, status: int) -> None:
+        """It got its answer."""
+        series = self._seen.get(status)
+        if series is None:
+            series = self._answered.child(self._name, str(status))
+            if len(self._seen) < MOST_STATUSES:
+                self._seen[status] = series
+        series.value += 1
+
+
 class PeerMeter:
-    """Service invocation between sidecars. `kind` is "unary" or "streaming"."""
+    """Service invocation between sidecars. Applications are remembered up to a bound."""
 
     def __init__(self, registry: Registry) -> None:
         self._sent = registry.number("runtime_service_invocation_req_sent_total")
@@ -113,24 +169,26 @@ class PeerMeter:
         self._answered = registry.number("runtime_service_invocation_res_sent_total")
         self._answers = registry.number("runtime_service_invocation_res_recv_total")
         self._latency = registry.histogram("runtime_service_invocation_res_recv_latency_ms")
+        self._callees: dict[str, CalleeMeter] = {}
+        self._callers: dict[str, CallerMeter] = {}
 
-    def sent(self, callee: str, kind: str) -> None:
-        """A request goes to another sidecar."""
-        self._sent.child(callee, kind).value += 1
+    def callee(self, name: str) -> CalleeMeter:
+        """Return what counts calls of the application `name`."""
+        meter = self._callees.get(name)
+        if meter is None:
+            if len(self._callees) >= REMEMBERED:
+                self._callees.clear()
+            meter = self._callees[name] = CalleeMeter(name, self._sent, self._answers, self._latency)
+        return meter
 
-    def answered(self, callee: str, status: int, kind: str, elapsed_ms: float) -> None:
-        """It was answered, with an HTTP status or a gRPC code."""
-        text = str(status)
-        self._answers.child(callee, text, kind).value += 1
-        self._latency.child(callee, text).observe(elapsed_ms)
-
-    def received(self, caller: str) -> None:
-        """Another sidecar asks for the application here."""
-        self._received.child(caller).value += 1
-
-    def replied(self, caller: str, status: int) -> None:
-        """It got its answer."""
-        self._answered.child(caller, str(status)).value += 1
+    def caller(self, name: str) -> CallerMeter:
+        """Return what counts calls by the application `name`."""
+        meter = self._callers.get(name)
+        if meter is None:
+            if len(self._callers) >= REMEMBERED:
+                self._callers.clear()
+            meter = self._callers[name] = CallerMeter(name, self._received, self._answered)
+        return meter
 
 
 class ResiliencyMeter:

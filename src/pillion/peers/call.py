@@ -60,8 +60,29 @@ class PeerCall:
 
     async def run(self) -> Reply:
         """Send the invocation and return the reply. Its body is this object while more may arrive."""
+        invocation = self._invocation
+        body = invocation.body
         try:
-            reply = await self._start()
+            head = self._heads.write(self._target, invocation)
+            stream = self._lease.channel.stream(CALL_LOCAL_STREAM, metadata=trace_metadata(invocation))
+            self._stream = stream
+            try:
+                if isinstance(body, bytes) and len(body) <= CHUNK:
+                    await stream.send_last(envelope.stream_message(head, body, 0))
+                    self.sent = True
+                else:
+                    await self._begin(stream, head)
+                message = await stream.receive()
+            except RpcError as error:
+                reply = await self._otherwise(error)
+            else:
+                reply = self._read(message)
+                if stream.exhausted:
+                    reply.body, self._payload = self._payload, b""
+                elif reply.length == len(self._payload) or reply.code < 100:
+                    reply.body = await gather(self)
+                else:
+                    reply.body = self
             if reply.body is not self:
                 self._end()
         except envelope.BadEnvelope as error:
@@ -72,32 +93,24 @@ class PeerCall:
             raise
         return reply
 
-    async def _start(self) -> Reply:
-        invocation = self._invocation
-        body = invocation.body
-        head = self._heads.write(self._target, invocation)
-        stream = self._lease.channel.stream(CALL_LOCAL_STREAM, metadata=trace_metadata(invocation))
-        self._stream = stream
-        try:
-            if isinstance(body, bytes) and len(body) <= CHUNK:
-                await stream.send_last(envelope.stream_message(head, body, 0))
-                self.sent = True
-            else:
-                await stream.send(envelope.stream_message(head, b"", 0))
-                self.sent = True
-                self._sender = asyncio.get_running_loop().create_task(self._send(stream))
-            message = await stream.receive()
-        except RpcError as error:
-            if self._failure is not None:
-                raise self._failure from error
-            if error.code == Code.UNIMPLEMENTED:
-                return await self._unary(error)
-            raise
+    async def _begin(self, stream: ClientStream, head: bytes) -> None:
+        """Send the head of a call whose body goes in pieces, and start sending those."""
+        await stream.send(envelope.stream_message(head, b"", 0))
+        self.sent = True
+        self._sender = asyncio.get_running_loop().create_task(self._send(stream))
+
+    async def _otherwise(self, error: RpcError) -> Reply:
+        """Return the reply in the unary form where the streaming one is not known; raise what went wrong elsewhere."""
+        if self._failure is not None:
+            raise self._failure from error
+        if error.code == Code.UNIMPLEMENTED:
+            return await self._unary(error)
+        raise error
+
+    def _read(self, message: bytes | None) -> Reply:
+        """Read the first message: the head of the reply, and in `_payload` what came of its body."""
         if message is None:
             raise ComponentError(NO_FIELDS)
-        return await self._read(message)
-
-    async def _read(self, message: bytes) -> Reply:
         head, payload, sequence = envelope.read_stream_message(message)
         if not head:
             raise ComponentError(NO_FIELDS)
@@ -114,11 +127,6 @@ class PeerCall:
         if payload is not None:
             self._check(sequence)
             self._payload = payload
-        size = len(payload or b"")
-        if reply.length == size or reply.code < 100:
-            reply.body = await gather(self)
-        else:
-            reply.body = self
         return reply
 
     def __aiter__(self) -> PeerCall:

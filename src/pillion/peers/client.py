@@ -34,11 +34,17 @@ MOST_INSTANCES = 16
 
 
 class Meter(Protocol):
-    """What is counted of calls to other sidecars (spec `runtime.md` 6.1). `kind` is "unary" or "streaming"."""
+    """What is counted of calls to other sidecars (spec `runtime.md` 6.1)."""
 
-    def sent(self, callee: str, kind: str) -> None: ...
+    def callee(self, name: str) -> CalleeMeter: ...
 
-    def answered(self, callee: str, status: int, kind: str, elapsed_ms: float) -> None: ...
+
+class CalleeMeter(Protocol):
+    """What is counted of calls to one application; every attempt is a call, as in the reference."""
+
+    def sent(self) -> None: ...
+
+    def answered(self, status: int, elapsed_ms: float) -> None: ...
 
 
 class PeerClient:
@@ -75,15 +81,23 @@ class PeerClient:
             await invocation.settle()
         repeatable = built_in and invocation.fixed and isinstance(invocation.body, bytes)
         directory = self.directory
+        meter = None if self._meter is None else self._meter.callee(target.name)
         tried: set[str] = set()
         retries, began = 0, 0.0
         while True:
-            address = await directory.pick(target.name, target.namespace)
+            address = directory.known(target.name, target.namespace)
+            if address is None:
+                address = await directory.pick(target.name, target.namespace)
             lease = self.pool.take(address, target)
             call = PeerCall(self._heads, self.pool, lease, target, invocation)
+            started = time.perf_counter()
+            if meter is not None:
+                meter.sent()
             try:
-                reply = await (call.run() if self._meter is None else _counted(call, target.name, self._meter))
+                reply = await call.run()
             except RpcError as error:
+                if meter is not None:
+                    meter.answered(error.code, (time.perf_counter() - started) * 1000)
                 if error.code not in RETRIED:
                     raise
                 self.pool.retire(lease)
@@ -105,6 +119,8 @@ class PeerClient:
                 log.debug("trying %s again: %s", target.text, error)
                 await asyncio.sleep(wait_s)
             else:
+                if meter is not None:
+                    meter.answered(reply.code, (time.perf_counter() - started) * 1000)
                 directory.alive(address)
                 return reply
 
@@ -112,16 +128,3 @@ class PeerClient:
         """Close all channels and end all lookups."""
         await self.directory.close()
         await self.pool.close()
-
-
-async def _counted(call: PeerCall, callee: str, meter: Meter) -> Reply:
-    """Run one attempt and count it: every attempt is a request, as in the reference."""
-    meter.sent(callee, "streaming")
-    started = time.perf_counter()
-    try:
-        reply = await call.run()
-    except RpcError as error:
-        meter.answered(callee, error.code, "streaming", (time.perf_counter() - started) * 1000)
-        raise
-    meter.answered(callee, reply.code, "streaming", (time.perf_counter() - started) * 1000)
-    return reply

@@ -93,14 +93,21 @@ class Directory:
     _asking: dict[tuple[str, str], asyncio.Task[tuple[str, ...] | Exception]] = field(default_factory=dict)
     _tasks: Tasks = field(default_factory=lambda: Tasks("name resolution"))
 
+    def known(self, name: str, namespace: str) -> str | None:
+        """Return what `pick` would, without waiting; None where it has to look up."""
+        found = self._found.get((name, namespace))
+        if found is None or self.monotonic() >= found.until:
+            return None
+        return self._next(found)
+
     async def pick(self, name: str, namespace: str) -> str:
         """Return the address of the next instance that is not believed dead, of any when all are.
 
         Raises `ComponentError` when there is none.
         """
-        found = self._found.get((name, namespace))
-        if found is None or self.monotonic() >= found.until:
-            found = await self._look_up(name, namespace)
+        return self.known(name, namespace) or self._next(await self._look_up(name, namespace))
+
+    def _next(self, found: _Found) -> str:
         addresses = found.addresses
         count = len(addresses)
         if count == 1:

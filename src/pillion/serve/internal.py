@@ -47,9 +47,15 @@ _APP_FAILURES = (RpcError, ComponentError, HttpError, BodyTooLarge, BodyIncomple
 class Meter(Protocol):
     """What is counted of calls by other sidecars (spec `runtime.md` 6.1)."""
 
-    def received(self, caller: str) -> None: ...
+    def caller(self, name: str) -> CallerMeter: ...
 
-    def replied(self, caller: str, status: int) -> None: ...
+
+class CallerMeter(Protocol):
+    """What is counted of calls by one application."""
+
+    def received(self) -> None: ...
+
+    def replied(self, status: int) -> None: ...
 
 
 class InternalService:
@@ -102,7 +108,7 @@ class InternalService:
         try:
             body = await gather(reply.body)
         except _APP_FAILURES as error:
-            raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
+            raise _failure(error) from error
         if reply.http:
             return _http_head(reply.code, reply.content_type, len(body), tuple(reply.headers), body)
         return _grpc_head(reply, body)
@@ -159,18 +165,17 @@ class InternalService:
                 self._tracer.end(span)
 
     async def _counted(self, app: AppChannel, invocation: Invocation) -> Reply:
-        meter = self._meter
-        if meter is None:
+        if self._meter is None:
             return await _ask(app, invocation)
-        caller = next((value for name, value in invocation.headers if name == b"dapr-caller-app-id"), b"unknown")
-        name = caller.decode("latin-1")
-        meter.received(name)
+        meter = self._meter.caller(_caller(invocation))
+        meter.received()
         try:
-            reply = await _ask(app, invocation)
-        except RpcError as error:
-            meter.replied(name, error.code)
-            raise
-        meter.replied(name, reply.code)
+            reply = await invoke_app(app, invocation)
+        except _APP_FAILURES as error:
+            failure = _failure(error)
+            meter.replied(failure.code)
+            raise failure from error
+        meter.replied(reply.code)
         return reply
 
     def _channel(self) -> AppChannel:
@@ -297,7 +302,19 @@ async def _ask(app: AppChannel, invocation: Invocation) -> Reply:
     try:
         return await invoke_app(app, invocation)
     except _APP_FAILURES as error:
-        raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
+        raise _failure(error) from error
+
+
+def _failure(error: Exception) -> RpcError:
+    return RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}")
+
+
+def _caller(invocation: Invocation) -> str:
+    """Return the application that calls, as its sidecar names it."""
+    for name, value in invocation.headers:
+        if name == b"dapr-caller-app-id":
+            return value.decode("latin-1")
+    return "unknown"
 
 
 async def _not_an_error(reply: Reply) -> None:
@@ -346,7 +363,10 @@ async def _answer(call: ServerCall, reply: Reply, code: int) -> None:
     else:
         head = _repeated_http_head(code, reply.content_type, reply.length, tuple(reply.headers))
     if isinstance(body, bytes):
-        await call.send(envelope.stream_message(head, body[:CHUNK] if len(body) > CHUNK else body, 0))
+        if len(body) <= CHUNK:
+            await call.send_last(envelope.stream_message(head, body, 0))
+            return
+        await call.send(envelope.stream_message(head, body[:CHUNK], 0))
         for sequence, at in enumerate(range(CHUNK, len(body), CHUNK), 1):
             await call.send(envelope.stream_message(None, body[at : at + CHUNK], sequence))
         return
@@ -360,7 +380,7 @@ async def _answer(call: ServerCall, reply: Reply, code: int) -> None:
                 sequence += 1
         whole = True
     except (HttpError, BodyIncomplete) as error:
-        raise RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}") from error
+        raise _failure(error) from error
     finally:
         if not whole:
             await close(body)

@@ -38,6 +38,14 @@ class StatusError(Exception):
         super().__init__(f"{code.name}: {message}")
 
 
+def only_message(data: bytes, limit: int) -> bytes | None:
+    """Return the message when `data` is exactly one, whole and uncompressed: the usual frame. Else a `Deframer` can."""
+    size = len(data) - 5
+    if size >= 0 and not data[0] and size <= limit and int.from_bytes(data[1:5], "big") == size:
+        return data[5:]
+    return None
+
+
 def framed(message: bytes) -> bytes:
     """Return one uncompressed message as it travels."""
     return PREFIX.pack(0, len(message)) + message

@@ -651,6 +651,43 @@ class Connection:
         self.frames_sent += 1
         self._write(f.head_frames(stream.id, self._note() + block, end=end, frame_size=self.peer_frame_size))
 
+    def open_whole(self, stream: Stream, block: bytes, prefix: bytes, data: bytes) -> bool:
+        """Client: send a request in one go: head, and one body of `prefix` + `data`, which ends it. As `send_data`."""
+        size, length = len(prefix) + len(data), len(block)
+        if (
+            size > stream.send_window
+            or size > self.send_window
+            or size > self.peer_frame_size
+            or length > self.peer_frame_size
+            or self.paused
+            or self._table_note
+        ):
+            self.open(stream, block, end=False)
+            return self.send_data(stream, prefix + data, end=True)
+        self.next_id += 2
+        stream_id = stream.id
+        self.streams[stream_id] = stream
+        stream.ending = stream.local_ended = True
+        stream.send_window -= size
+        self.send_window -= size
+        self.frames_sent += 2
+        if self.budget.left < Budget.full:
+            self.budget.left += WORTH_DATA
+        pack = FRAME_HEAD.pack
+        self._out.append(
+            b"".join((
+                pack(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS, stream_id),
+                block,
+                pack(size >> 8, size & 0xFF, f.DATA, f.END_STREAM, stream_id),
+                prefix,
+                data,
+            ))
+        )  # fmt: skip
+        if not self._woken:
+            self._woken = True
+            self._wake()
+        return True
+
     def _note(self) -> bytes:
         note, self._table_note = self._table_note, b""
         return note

@@ -10,6 +10,7 @@ Header names are lower-case inside the house and canonical (`Content-Type`) on t
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class Names(dict[bytes, bytes]):
+    """Memo from a header name as peers spell it to its lower case: the same object each time, whose hash is known."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        lower = name.lower()
+        if len(name) <= _MEMO_NAME:
+            if len(self) >= _MEMO_LIMIT:
+                self.clear()
+            self[name] = lower
+        return lower
+
+
+lower_name = Names().__getitem__
 
 HOP_BY_HOP = frozenset(
     (
@@ -53,6 +69,9 @@ JOIN_LIMIT = 32768
 """Up to this many bytes a body is copied to go out in one write with its head; longer ones are written beside it."""
 
 _MEMO_LIMIT = 1024
+_MEMO_LINE = 256
+"""Bytes of a line that is worth remembering."""
+_MEMO_NAME = 64
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[!-~\x80-\xff]+")
 _UNSAFE = bytes.maketrans(b"\r\n\0", b"   ")
@@ -88,6 +107,35 @@ class _Leads(dict[bytes, bytes]):
 
 _RESPONSE_LEADS = _Leads(FRAMING, strict=False)
 _REQUEST_LEADS = _Leads((*FRAMING, b"host", b"expect", b"http2-settings"), strict=True)
+
+
+class _Lines(dict[tuple[bytes, bytes], bytes]):
+    """Memo from a field to its line, checked: most headers of a message were headers of the last one."""
+
+    def __init__(self, leads: _Leads, *, strict: bool) -> None:
+        super().__init__()
+        self._leads = leads
+        self._strict = strict
+
+    def __missing__(self, field: tuple[bytes, bytes]) -> bytes:
+        name, value = field
+        lead = self._leads[name]
+        line = lead + self._clean(value) if lead else b""
+        if len(line) <= _MEMO_LINE:
+            if len(self) >= _MEMO_LIMIT:
+                self.clear()
+            self[field] = line
+        return line
+
+    def _clean(self, value: bytes) -> bytes:
+        clean = value.translate(_UNSAFE)
+        if self._strict and clean != value:
+            raise ValueError("a header value must not contain line breaks or NUL")
+        return clean
+
+
+_response_line = _Lines(_RESPONSE_LEADS, strict=False).__getitem__
+_request_line = _Lines(_REQUEST_LEADS, strict=True).__getitem__
 _FINAL_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus if status >= 200
 }
@@ -112,23 +160,8 @@ def response_head(status: int, headers: Headers, tail: bytes) -> bytes:
     `tail` is its framing: `content_length(n)`, `CHUNKED` or `END`, with or without `CLOSE` before it.
     Names that are no tokens are left out; CR, LF and NUL in values become spaces (RFC 9110 5.5).
     """
-    parts = [_FINAL_LINES.get(status) or status_line(status)]
-    for name, value in headers:
-        if lead := _RESPONSE_LEADS[name]:
-            parts.append(lead)
-            parts.append(value)
-    parts.append(tail)
-    head = b"".join(parts)
-    if _is_clean(head, parts, tail):
-        return head
-    parts[2:-1:2] = [value.translate(_UNSAFE) for value in parts[2:-1:2]]
-    return b"".join(parts)
-
-
-def _is_clean(head: bytes, parts: list[bytes], tail: bytes) -> bool:
-    """Return whether no value smuggled in a line: the head has as many CR and LF as its fields and tail, and no NUL."""
-    lines = (len(parts) - 2) // 2 + tail.count(b"\n")
-    return head.count(b"\n") == lines and head.count(b"\r") == lines and 0 not in head
+    first = _FINAL_LINES.get(status) or status_line(status)
+    return b"".join((first, *map(_response_line, headers), tail))
 
 
 def request_head(method: str, target: bytes, host: bytes, headers: Headers, tail: bytes) -> bytes:
@@ -136,23 +169,25 @@ def request_head(method: str, target: bytes, host: bytes, headers: Headers, tail
 
     Raises `ValueError` for a method, target, name or value that could change the meaning of the bytes around it.
     """
-    parts = [b"", b"\r\nHost: ", host]
     for name, value in headers:
-        if lead := _REQUEST_LEADS[name]:
-            parts.append(lead)
-            parts.append(value)
-        elif name == b"host":
-            parts[2] = value
-    parts[0] = method.encode() + b" " + target + b" HTTP/1.1"
-    parts.append(tail)
-    head = b"".join(parts)
-    if not _is_clean(head, parts, tail):
-        raise ValueError("a header value must not contain line breaks or NUL")
+        if name == b"host":
+            host = value
+    first = (_repeated_line if len(target) <= _MEMO_LINE else _first_lines)(method, target, host)
+    return b"".join((first, *map(_request_line, headers), tail))
+
+
+def _first_lines(method: str, target: bytes, host: bytes) -> bytes:
+    """Return the request line and the `Host` of a request. Raises `ValueError`."""
     if _TARGET.fullmatch(target) is None:
         raise ValueError(f"{target!r} cannot be a request target")
     if not (method.isalpha() or is_token(method.encode())):
         raise ValueError(f"{method!r} cannot be a method")
-    return head
+    if host != host.translate(_UNSAFE):
+        raise ValueError("a header value must not contain line breaks or NUL")
+    return b"%b %b HTTP/1.1\r\nHost: %b" % (method.encode(), target, host)
+
+
+_repeated_line = lru_cache(maxsize=_MEMO_LIMIT)(_first_lines)
 
 
 def write_chunk(write: Callable[[bytes], object], data: bytes) -> None:
