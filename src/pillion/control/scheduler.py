@@ -24,7 +24,8 @@ from pillion.jobs.protocol import (
     message_of,
     metadata_of,
 )
-from pillion.kinds.jobs import JobExists, JobInvalid, JobMissing, SchedulerFailed, SchedulerUnavailable
+from pillion.jobs.statuses import code_of
+from pillion.kinds.jobs import JobInvalid, JobMissing
 from pillion.net.exchange import Method, RpcError
 from pillion.wire.messages import scheduler as m
 
@@ -306,21 +307,8 @@ def parsed(takes: type[R], raw: bytes) -> R:
 
 
 def status_of(error: ComponentError) -> RpcError:
-    """Return the status that tells a scheduler's error. The reference has UNKNOWN where the caller is to blame."""
-    text = str(error)
-    match error:
-        case JobExists():
-            return RpcError(Code.ALREADY_EXISTS, text)
-        case JobInvalid():
-            return RpcError(Code.INVALID_ARGUMENT, text)
-        case JobMissing():
-            return RpcError(Code.NOT_FOUND, text)
-        case SchedulerUnavailable():
-            return RpcError(Code.UNAVAILABLE, text)
-        case SchedulerFailed():
-            return RpcError(error.code, text)
-        case _:
-            return RpcError(Code.UNKNOWN, text)
+    """Return the status that tells a scheduler's error."""
+    return RpcError(code_of(error), str(error))
 
 
 def kind_of(metadata: m.JobMetadata) -> str:

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError, Message
 
 from pillion.errors import Code, ComponentError
 from pillion.jobs.protocol import CATCH_UP, CATCH_UP_PER_SECOND, SERVICE, job_of, key_of, message_of, metadata_of
-from pillion.jobs.remote_admin import error_of
 from pillion.jobs.remote_watch import RemoteWatch
+from pillion.jobs.statuses import error_of
 from pillion.kinds.jobs import CatchUp, JobExists, JobKey, SchedulerTimeout, SchedulerUnavailable
 from pillion.net.exchange import RpcError
 from pillion.net.h2_pool import CannotConnect

@@ -9,22 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from pillion.errors import Code, ComponentError
+from pillion.errors import ComponentError
 from pillion.jobs.admin_protocol import SERVICE, put_request, stored_of, timestamp_of
-from pillion.kinds.jobs import (
-    JobExists,
-    JobFilter,
-    JobInvalid,
-    JobMissing,
-    SchedulerFailed,
-    SchedulerTimeout,
-    SchedulerUnavailable,
-)
+from pillion.jobs.statuses import error_of
 from pillion.net.exchange import RpcError
 from pillion.wire.messages import own_scheduler as m
 
 if TYPE_CHECKING:
-    from pillion.kinds.jobs import Job, JobKey, Stored
+    from pillion.kinds.jobs import Job, JobFilter, JobKey, Stored
     from pillion.net.exchange import GrpcChannel
 
 R = TypeVar("R", bound=Message)
@@ -76,28 +68,3 @@ class RemoteAdmin:
             raise error_of(error) from error
         except DecodeError as error:
             raise ComponentError(f"the scheduler's answer cannot be read: {error}") from error
-
-
-def error_of(error: RpcError) -> ComponentError:
-    """Return what a scheduler's status means."""
-    match error.code:
-        case Code.ALREADY_EXISTS:
-            return JobExists(error.message)
-        case Code.INVALID_ARGUMENT:
-            return JobInvalid(error.message)
-        case Code.NOT_FOUND:
-            return JobMissing(error.message)
-        case Code.UNAVAILABLE:
-            return SchedulerUnavailable(error.message)
-        case Code.DEADLINE_EXCEEDED:
-            return SchedulerTimeout(error.message)
-        case _:
-            return SchedulerFailed(error.message, known_code(error.code))
-
-
-def known_code(code: int) -> Code:
-    """Return a status code; one that gRPC has not is UNKNOWN."""
-    try:
-        return Code(code)
-    except ValueError:
-        return Code.UNKNOWN

@@ -174,6 +174,12 @@ def binding_span(name: str) -> tuple[str, Attributes]:
     return f"bindings/{name}", (_GRPC, *_database("bindings", name, f"bindings/{name}"))
 
 
+@lru_cache(maxsize=2048)
+def job_span(name: str) -> tuple[str, Attributes]:
+    """Return name and attributes of a job that the application carries out."""
+    return f"job/{name}", (("rpc.service", "Dapr"), ("dapr.api", f"job/{name}"))
+
+
 # --- building blocks -----------------------------------------------------------------------------------------------
 
 

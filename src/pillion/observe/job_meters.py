@@ -1,0 +1,80 @@
+"""Meters of jobs: those of a sidecar and those of a scheduler (spec `runtime.md` 6.1, `control-plane.md` 5.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pillion.observe.metrics import Registry
+
+OPERATION = "job_trigger_op"
+
+
+class JobMeter:
+    """What the application makes of its jobs."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._done = registry.number("component_job_success_count")
+        self._failed = registry.number("component_job_failure_count")
+        self._latencies = registry.histogram("component_job_latencies")
+
+    def job(self, success: bool, elapsed_ms: float) -> None:
+        (self._done if success else self._failed).child(OPERATION).value += 1
+        self._latencies.child(OPERATION, "true" if success else "false").observe(elapsed_ms)
+
+
+class SchedulerMeter:
+    """What a scheduler registers, fires and serves. `kind` is "job", "actor" or "unknown"."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._sidecars = registry.number("scheduler_sidecars_connected")
+        self._created = registry.number("scheduler_jobs_created_total")
+        self._not_created = registry.number("scheduler_jobs_created_failed_total")
+        self._deleted = registry.number("scheduler_jobs_deleted_total")
+        self._deleted_many = registry.number("scheduler_jobs_bulk_deleted_total")
+        self._triggered = registry.number("scheduler_jobs_triggered_total")
+        self._failed = registry.number("scheduler_jobs_failed_total")
+        self._undelivered = registry.number("scheduler_jobs_undelivered_total")
+        self._latency = registry.histogram("scheduler_trigger_latency")
+        self._inside = registry.number("scheduler_concurrency_inflight")
+        self._pending = registry.number("scheduler_concurrency_pending")
+        self._throttled = registry.number("scheduler_concurrency_throttled_total")
+        self._errors = registry.number("scheduler_sidecar_errors_total")
+
+    def created(self, kind: str) -> None:
+        self._created.child(kind).value += 1
+
+    def not_created(self, kind: str) -> None:
+        self._not_created.child(kind).value += 1
+
+    def deleted(self, kind: str) -> None:
+        self._deleted.child(kind).value += 1
+
+    def deleted_many(self) -> None:
+        self._deleted_many.child().value += 1
+
+    def sidecars(self, number: int) -> None:
+        self._sidecars.child().value = number
+
+    def sidecar_error(self, reason: str) -> None:
+        self._errors.child(reason).value += 1
+
+    def triggered(self, kind: str, elapsed_ms: float) -> None:
+        """A tick was carried out; `elapsed_ms` from its trigger to its answer."""
+        self._triggered.child(kind).value += 1
+        self._latency.child(kind).observe(elapsed_ms)
+
+    def failed(self, kind: str, elapsed_ms: float) -> None:
+        self._failed.child(kind).value += 1
+        self._latency.child(kind).observe(elapsed_ms)
+
+    def undelivered(self, kind: str) -> None:
+        self._undelivered.child(kind).value += 1
+
+    def gate(self, key: str, inside: int, pending: int) -> None:
+        """How a concurrency gate stands."""
+        self._inside.child(key).value = inside
+        self._pending.child(key).value = pending
+
+    def throttled(self, key: str) -> None:
+        self._throttled.child(key).value += 1
