@@ -1,0 +1,422 @@
+"""gRPC between the hosts of a simulated world: real clients and services, an invented network.
+
+    network = Network(world)
+    network.serve("10.0.0.1:50005", host_one, service)          # any `GrpcService`
+    channel = network.channel(host_two, "10.0.0.1:50005")       # a `GrpcChannel` as drivers get from their `dial`
+
+Messages of one call arrive in order, as TCP has it, each a while later. A call breaks when its pair of hosts is cut
+apart, when an end is dead or stands still longer than keepalive allows, and now and then by chance: then each end
+learns of it at a time of its own, with what was on its way lost. A break is UNAVAILABLE to the client, and a cancelled
+handler to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from pillion.errors import Code
+from pillion.net.exchange import Method, RpcError, UnaryReply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillion.net.exchange import ClientStream, GrpcChannel, GrpcService, Metadata
+    from pillion.testing.simulation import Host, World
+
+_ORDER_S = 1e-6
+"""What lies between two messages that would arrive at the same moment."""
+
+
+class Network:
+    """The wires and who listens at their ends.
+
+    `delay_s` is the range of a message's time, `breaking` the chance that a message breaks its call instead. Keepalive
+    notices after `notice_s`.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        delay_s: tuple[float, float] = (0.0002, 0.01),
+        breaking: float = 0.0,
+        notice_s: float = 5.0,
+    ) -> None:
+        self.world = world
+        self.delay_s = delay_s
+        self.breaking = breaking
+        self.notice_s = notice_s
+        self.cut: set[frozenset[str]] = set()
+        self._servers: dict[str, tuple[Host, GrpcService]] = {}
+
+    def serve(self, address: str, host: Host, service: GrpcService) -> None:
+        """Let `service` answer at `address`; a host that is killed stops answering."""
+        self._servers[address] = (host, service)
+
+    def channel(self, source: Host, address: str) -> GrpcChannel:
+        return _Channel(self, source, address)
+
+    def find(self, address: str) -> tuple[Host, GrpcService] | None:
+        found = self._servers.get(address)
+        return found if found is not None and found[0].alive else None
+
+    def is_cut(self, one: Host, other: Host) -> bool:
+        return frozenset((one.name, other.name)) in self.cut
+
+
+class _Channel:
+    """A `GrpcChannel` of a host to an address."""
+
+    def __init__(self, network: Network, source: Host, address: str) -> None:
+        self._network = network
+        self._source = source
+        self._address = address
+        self._open: set[_Call] = set()
+
+    async def unary(
+        self, method: str, request: bytes, *, metadata: Metadata | None = None, timeout_s: float | None = None
+    ) -> UnaryReply:
+        stream = self.stream(method, metadata=metadata, timeout_s=timeout_s)
+        try:
+            await stream.send_last(request)
+            message = await stream.receive()
+            if message is None:
+                raise RpcError(Code.INTERNAL, "no message was answered")
+            await stream.receive()
+        finally:
+            stream.cancel()
+        return UnaryReply(message, await stream.initial_metadata(), stream.trailing_metadata())
+
+    def stream(self, method: str, *, metadata: Metadata | None = None, timeout_s: float | None = None) -> ClientStream:
+        call = _Call(self._network, self._source, self._address, method, list(metadata or []), timeout_s)
+        self._open.add(call)
+        call.ended = self._open.discard
+        return call.client
+
+    async def close(self) -> None:
+        for call in list(self._open):
+            call.client.cancel()
+
+    def __repr__(self) -> str:
+        return f"<simulated channel of {self._source.name} to {self._address}>"
+
+
+class _Call:
+    """One call: both ends, and what is between them."""
+
+    def __init__(
+        self, network: Network, source: Host, address: str, method: str, metadata: Metadata, timeout_s: float | None
+    ) -> None:
+        self.network = network
+        self.world = network.world
+        self.source = source
+        self.target: Host | None = None
+        self.ended: Callable[[_Call], object] = lambda call: None
+        self.over = False
+        self._arrival = {"up": 0.0, "down": 0.0}
+        self.client = _Client(self)
+        self.server: _Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if timeout_s is not None:
+            self._timer = source.loop.call_later(timeout_s, self._late)
+        self._connect(address, method, metadata, timeout_s)
+
+    def _connect(self, address: str, method: str, metadata: Metadata, timeout_s: float | None) -> None:
+        def arrive() -> None:
+            found = self.network.find(address)
+            if found is None or self.network.is_cut(self.source, found[0]):
+                self._to_client(lambda: self.client.end(RpcError(Code.UNAVAILABLE, f"{address} cannot be reached")))
+                return
+            self.target, service = found
+            self.server = _Server(self, method, metadata, timeout_s, self.target)
+            self.target.call(self.server.begin, service)
+
+        self._later("up", arrive)
+        self.world.later(self.network.notice_s, self._look)
+
+    # -- between the ends
+
+    def up(self, act: Callable[[], None]) -> None:
+        """Let something reach the server."""
+
+        def arrive() -> None:
+            if self.target is not None and self.target.alive and not self._broken():
+                self.target.call(act)
+
+        self._later("up", arrive)
+
+    def down(self, act: Callable[[], None]) -> None:
+        """Let something reach the client."""
+
+        def arrive() -> None:
+            if not self._broken():
+                self._to_client(act)
+
+        self._later("down", arrive)
+
+    def finish(self) -> None:
+        """The client has its end: nothing more is of interest."""
+        self.over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.ended(self)
+
+    def _later(self, way: str, arrive: Callable[[], None]) -> None:
+        network, world = self.network, self.world
+        if network.breaking and world.random.random() < network.breaking:
+            self._break()
+        delay = world.random.uniform(*network.delay_s)
+        at = max(world.now + delay, self._arrival[way] + _ORDER_S)
+        self._arrival[way] = at
+        world.later(at - world.now, arrive)
+
+    def _to_client(self, act: Callable[[], None]) -> None:
+        if self.source.alive:
+            self.source.call(act)
+
+    def _broken(self) -> bool:
+        if self.target is not None and self.network.is_cut(self.source, self.target):
+            self._break()
+        return self._is_broken
+
+    _is_broken = False
+
+    def _break(self) -> None:
+        """The connection is gone; each end notices in its own time."""
+        if self._is_broken or self.over:
+            return
+        self._is_broken = True
+        world, most = self.world, self.network.notice_s
+        error = RpcError(Code.UNAVAILABLE, "the connection broke")
+        world.later(world.random.uniform(0, most), lambda: self._to_client(lambda: self.client.end(error)))
+        world.later(world.random.uniform(0, most), self._drop_server)
+
+    def _drop_server(self) -> None:
+        if self.server is not None and self.server.host.alive:
+            self.server.host.call(self.server.drop)
+
+    def _look(self) -> None:
+        """What keepalive does: notice an end that does not answer any more."""
+        server_over = self.server is None or self.server.over
+        if self._is_broken or (self.over and server_over):
+            return
+        target = self.target
+        gone = target is not None and (not target.alive or target.paused or self.network.is_cut(self.source, target))
+        if gone or not self.source.alive or self.source.paused:
+            self._break()
+            if self.over:  # the client left in order, but its word cannot reach the server any more
+                self._is_broken = True
+                self._drop_server()
+            return
+        self.world.later(self.network.notice_s, self._look)
+
+    def _late(self) -> None:
+        self.client.end(RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"))
+        self.up(self._cancel_server)
+
+    def _cancel_server(self) -> None:
+        if self.server is not None:
+            self.server.drop()
+
+    def cancel(self) -> None:
+        self.up(self._cancel_server)
+
+
+class _Mailbox:
+    """Messages that arrived at one end, and its end. Runs on that end's host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._messages: deque[bytes] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        self.closed = False
+        self.error: RpcError | None = None
+
+    def put(self, message: bytes) -> None:
+        if not self.closed:
+            self._messages.append(message)
+            self._wake()
+
+    def close(self, error: RpcError | None = None) -> None:
+        if not self.closed:
+            self.closed, self.error = True, error
+            if error is not None:
+                self._messages.clear()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._messages) or self.closed
+
+    @property
+    def exhausted(self) -> bool:
+        return self.closed and self.error is None and not self._messages
+
+    async def take(self) -> bytes | None:
+        while not self._messages:
+            if self.closed:
+                if self.error is not None:
+                    raise self.error
+                return None
+            self._waiting = self._host.loop.create_future()
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+        return self._messages.popleft()
+
+
+class _Client:
+    """The caller's end: a `ClientStream`."""
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._mail = _Mailbox(call.source)
+        self._headers: asyncio.Future[Metadata] = call.source.loop.create_future()
+        self._trailers: Metadata = []
+        self._half_closed = False
+
+    async def send(self, message: bytes) -> None:
+        self._check()
+        call = self._call
+        call.up(lambda: call.server.mail.put(message) if call.server is not None else None)
+
+    async def send_last(self, message: bytes) -> None:
+        await self.send(message)
+        await self.half_close()
+
+    async def half_close(self) -> None:
+        self._half_closed = True
+        call = self._call
+        call.up(lambda: call.server.mail.close() if call.server is not None else None)
+
+    def _check(self) -> None:
+        if self._half_closed:
+            raise AssertionError("the stream is half-closed")
+        if self._mail.closed and self._mail.error is not None:
+            raise self._mail.error
+
+    @property
+    def exhausted(self) -> bool:
+        return self._mail.exhausted
+
+    async def receive(self) -> bytes | None:
+        return await self._mail.take()
+
+    async def initial_metadata(self) -> Metadata:
+        return await asyncio.shield(self._headers)
+
+    def trailing_metadata(self) -> Metadata:
+        return self._trailers
+
+    def cancel(self) -> None:
+        if not self._mail.closed:
+            self.end(RpcError(Code.CANCELLED, "context canceled"))
+            self._call.cancel()
+
+    # -- what arrives
+
+    def headers(self, metadata: Metadata) -> None:
+        if not self._headers.done():
+            self._headers.set_result(metadata)
+
+    def message(self, message: bytes) -> None:
+        self._mail.put(message)
+
+    def end(self, error: RpcError | None, trailers: Metadata | None = None) -> None:
+        if not self._mail.closed:
+            self._trailers = trailers or []
+            self._mail.close(error)
+            self.headers([])
+            self._call.finish()
+
+
+class _Server:
+    """The service's end: a `ServerCall`."""
+
+    def __init__(self, call: _Call, method: str, metadata: Metadata, timeout_s: float | None, host: Host) -> None:
+        self._call = call
+        self.method = method
+        self.metadata = metadata
+        self.deadline = None if timeout_s is None else host.loop.time() + timeout_s
+        self.peer: Any = None
+        self.initial_metadata: Metadata = []
+        self.trailing_metadata: Metadata = []
+        self.host = host
+        self.mail = _Mailbox(host)
+        self.over = False
+        self._sent_headers = False
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, service: GrpcService) -> None:
+        """Find the method and run its handler."""
+        found = service.find(self.method, self.metadata)
+        if found is None:
+            self._end(RpcError(Code.UNIMPLEMENTED, f"unknown method {self.method}"))
+            return
+        self._task = self.host.loop.create_task(self._run(found))
+
+    def drop(self) -> None:
+        """The client is gone."""
+        self.mail.close(RpcError(Code.CANCELLED, "context canceled"))
+        if self._task is not None and not self.over:
+            self._task.cancel()
+        self.over = True
+
+    async def _run(self, method: Method) -> None:
+        try:
+            if method.unary is not None:
+                request = await self.mail.take()
+                if request is None:
+                    raise RpcError(Code.INTERNAL, "no message was sent")
+                await self.send(await method.unary(self, request))
+            else:
+                assert method.streaming is not None
+                await method.streaming(self)
+        except RpcError as error:
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _end(self, error: RpcError | None) -> None:
+        if not self.over:
+            self.over = True
+            client, trailers = self._call.client, self.trailing_metadata
+            self._call.down(lambda: client.end(error, trailers))
+
+    @property
+    def ready(self) -> bool:
+        return self.mail.ready
+
+    @property
+    def exhausted(self) -> bool:
+        return self.mail.exhausted
+
+    async def receive(self) -> bytes | None:
+        return await self.mail.take()
+
+    async def send_headers(self) -> None:
+        if not self._sent_headers:
+            self._sent_headers = True
+            client, metadata = self._call.client, self.initial_metadata
+            self._call.down(lambda: client.headers(metadata))
+
+    async def send(self, message: bytes) -> None:
+        if self.over:
+            raise RpcError(Code.CANCELLED, "context canceled")
+        await self.send_headers()
+        client = self._call.client
+        self._call.down(lambda: client.message(message))
+
+    async def send_last(self, message: bytes) -> None:
+        await self.send(message)
+        self._end(None)
+
+    def first(self, name: str) -> str | bytes | None:
+        return next((value for key, value in self.metadata if key == name), None)
