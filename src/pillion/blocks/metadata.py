@@ -67,6 +67,7 @@ class Facts:
     subscriptions: Callable[[], Sequence[m.PubsubSubscription]] = list
     http_endpoints: Callable[[], Sequence[str]] = list
     resiliencies: Callable[[], Sequence[str]] = list
+    schedulers: Callable[[], Sequence[str]] = list
     extended: Mapping[str, str] = field(default_factory=dict)
     """Told besides the labels; names of our own begin with `pillion.`."""
     app: AppConnection | None = None
@@ -107,6 +108,8 @@ class MetadataBlock:
             reply.http_endpoints.add(name=name)
         for name in facts.resiliencies():
             reply.resiliencies.add(name=name)
+        if schedulers := facts.schedulers():
+            reply.scheduler.connected_addresses.extend(schedulers)
         if facts.app is not None:
             app = reply.app_connection_properties
             app.port, app.protocol = facts.app.port, facts.app.protocol
@@ -127,6 +130,8 @@ class MetadataBlock:
             if rules is not None:
                 item["rules"] = rules.get("rules", [])
             item.setdefault("deadLetterTopic", "")
+        if "scheduler" in document:
+            document["scheduler"] = {"connected_addresses": document["scheduler"]["connectedAddresses"]}
         document["actorRuntime"] = {"runtimeStatus": "DISABLED", **document.get("actorRuntime", {})}
         return Response(200, [JSON], orjson.dumps(document) + b"\n")
 

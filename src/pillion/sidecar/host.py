@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,15 @@ import orjson
 
 from pillion.app.health import port_open, watch
 from pillion.blocks.health import Readiness
+from pillion.clock import SystemClock
 from pillion.errors import ConfigError
+from pillion.jobs.remote import RemoteScheduler
 from pillion.kinds.component import Context
 from pillion.kinds.names import Instance
 from pillion.net import listen
+from pillion.net.grpc_client import Channel
+from pillion.net.h2_driver import Keepalive
+from pillion.net.h2_pool import PoolOptions
 from pillion.observe import logs
 from pillion.peers.endpoints import Endpoint
 from pillion.resiliency.policies import Policies
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 
     from pillion.app.health import CountProbe
     from pillion.kinds.config import Configuration, NameResolution
+    from pillion.kinds.jobs import Scheduler
     from pillion.kinds.names import Resolver
     from pillion.kinds.resources import ComponentResource, HTTPEndpointResource
     from pillion.observe.meters import ResiliencyMeter
@@ -53,6 +60,10 @@ QUIESCE_SHARE = 0.6
 """How much of the grace period messages on their way may take; the rest is for streams, connections and components."""
 FORCED = 1
 RUNTIME = "runtime"
+SCHEDULER = "scheduler-watch-hosts"
+"""The health target that says that the scheduler has been found."""
+SCHEDULER_POOL = PoolOptions(keepalive=Keepalive(ping_after_s=10.0, idle_s=None, always=True))
+"""A scheduler pings every three seconds; one that is silent for longer is asked."""
 
 
 class Sidecar:
@@ -60,7 +71,8 @@ class Sidecar:
 
     `components` are loaded before those of the resource folders: the defaults of `pillion run`. `names` is the resolver
     used when the configuration names none. `data_dir` is the folder of the shared registry and of default stores.
-    `restart` starts this sidecar anew when a file changes that is read at start only; None: nobody can.
+    `restart` starts this sidecar anew when a file changes that is read at start only; None: nobody can. `scheduler` is
+    one in this process, its owner's to close; None: those of `--scheduler-host-address`.
     """
 
     def __init__(
@@ -72,6 +84,7 @@ class Sidecar:
         components: Sequence[ComponentResource] = (),
         names: str = "mdns",
         restart: Callable[[], None] | None = None,
+        scheduler: Scheduler | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.options = options
@@ -89,6 +102,7 @@ class Sidecar:
         self._tasks = Tasks(f"sidecar {options.app_id}")
         self._stack = AsyncExitStack()
         self._restart = restart
+        self._scheduler = scheduler
         self._reload: Reload | None = None
         self._surface: Surface | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -153,6 +167,7 @@ class Sidecar:
         pipelines.warn()
 
         endpoints = await self._endpoints(resources.http_endpoints, components)
+        scheduler, schedulers = self._jobs()
         surface = Surface(
             options,
             self.environment,
@@ -170,6 +185,8 @@ class Sidecar:
             meters=meters,
             tracer=telemetry.tracer,
             pipelines=pipelines,
+            scheduler=scheduler,
+            schedulers=schedulers,
             data_dir=self._data_dir,
         )
         self._surface = surface
@@ -212,6 +229,29 @@ class Sidecar:
         for warning in found.warnings:
             log.warning("%s", warning)
         return found.configuration
+
+    def _jobs(self) -> tuple[Scheduler, Callable[[], Sequence[str]]]:
+        """Return the scheduler, and the function that tells where it is. Looking for one that is far begins here."""
+        addresses = self.options.scheduler_host_address
+        if self._scheduler is not None:
+            return self._scheduler, lambda: addresses
+
+        def dial(address: str) -> Channel:
+            return Channel(address, max_receive=2**31 - 1, options=SCHEDULER_POOL)
+
+        far = RemoteScheduler(
+            addresses, dial, SystemClock(), random.Random(), streams=self.options.scheduler_job_streams
+        )
+        self._stack.push_async_callback(far.close)
+        if addresses:
+            self.inbound.expect(SCHEDULER)
+            far.open()
+            self._tasks.start(self._found(far), "looking for schedulers")
+        return far, lambda: far.connected
+
+    async def _found(self, far: RemoteScheduler) -> None:
+        await far.found.wait()
+        self.inbound.ready(SCHEDULER)
 
     async def _resolver(self, catalogue: Catalogue, wanted: NameResolution) -> Resolver | None:
         """An unknown resolver is fatal; one that cannot start is logged, and other applications are not found."""

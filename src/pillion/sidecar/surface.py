@@ -16,6 +16,7 @@ from pillion.api.allow import GrpcRules, HttpRules
 from pillion.app.bindings import bindings_of
 from pillion.app.channel import AppChannel
 from pillion.app.grpc_topics import GrpcTopics
+from pillion.app.jobs import AppJobs
 from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
 from pillion.blocks.bindings import BindingsBlock, Outputs
@@ -26,6 +27,7 @@ from pillion.blocks.health import HealthBlock
 from pillion.blocks.holding import Holdings
 from pillion.blocks.input_bindings import InputBindings
 from pillion.blocks.invoke import InvokeBlock
+from pillion.blocks.jobs import JobsBlock
 from pillion.blocks.lock import LockBlock
 from pillion.blocks.metadata import AppConnection, ComponentRow, Facts, MetadataBlock
 from pillion.blocks.outbox import Outbox
@@ -47,6 +49,7 @@ from pillion.net.http_client import HttpClient
 from pillion.net.http_server import HttpServer
 from pillion.observe.binding_delivery import TracedBindings
 from pillion.observe.delivery import TracedTopics
+from pillion.observe.job_meters import JobMeter
 from pillion.observe.logs import ApiLog
 from pillion.peers.client import PeerClient
 from pillion.peers.endpoints import External
@@ -64,6 +67,7 @@ from pillion.serve.public import PublicApi
 from pillion.serve.tracing import traced_proxy
 from pillion.sidecar.holding import holding_for
 from pillion.sidecar.loading import category
+from pillion.sidecar.scheduling import Scheduling
 from pillion.tasks import Tasks
 from pillion.wire.durations import render_duration
 from pillion.wire.h2_limits import Limits
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
     from pillion.app.channel import HttpTransport
     from pillion.blocks.health import Readiness
     from pillion.kinds.config import Configuration
+    from pillion.kinds.jobs import Scheduler
     from pillion.kinds.names import Resolver
     from pillion.kinds.resources import SubscriptionResource
     from pillion.kinds.topics import TopicsOfApp
@@ -108,6 +113,7 @@ class Surface:
     """Everything between the loaded components and the listeners.
 
     `inbound` and `outbound` are what the health block answers; `stop(force)` begins the sidecar's end.
+    `schedulers` are the addresses of those behind `scheduler`.
     """
 
     def __init__(
@@ -129,6 +135,8 @@ class Surface:
         meters: Meters,
         tracer: Tracer | None,
         pipelines: Pipelines,
+        scheduler: Scheduler,
+        schedulers: Callable[[], Sequence[str]],
         data_dir: str = "",
     ) -> None:
         app_id, namespace = options.app_id, environment.namespace
@@ -183,6 +191,13 @@ class Surface:
         components.leaving = self._component_leaving
         self._tasks = Tasks("following the brokers")
 
+        # Jobs, and reminders for whoever hosts actors.
+        jobs = None
+        if channel is not None:
+            meter = JobMeter(meters.registry) if meters.registry is not None else None
+            jobs = AppJobs(channel, meter=meter, tracer=tracer).deliver
+        self.scheduling = Scheduling(scheduler, app_id, namespace, jobs=jobs)
+
         # The blocks and their rows.
         self._configuration = ConfigurationBlock(
             live.configurations, lambda: channel, live.updates, timed=meters.of("configuration")
@@ -200,6 +215,7 @@ class Surface:
             subscriptions=self.subscriptions.rows,
             http_endpoints=lambda: list(endpoints),
             resiliencies=lambda: resiliencies,
+            schedulers=schedulers,
             extended={"pillion.faultInjection": ", ".join(policies.injections)} if policies.injections else {},
             app=_connection(options) if channel is not None else None,
         )
@@ -215,6 +231,7 @@ class Surface:
             *SubtleBlock(live.cryptos, timed=crypto_timed).operations(),
             *ConversationBlock(live.conversations, timed=meters.of("conversation")).operations(),
             *BindingsBlock(outputs).operations(),
+            *JobsBlock(app_id, namespace, scheduler).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *invoke.operations(),
             *metadata,
@@ -299,7 +316,9 @@ class Surface:
         if healthy:
             await self.subscriptions.app_healthy()
             self._inputs.app_changed(True)
+            self.scheduling.app_healthy(True)
         else:
+            self.scheduling.app_healthy(False)
             self._inputs.app_changed(False)
             await self.subscriptions.app_unhealthy()
 
@@ -318,7 +337,10 @@ class Surface:
         """Take no further messages and events, for good; those on their way have `grace_s` seconds."""
         await self._tasks.close()
         await asyncio.gather(
-            self._inputs.close(grace_s), self._streaming.close(grace_s), self.subscriptions.close(grace_s)
+            self._inputs.close(grace_s),
+            self._streaming.close(grace_s),
+            self.subscriptions.close(grace_s),
+            self.scheduling.close(grace_s),
         )
         log.info("no messages are taken any more")
 
