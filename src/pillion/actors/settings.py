@@ -109,7 +109,8 @@ def from_json(document: bytes, *, disseminate_timeout_s: float, warn: Warn) -> l
         warn("actors: remindersStoragePartitions has no effect: reminders are kept by the scheduler")
     top = _read(found, _Reader(warn))
     entries = []
-    listed = found.get("entitiesConfig") or []
+    listed = found.get("entitiesConfig", [])
+    listed = [] if listed is None else listed
     if not isinstance(listed, list):
         raise ConfigError("not a list", where="entitiesConfig")
     for number, entry in enumerate(listed[:MOST_TYPES]):
