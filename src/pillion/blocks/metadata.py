@@ -56,6 +56,16 @@ class AppConnection:
     health_threshold: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ActorFacts:
+    """How the actor runtime stands: `status` is DISABLED, INITIALIZING or RUNNING; `active` counts by type."""
+
+    status: str = "DISABLED"
+    active: Mapping[str, int] = field(default_factory=dict)
+    host_ready: bool = False
+    placement: str = ""
+
+
 @dataclass(slots=True)
 class Facts:
     """Where the block reads from; functions, because all of it changes while the sidecar runs."""
@@ -68,7 +78,8 @@ class Facts:
     http_endpoints: Callable[[], Sequence[str]] = list
     resiliencies: Callable[[], Sequence[str]] = list
     schedulers: Callable[[], Sequence[str]] = list
-    extended: Mapping[str, str] = field(default_factory=dict)
+    actors: Callable[[], ActorFacts] = ActorFacts
+    extended: Callable[[], Mapping[str, str]] = dict
     """Told besides the labels; names of our own begin with `pillion.`."""
     app: AppConnection | None = None
 
@@ -97,7 +108,7 @@ class MetadataBlock:
         facts = self._facts
         reply = m.GetMetadataResponse(
             id=facts.app_id, runtime_version=facts.runtime_version, enabled_features=facts.features,
-            extended_metadata={**self._labels, **facts.extended, "daprRuntimeVersion": facts.runtime_version},
+            extended_metadata={**self._labels, **facts.extended(), "daprRuntimeVersion": facts.runtime_version},
         )  # fmt: skip
         for row in facts.components():
             reply.registered_components.add(
@@ -119,7 +130,7 @@ class MetadataBlock:
                 app.health.health_probe_interval = facts.app.health_interval
                 app.health.health_probe_timeout = facts.app.health_timeout
                 app.health.health_threshold = facts.app.health_threshold
-        reply.actor_runtime.runtime_status = m.ActorRuntime.ActorRuntimeStatus.Value("DISABLED")
+        _add_actors(reply, facts.actors())
         return reply
 
     async def get(self, call: HttpCall) -> Response:
@@ -132,7 +143,8 @@ class MetadataBlock:
             item.setdefault("deadLetterTopic", "")
         if "scheduler" in document:
             document["scheduler"] = {"connected_addresses": document["scheduler"]["connectedAddresses"]}
-        document["actorRuntime"] = {"runtimeStatus": "DISABLED", **document.get("actorRuntime", {})}
+        runtime = {"runtimeStatus": "INITIALIZING", "hostReady": False, **document.get("actorRuntime", {})}
+        document["actorRuntime"] = runtime
         return Response(200, [JSON], orjson.dumps(document) + b"\n")
 
     def _store(self, key: str, value: str) -> None:
@@ -155,3 +167,13 @@ class MetadataBlock:
         if request.key:
             self._store(request.key, request.value)
         return wellknown.Empty()
+
+
+def _add_actors(reply: m.GetMetadataResponse, facts: ActorFacts) -> None:
+    """Tell of actors, their numbers twice: clients of long ago look for them at the top."""
+    runtime = reply.actor_runtime
+    runtime.runtime_status = m.ActorRuntime.ActorRuntimeStatus.Value(facts.status)
+    runtime.host_ready, runtime.placement = facts.host_ready, facts.placement
+    for actor_type, count in facts.active.items():
+        runtime.active_actors.add(type=actor_type, count=count)
+        reply.active_actors_count.add(type=actor_type, count=count)
