@@ -6,6 +6,7 @@ Knows: the notation of flags and the kinds of their values. Never knows: which f
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import re
 from dataclasses import dataclass
@@ -131,6 +132,29 @@ class Flag:
                 raise ConfigError(f"{text!r}: {error}", where=f"--{self.name}", mend=mend) from error
             tail = f" ({mend})" if mend else ""
             raise UsageError(f"invalid argument {text!r} for --{self.name}: {error}{tail}") from error
+
+
+def option(
+    kind: Kind,
+    default: Any,
+    help: str,
+    *,
+    shown: str | None = None,
+    environment: str = "",
+    deprecated: str = "",
+    hidden: bool = False,
+) -> Any:
+    """Return a field of a dataclass of options that is a flag: its name is the field's, with dashes."""
+    if shown is None:
+        shown = "" if default in (None, "", (), False) else str(default).lower() if default is True else str(default)
+    meta = {"kind": kind, "shown": shown, "help": help, "environment": environment}
+    return dataclasses.field(default=default, metadata={**meta, "deprecated": deprecated, "hidden": hidden})
+
+
+def rows_of(options: type) -> tuple[Flag, ...]:
+    """Return the flags of a dataclass of options; fields that `option` did not make are none."""
+    fields = (field for field in dataclasses.fields(options) if field.metadata)
+    return tuple(Flag(field.name.replace("_", "-"), default=field.default, **field.metadata) for field in fields)
 
 
 @dataclass(slots=True)

@@ -6,12 +6,11 @@ them. The parser, the usage and `docs/flags.md` all walk these rows.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pillion.sidecar import arguments
-from pillion.sidecar.arguments import Flag, Kind
+from pillion.sidecar.arguments import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,22 +26,7 @@ _INT32 = 2**31 - 1
 N = TypeVar("N", int, float)
 
 
-def _flag(
-    kind: Kind,
-    default: Any,
-    help: str,
-    *,
-    shown: str | None = None,
-    environment: str = "",
-    deprecated: str = "",
-    hidden: bool = False,
-) -> Any:
-    if shown is None:
-        shown = "" if default in (None, "", (), False) else str(default).lower() if default is True else str(default)
-    meta = {"kind": kind, "shown": shown, "help": help, "environment": environment}
-    return dataclasses.field(default=default, metadata={**meta, "deprecated": deprecated, "hidden": hidden})
-
-
+_flag = arguments.option
 _T, _L, _B, _D = Kind.TEXT, Kind.LIST, Kind.BOOL, Kind.DURATION
 
 
@@ -168,12 +152,7 @@ class Options:
         return address if address in ("127.0.0.1", "localhost", "[::1]") else ""
 
 
-def _rows() -> tuple[Flag, ...]:
-    fields = (field for field in dataclasses.fields(Options) if field.metadata)
-    return tuple(Flag(field.name.replace("_", "-"), default=field.default, **field.metadata) for field in fields)
-
-
-FLAGS = _rows()
+FLAGS = arguments.rows_of(Options)
 
 
 class HelpWanted(Exception):
