@@ -102,7 +102,8 @@ class ActorHost:
     """Satisfies `kinds.actors.Actors` and, towards placement, `kinds.actors.Hosting`.
 
     `policies` None: none are configured. `retry` is the built-in policy of routing, which applies to types without
-    policies of their own. `cancelled` is told when an actor that lives here wants a reminder cancelled.
+    policies of their own. `cancelled` is told when an actor that lives here wants a reminder cancelled, `hosting` which
+    types are hosted from now on.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class ActorHost:
         self._random = random or system_random.Random()
         self.meter: Meter = meter or Uncounted()
         self.cancelled: Callable[[Tick], Awaitable[None]] | None = None
+        self.hosting: Callable[[Sequence[str]], None] | None = None
         self._wanted: dict[str, dict[str, Hosted]] = {}
         self._has_store = False
         self._kinds: dict[str, Kind] = {}
@@ -148,9 +150,12 @@ class ActorHost:
             return await self._routed(attempt, ActorClosed if call.remote else _SAFE)
         return await found.around(partial(self._routed, attempt, _SAFE))
 
-    async def tick(self, tick: Tick, *, remote: bool = False) -> bool:
-        """Run a reminder or a timer as a turn of its actor; True: it lives here and wants no more of them."""
-        return await self._routed(partial(self._tick, tick, remote), ActorClosed if remote else ActorError)
+    async def tick(self, tick: Tick, *, remote: bool = False, still: Callable[[], bool] | None = None) -> bool:
+        """Run a reminder or a timer as a turn of its actor; True: it lives here and wants no more of them.
+
+        `still` is asked when the turn begins, where that is here; False: the tick is not wanted any more.
+        """
+        return await self._routed(partial(self._tick, tick, remote, still), ActorClosed if remote else ActorError)
 
     async def stream(self, call: ActorCall) -> AsyncIterator[bytes]:
         """Call a method that answers many times. An actor that leaves ends the stream with an error that is
@@ -196,7 +201,7 @@ class ActorHost:
             raise _moved()
         return await self._peers.invoke(owner, call)
 
-    async def _tick(self, tick: Tick, remote: bool) -> bool:
+    async def _tick(self, tick: Tick, remote: bool, still: Callable[[], bool] | None) -> bool:
         owner = await self._owner(tick.actor_type, tick.actor_id)
         if not owner.local:
             if remote:
@@ -209,7 +214,11 @@ class ActorHost:
             tick.headers, chain = self._chain([pair for pair in tick.headers if pair[0] != CHAIN])
         policies = None if self._policies is None else self._policies.actor(tick.actor_type, tick.actor_id)
         within = None if policies is None else policies.within
-        cancel = await self.turn(kind, tick.actor_id, tick.name, chain, lambda handler: handler.tick(tick), within)
+
+        async def run(handler: Handler) -> bool:
+            return (still is None or still()) and await handler.tick(tick)
+
+        cancel = await self.turn(kind, tick.actor_id, tick.name, chain, run, within)
         if cancel and not tick.is_timer and self.cancelled is not None:
             await self.cancelled(tick)
         return cancel
@@ -435,6 +444,8 @@ class ActorHost:
             kind.host(hosted)
             self._watch(kind)
         self._placement.types(sorted(effective))
+        if self.hosting is not None:
+            self.hosting(sorted(effective))
         for kind, hosted in withdrawn:
             self._tasks.start(self._withdraw(kind, hosted), f"withdraw {kind.actor_type}")
 
