@@ -9,12 +9,14 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from apps import HttpApp
-from sidecars import SidecarProcess, component, eventually
+from apps import WAIT_S, HttpApp
+from sidecars import Reply, SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from apps import Call
 
 
 class Caller:
@@ -182,26 +184,79 @@ def test_endpoints_without_a_restart(tmp_path: Path) -> None:
         assert "starting anew" not in sidecar.log()
 
 
-def test_resiliency_starts_the_sidecar_anew(tmp_path: Path) -> None:
-    """In this process, on the same ports, as on SIGHUP; a Configuration that changes does so too, not a broken one."""
-    config = tmp_path / "config.yaml"
-    text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: c\nspec:\n"
-    config.write_text(text + "  logging: {}\n")
-    policies = (
-        "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata:\n  name: policies\nspec:\n"
-        "  policies:\n    timeouts:\n      short: 1s\n  targets: {}\n"
-    )
-    resources = {"still.yaml": component("still", "state.in-memory")}
-    with SidecarProcess(tmp_path, resources=resources, arguments=["--config", str(config)]) as sidecar:
-        sidecar.wait("/v1.0/healthz")
-        (folder(sidecar) / "resiliency.yaml").write_text(policies)
-        sidecar.wait_log("Init Elapsed", 2)
-        assert "policies" in sidecar.request("GET", "/v1.0/metadata").body.decode()
-        config.write_text("spec: [\n")
-        sidecar.wait_log("the configuration is left as it is")
-        config.write_text(text + "  features:\n  - name: Some\n    enabled: true\n")
-        sidecar.wait_log("Init Elapsed", 3)
-        assert "Some" in sidecar.request("GET", "/v1.0/metadata").json()["enabledFeatures"]
+def resiliency(retries: int) -> str:
+    return f"""
+apiVersion: dapr.io/v1alpha1
+kind: Resiliency
+metadata: {{name: policies}}
+spec:
+  policies:
+    retries:
+      some: {{policy: constant, duration: 1ms, maxRetries: {retries}, matching: {{httpStatusCodes: '503'}}}}
+  targets:
+    apps:
+      other: {{retry: some}}
+    components:
+      ps: {{inbound: {{retry: some}}}}
+"""
+
+
+def test_policies_change_while_requests_go_on(tmp_path: Path) -> None:
+    """The reference restarts itself for a Resiliency; here the next call has the new policy: calls to applications and
+    messages from a broker. Requests go on, and one in flight ends as it began.
+    """
+    held, going_on = threading.Event(), threading.Event()
+
+    def answer(call: Call) -> tuple[int, dict[str, str], bytes]:
+        if call.path == "/held":
+            held.set()
+            going_on.wait(WAIT_S)
+            return 200, {}, b"held"
+        return (503 if call.path in ("/failing", "/t") else 200), {}, b""
+
+    resources = {"still.yaml": component("still", "state.in-memory"), "ps.yaml": component("ps", "pubsub.in-memory")}
+    topics = [{"pubsubname": "ps", "topic": "t", "route": "/t", "deadLetterTopic": "dead"}]
+    with (
+        HttpApp(topics, answer) as app,
+        SidecarProcess(tmp_path, "other", app_port=app.port) as other,
+        SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar,
+    ):
+        for one in (other, sidecar):
+            one.wait("/v1.0/healthz")
+        headers = {"dapr-app-id": "other"}
+        eventually(lambda: sidecar.request("GET", "/fine", headers=headers).status == 200)
+
+        def tries(path: str) -> int:
+            return sum(call.path == path for call in app.calls)
+
+        def attempts(path: str) -> int:
+            before = tries(path)
+            assert sidecar.request("GET", path, headers=headers).status == 503
+            return tries(path) - before
+
+        assert attempts("/failing") == 1
+        answers: list[Reply] = []
+        waiting = threading.Thread(target=lambda: answers.append(sidecar.request("GET", "/held", headers=headers)))
+        waiting.start()
+        held.wait(WAIT_S)
+        callers = (
+            Caller(sidecar, "POST", "/v1.0/state/still", save("still"), 204),
+            Caller(sidecar, "GET", "/v1.0/invoke/other/method/fine", b"", 200),
+        )
+        with quiet(*callers):
+            for retries in (2, 4, 1):
+                (folder(sidecar) / "resiliency.yaml").write_text(resiliency(retries))
+                eventually(lambda retries=retries: attempts("/failing") == 1 + retries)  # type: ignore[misc]
+                before = tries("/t")
+                assert sidecar.post_json("/v1.0/publish/ps/t", {}).status == 204
+                app.wait(lambda calls, wanted=before + 1 + retries: tries("/t") >= wanted)  # type: ignore[misc]
+            assert sidecar.request("GET", "/v1.0/metadata").json()["resiliencies"] == [{"name": "policies"}]
+            (folder(sidecar) / "resiliency.yaml").unlink()
+            eventually(lambda: attempts("/failing") == 1)
+        going_on.set()
+        waiting.join()
+        assert answers[0].body == b"held"
+        assert "starting anew" not in sidecar.log()
         assert sidecar.stop() == 0
 
 

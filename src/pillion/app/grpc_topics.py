@@ -59,7 +59,7 @@ class GrpcTopics:
         channel: AppChannel,
         *,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        retry: Retry = ASK,
+        retry: Callable[[], Retry] = lambda: ASK,
     ) -> None:
         self._retry = retry
         self._channel = channel
@@ -78,7 +78,7 @@ class GrpcTopics:
             return reply.message
 
         try:
-            answer = m.ListTopicSubscriptionsResponse.FromString(await insist(ask, self._pause, self._retry))
+            answer = m.ListTopicSubscriptionsResponse.FromString(await insist(ask, self._pause, self._retry()))
         except DecodeError as error:
             raise ConfigError(
                 f"not a ListTopicSubscriptionsResponse: {error}", where="ListTopicSubscriptions"

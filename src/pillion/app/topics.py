@@ -58,7 +58,7 @@ class HttpTopics:
         app_id: str,
         *,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        retry: Retry = ASK,
+        retry: Callable[[], Retry] = lambda: ASK,
     ) -> None:
         self._retry = retry
         self._channel = channel
@@ -73,7 +73,7 @@ class HttpTopics:
             response = await self._channel.request(Request("GET", b"/dapr/subscribe", list(headers)))
             return response.status, await read_all(response)
 
-        status, body = await insist(ask, self._pause, self._retry)
+        status, body = await insist(ask, self._pause, self._retry())
         if status == 404:
             return []
         if status != 200:

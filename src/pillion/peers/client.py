@@ -19,6 +19,8 @@ from pillion.resiliency.builtin import BUILT_IN, BuiltIn
 from pillion.resiliency.failures import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pillion.kinds.invocation import Invocation, Reply
     from pillion.peers.pool import Pool
     from pillion.peers.resolve import Directory, Target
@@ -50,7 +52,7 @@ class CalleeMeter(Protocol):
 class PeerClient:
     """Calls to other sidecars in the name of this one. `host_address` and `host_name` go into forwarding headers.
 
-    `retry` is the built-in policy, which a Resiliency resource may change.
+    `retry` returns the built-in policy, which a Resiliency resource may change at any time.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class PeerClient:
         *,
         host_address: str = "",
         host_name: str = "",
-        retry: Retry = BUILT_IN[BuiltIn.SERVICE],
+        retry: Callable[[], Retry] = lambda: BUILT_IN[BuiltIn.SERVICE],
         meter: Meter | None = None,
     ) -> None:
         self._meter = meter
@@ -109,9 +111,10 @@ class PeerClient:
                     continue
                 now = asyncio.get_running_loop().time()
                 began = began or now
-                if not repeatable or not self._retry.repeats(Failure(error.code)):
+                retry = self._retry()
+                if not repeatable or not retry.repeats(Failure(error.code)):
                     raise
-                wait_s = self._retry.wait(retries, now - began, random.random)
+                wait_s = retry.wait(retries, now - began, random.random)
                 if wait_s is None:
                     raise
                 retries += 1

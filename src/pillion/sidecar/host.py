@@ -29,6 +29,7 @@ from pillion.net.h2_driver import Keepalive
 from pillion.net.h2_pool import PoolOptions
 from pillion.observe import logs
 from pillion.peers.endpoints import Endpoint
+from pillion.resiliency.current import CurrentPolicies
 from pillion.resiliency.policies import Policies
 from pillion.sidecar import address, checks, configuration, environment, load, pluggable
 from pillion.sidecar.catalogue import Catalogue, construct
@@ -145,7 +146,7 @@ class Sidecar:
         resolver = await self._resolver(catalogue, config.name_resolution)
         for entry in await pluggable.discover(self.environment.sockets_folder):
             catalogue.add(entry)
-        policies = _policies(resources, meters.resiliency)
+        policies = CurrentPolicies(*_policies(resources, meters.resiliency))
         live = Live(policies)
         pipelines = Pipelines(config)
         components = Components(
@@ -176,7 +177,6 @@ class Sidecar:
             live=live,
             policies=policies,
             endpoints=endpoints,
-            resiliencies=[resource.name for resource in resources.resiliencies],
             resolver=resolver,
             host=host,
             inbound=self.inbound,
@@ -201,9 +201,13 @@ class Sidecar:
         self.outbound.ready(RUNTIME)
         self._is_up = True
         if self._reload is not None:
-            running = Running(
-                components, surface.declare, self._replacing(endpoints, components), self._restart, self.fail
-            )
+
+            def resilience(changed: load.Resources) -> None:
+                policies.replace(*_policies(changed, meters.resiliency))
+                live.policies_changed()
+
+            replacing = self._replacing(endpoints, components)
+            running = Running(components, surface.declare, replacing, resilience, self._restart, self.fail)
             self._reload.follow(resources, config, running, self.inbound)
         self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
 
@@ -471,8 +475,10 @@ class Sidecar:
         )
 
 
-def _policies(resources: load.Resources, meter: ResiliencyMeter | None) -> Policies:
-    """Return the policies of the resources; what is wrong with those is logged, and that they make up faults too."""
+def _policies(resources: load.Resources, meter: ResiliencyMeter | None) -> tuple[Policies, list[str]]:
+    """Return the policies of the resources, and the names of these; what is wrong with them is logged, and that they
+    make up faults too.
+    """
     policies = Policies.of(resources.resiliencies, resources.fault_injections, meter=meter)
     if meter is not None:
         for resource in resources.resiliencies:
@@ -481,4 +487,4 @@ def _policies(resources: load.Resources, meter: ResiliencyMeter | None) -> Polic
         log.warning("%s", note)
     for name in policies.injections:
         log.warning("FAULT INJECTION IS ON: FaultInjection %s makes calls fail on purpose", name)
-    return policies
+    return policies, [resource.name for resource in resources.resiliencies]

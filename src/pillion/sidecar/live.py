@@ -19,7 +19,7 @@ from pillion.sidecar.loading import category
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pillion.resiliency.policies import Policies
+    from pillion.resiliency.current import CurrentPolicies
     from pillion.resiliency.run import Policy
     from pillion.sidecar.components import Loaded
 
@@ -39,8 +39,9 @@ class Live:
     `outbox_changed` hears of every broker and state store.
     """
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, policies: CurrentPolicies) -> None:
         self._policies = policies
+        self._arrived: dict[str, Loaded] = {}
         self.brokers: dict[str, Broker] = {}
         self.states: dict[str, Loaded] = {}
         self.secrets: dict[str, Loaded] = {}
@@ -57,6 +58,10 @@ class Live:
     def component_changed(self, loaded: Loaded, arrived: bool) -> None:
         """Follow the component registry."""
         name = loaded.name
+        if arrived:
+            self._arrived[name] = loaded
+        else:
+            self._arrived.pop(name, None)
         match category(loaded.resource):
             case "pubsub":
                 if arrived:
@@ -89,6 +94,23 @@ class Live:
                 self._follow(self.conversations, loaded, arrived, Kind.CONVERSATION, CONVERSATION)
             case _:
                 pass
+
+    def policies_changed(self) -> None:
+        """Put the policies that hold now around everything that is there. Nothing ends or starts: brokers and bindings
+        stay the same objects, and calls on their way keep the policies they began with.
+        """
+        find = self._policies.component
+        for name, broker in self.brokers.items():
+            broker.outbound = find(name, Kind.PUBSUB, Flow.OUTBOUND)
+            broker.inbound = find(name, Kind.PUBSUB, Flow.INBOUND)
+        for name, binding in self.bindings.items():
+            binding.outbound = find(name, Kind.BINDING, Flow.OUTBOUND)
+            binding.inbound = find(name, Kind.BINDING, Flow.INBOUND)
+        for loaded in list(self._arrived.values()):
+            if category(loaded.resource) not in ("pubsub", "bindings", "state"):
+                self.component_changed(loaded, True)
+            elif category(loaded.resource) == "state":
+                self._follow(self.states, loaded, True, Kind.STATESTORE, STATE)
 
     def _broker(self, loaded: Loaded) -> Broker:
         find = self._policies.component

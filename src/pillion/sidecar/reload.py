@@ -2,8 +2,8 @@
 
 `changes` and `one_actor_store` are the pure part: what is loaded and what is wanted in, what to do out. `Reload` is
 the driver: it hears of writes, reads everything again and acts - removals first, then changes, then what is new.
-Components, Subscriptions and HTTPEndpoints change while requests go on; the rest is composed at start and needs a
-restart, in order.
+Components, Subscriptions, HTTPEndpoints and Resiliency change while requests go on; a Configuration is what the sidecar
+was composed by and needs a restart, in order.
 Knows: what counts as a change, and which mistake ends the sidecar. Never knows: how a part is changed.
 """
 
@@ -40,7 +40,7 @@ TARGETS = (
     "component-reconciler", "subscription-reconciler", "configuration-sighup-reconciler",
     "httpendpoint-sighup-reconciler", "resiliency-sighup-reconciler",
 )  # fmt: skip
-"""Health targets (spec 1.7), named as the reference names them though endpoints need no signal here."""
+"""Health targets (spec 1.7), named as the reference names them though most need no signal here."""
 R = TypeVar("R", bound=Resource)
 
 
@@ -88,6 +88,7 @@ class Running:
     components: Components
     declare: Callable[[Sequence[SubscriptionResource]], Awaitable[None]]
     endpoints: Callable[[Sequence[HTTPEndpointResource]], Awaitable[None]]
+    policies: Callable[[Resources], None]
     restart: Callable[[], None] | None
     fail: Callable[[Exception], None]
 
@@ -193,13 +194,15 @@ class Reload:
         for warning in resources.warnings:
             if warning not in before.warnings:
                 log.warning("%s", warning)
-        reasons = await self._reasons_to_restart(before, resources)
-        if reasons and self._running.restart is not None:
-            log.info("%s changed: starting anew", " and ".join(reasons))
-            self._running.restart()
-            return True
-        if reasons:
-            log.warning("%s changed: that takes effect when this sidecar is started again", " and ".join(reasons))
+        if await self._configuration_changed():
+            if self._running.restart is not None:
+                log.info("Configuration changed: starting anew")
+                self._running.restart()
+                return True
+            log.warning("Configuration changed: that takes effect when this sidecar is started again")
+        if (resources.resiliencies, resources.fault_injections) != (before.resiliencies, before.fault_injections):
+            self._running.policies(resources)
+            log.info("Resiliency changed: there are %d", len(resources.resiliencies))
         await self._components(resources.components, complete)
         if resources.http_endpoints != before.http_endpoints:
             await self._running.endpoints(resources.http_endpoints)
@@ -211,21 +214,15 @@ class Reload:
                 log.error("the subscriptions are left as they are: %s", error)
         return False
 
-    async def _reasons_to_restart(self, before: Resources, now: Resources) -> list[str]:
-        reasons = []
-        if now.resiliencies != before.resiliencies:
-            reasons.append("Resiliency")
-        if now.fault_injections != before.fault_injections:
-            reasons.append("FaultInjection")
+    async def _configuration_changed(self) -> bool:
+        """Read the configuration; one with a mistake counts as no change."""
         try:
             configuration = await asyncio.to_thread(self._configure)
         except ConfigError as error:
             log.error("the configuration is left as it is: %s", error)
-        else:
-            if configuration != self._configuration:
-                self._configuration = configuration
-                reasons.append("Configuration")
-        return reasons
+            return False
+        before, self._configuration = self._configuration, configuration
+        return configuration != before
 
     async def _components(self, resources: Iterable[ComponentResource], complete: bool) -> None:
         """Make what is loaded what is wanted; what failed before is tried again when it changed, or every so often."""

@@ -89,8 +89,8 @@ if TYPE_CHECKING:
     from pillion.peers.endpoints import Endpoint
     from pillion.peers.proxy import OpenApp
     from pillion.peers.resolve import Target
+    from pillion.resiliency.current import CurrentPolicies
     from pillion.resiliency.machine import Retry
-    from pillion.resiliency.policies import Policies
     from pillion.serve.internal import Authorize
     from pillion.sidecar.components import Components, Loaded
     from pillion.sidecar.environment import Environment
@@ -124,9 +124,8 @@ class Surface:
         *,
         components: Components,
         live: Live,
-        policies: Policies,
+        policies: CurrentPolicies,
         endpoints: Mapping[str, Endpoint],
-        resiliencies: Sequence[str],
         resolver: Resolver | None,
         host: str,
         inbound: Readiness,
@@ -152,19 +151,18 @@ class Surface:
 
         self._peers = PeerClient(
             app_id, namespace, self._directory, Pool(dial), host_address=host, host_name=socket.gethostname(),
-            retry=policies.retry(BuiltIn.SERVICE), meter=meters.peers,
+            retry=lambda: policies.retry(BuiltIn.SERVICE), meter=meters.peers,
         )  # fmt: skip
-        guided = policies if policies.active else None
         authorize = _authorize(config, options.app_protocol, meters.access)
         proxy = Proxy(
-            app_id, namespace, lambda: _opener(channel), self._peers, policies=guided, authorize=authorize,
+            app_id, namespace, lambda: _opener(channel), self._peers, policies=policies, authorize=authorize,
             endpoints=endpoints,
         )  # fmt: skip
 
         passed_on = traced_proxy(proxy.serve, tracer) if tracer is not None else proxy.serve
 
         # Messages to the application.
-        topics = _topics(channel, app_id, policies.retry(BuiltIn.INITIALIZATION))
+        topics = _topics(channel, app_id, lambda: policies.retry(BuiltIn.INITIALIZATION))
         if topics is not None and tracer is not None:
             topics = TracedTopics(topics, tracer)
         self.subscriptions = Subscriptions(
@@ -203,7 +201,7 @@ class Surface:
             live.configurations, lambda: channel, live.updates, timed=meters.of("configuration")
         )
         crypto_timed = meters.of("crypto")
-        invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, guided)
+        invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, policies)
         facts = Facts(
             app_id,
             REFERENCE_VERSION,
@@ -214,9 +212,9 @@ class Surface:
             ],
             subscriptions=self.subscriptions.rows,
             http_endpoints=lambda: list(endpoints),
-            resiliencies=lambda: resiliencies,
+            resiliencies=lambda: policies.names,
             schedulers=schedulers,
-            extended={"pillion.faultInjection": ", ".join(policies.injections)} if policies.injections else {},
+            extended=lambda: policies.notes,
             app=_connection(options) if channel is not None else None,
         )
         metadata = MetadataBlock(facts).operations()
@@ -407,7 +405,7 @@ def _opener(channel: AppChannel | None) -> OpenApp | None:
     return open_app
 
 
-def _topics(channel: AppChannel | None, app_id: str, retry: Retry) -> TopicsOfApp | None:
+def _topics(channel: AppChannel | None, app_id: str, retry: Callable[[], Retry]) -> TopicsOfApp | None:
     if channel is None:
         return None
     return HttpTopics(channel, app_id, retry=retry) if channel.http is not None else GrpcTopics(channel, retry=retry)
