@@ -4,6 +4,8 @@ and mending: run again from an event, give a quarantined activity another chance
     GET  /v1.0-pillion/workflows?status=&name=&limit=&token=
     GET  /v1.0-pillion/workflows/{id}               POST /v1.0-pillion/workflows/{id}/rerun?eventID=&newID=&input=
     GET  /v1.0-pillion/workflows/{id}/history       POST /v1.0-pillion/workflows/{id}/purge?force=true
+    POST /v1.0-pillion/workflows/{id}/terminate?recursive=false     the body becomes the output
+    POST /v1.0-pillion/workflows/{id}/suspend, .../resume           the body is the reason
     POST /v1.0-pillion/workflows/{id}/activities/{task}/retry
     POST /v1.0-pillion/workflows/{id}/activities/{task}/skip        the body becomes the activity's result
 
@@ -64,6 +66,9 @@ class WorkflowAdminBlock:
             ("WorkflowHistory", "GET", f"{one}/history", self.history),
             ("RerunWorkflow", "POST", f"{one}/rerun", self.rerun),
             ("PurgeWorkflowByForce", "POST", f"{one}/purge", self.purge),
+            ("TerminateWorkflowWithOutput", "POST", f"{one}/terminate", self.terminate),
+            ("SuspendWorkflow", "POST", f"{one}/suspend", self.suspend),
+            ("ResumeWorkflowForReason", "POST", f"{one}/resume", self.resume),
             ("RetryActivity", "POST", f"{task}/retry", self.retry),
             ("SkipActivity", "POST", f"{task}/skip", self.skip),
         )
@@ -128,6 +133,25 @@ class WorkflowAdminBlock:
         workflows, instance_id = await self._enter(), call.params[0]
         going = workflows.purge(instance_id, force=truthy(call.first("force")))
         return _json({"purged": await _mend(faults.PURGE, going, id=instance_id)}, 202)
+
+    async def terminate(self, call: HttpCall) -> Response:
+        workflows, instance_id = await self._enter(), call.params[0]
+        output, recursive = as_text(call.body(), "output") or None, truthy(call.first("recursive") or "true")
+        ending = workflows.terminate(instance_id, output, recursive=recursive)
+        await _mend(faults.TERMINATE, ending, id=instance_id)
+        return _json({}, 202)
+
+    async def suspend(self, call: HttpCall) -> Response:
+        workflows, instance_id = await self._enter(), call.params[0]
+        reason = as_text(call.body(), "reason") or None
+        await _mend(faults.PAUSE, workflows.suspend(instance_id, reason), id=instance_id)
+        return _json({}, 202)
+
+    async def resume(self, call: HttpCall) -> Response:
+        workflows, instance_id = await self._enter(), call.params[0]
+        reason = as_text(call.body(), "reason") or None
+        await _mend(faults.RESUME, workflows.resume(instance_id, reason), id=instance_id)
+        return _json({}, 202)
 
     async def retry(self, call: HttpCall) -> Response:
         workflows, (instance_id, task) = await self._enter(), _activity(call)

@@ -15,7 +15,8 @@ _EVENT = ("id", "source", "specversion", "type", "data")
 """What makes a payload a cloud event already."""
 
 
-def _payload(data: str | None, file: str | None) -> bytes:
+def payload_of(data: str | None, file: str | None) -> bytes:
+    """Return what is to be sent: given on the command line, in a file, or on standard input."""
     if data is not None and file is not None:
         raise click.UsageError("give --data or --data-file, not both")
     if file == "-":
@@ -28,7 +29,8 @@ def _payload(data: str | None, file: str | None) -> bytes:
     return (data or "").encode("utf-8", "surrogateescape")
 
 
-def _complaint(body: bytes) -> str:
+def complaint(body: bytes) -> str:
+    """Return what a sidecar's error says, for people."""
     text = body.decode("utf-8", "replace").strip()
     try:
         document = json.loads(text)
@@ -56,7 +58,7 @@ def invoke(
     app_id: str, method: str, data: str | None, data_file: str | None, verb: str, unix_domain_socket: str
 ) -> None:
     """Call a method of an application through its own sidecar, and print the answer."""
-    payload = _payload(data, data_file)
+    payload = payload_of(data, data_file)
     path, mark, query = method.lstrip("/").partition("?")
     target = f"/v1.0/invoke/{quote(app_id, safe='')}/method/{quote(path, safe='/%:@!$&()*+,;=~-._')}{mark}{query}"
     if not target.isprintable() or " " in target:
@@ -65,7 +67,7 @@ def invoke(
     kind = "application/json" if payload else ""
     status, body = find.ask(record, verb.upper(), target, payload, content_type=kind, folder=unix_domain_socket)
     if not 200 <= status < 400:
-        raise click.ClickException(f"{app_id} answered {status}: {_complaint(body)}")
+        raise click.ClickException(f"{app_id} answered {status}: {complaint(body)}")
     sys.stdout.buffer.write(body)
     if body and not body.endswith(b"\n"):
         sys.stdout.buffer.write(b"\n")
@@ -91,14 +93,14 @@ def publish(
     unix_domain_socket: str,
 ) -> None:
     """Publish a message to a topic through the sidecar of an application."""
-    payload = _payload(data, data_file)
+    payload = payload_of(data, data_file)
     query = urlencode({f"metadata.{name}": value for name, value in _metadata(metadata).items()}, quote_via=quote)
     target = f"/v1.0/publish/{quote(pubsub, safe='')}/{quote(topic, safe='/')}" + (f"?{query}" if query else "")
     kind = "application/cloudevents+json" if _is_event(payload) else "application/json"
     record = find.one(publish_app_id)
     status, body = find.ask(record, "POST", target, payload, content_type=kind, folder=unix_domain_socket)
     if not 200 <= status < 300:
-        raise click.ClickException(f"not published: {_complaint(body)}")
+        raise click.ClickException(f"not published: {complaint(body)}")
     say.success("published")
 
 

@@ -27,6 +27,18 @@ def one(app_id: str) -> Record:
     raise not_running(app_id, [record.app_id for record in found])
 
 
+def one_or_only(app_id: str) -> Record:
+    """Return the sidecar of an application; with "" that of the only application that runs here."""
+    if app_id:
+        return one(app_id)
+    names = sorted({record.app_id for record in running(places.of(os.environ).home)})
+    if len(names) == 1:
+        return one(names[0])
+    if not names:
+        raise click.ClickException("nothing runs here: start something with `pillion run`")
+    raise click.ClickException(f"several applications run here: say which with --app-id ({', '.join(names)})")
+
+
 def not_running(app_id: str, others: list[str]) -> click.ClickException:
     """Return the error that an application does not run."""
     near = difflib.get_close_matches(app_id, others, n=1, cutoff=0.6)

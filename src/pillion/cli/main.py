@@ -31,6 +31,8 @@ COMMANDS = {
     "logs": ("pillion.cli.logs:logs_command", "Show the logs of an application and its sidecar."),
     "invoke": ("pillion.cli.calls:invoke", "Call a method of an application."),
     "publish": ("pillion.cli.calls:publish", "Publish a message to a topic."),
+    "workflow": ("pillion.cli.workflow:workflow", "Start workflows, see how they stand, steer and mend them."),
+    "actors": ("pillion.cli.actors:actors", "Show the actors that are active."),
     "init": ("pillion.cli.init:init", "Write the default resources as files to edit."),
     "version": ("pillion.cli.version:version", "Show the versions."),
 }
