@@ -39,10 +39,11 @@ class JobStream:
         self._outgoing: deque[bytes] = deque()
         self._wake = asyncio.Event()
         self._closed = False
+        self._idle: asyncio.Future[None] | None = None
 
     async def deliver(self, trigger: Trigger) -> Outcome:
         """Send a trigger and wait for its answer; a stream that ends takes it for undeliverable. Never raises."""
-        while len(self._open) >= self._window and not self._closed:
+        while len(self._open) >= self._window and not self._over:
             waiter = self._loop.create_future()
             self._room.append(waiter)
             try:
@@ -51,7 +52,7 @@ class JobStream:
                 if waiter.done() and not waiter.cancelled():
                     self._free()  # the room that was for this one is for the next
                 raise
-        if self._closed:
+        if self._over:
             return Outcome.UNDELIVERABLE
         number, self._next = self._next, self._next + 1
         key = trigger.key
@@ -106,8 +107,23 @@ class JobStream:
             if not answer.done():
                 answer.set_result(Outcome.SUCCESS if request.result.status == m.SUCCESS else Outcome.FAILED)
 
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._idle is not None
+
+    async def drained(self) -> None:
+        """Send no more triggers, and wait until those that are out have their answers."""
+        if self._idle is None:
+            self._idle = self._loop.create_future()
+            self._free_all()
+            if not self._open:
+                self._idle.set_result(None)
+        await asyncio.shield(self._idle)
+
     def _free(self) -> None:
         """Let the next one in that waits for room."""
+        if self._idle is not None and not self._open and not self._idle.done():
+            self._idle.set_result(None)
         while self._room:
             waiter = self._room.popleft()
             if not waiter.done():
@@ -122,6 +138,11 @@ class JobStream:
             if not answer.done():
                 answer.set_result(Outcome.UNDELIVERABLE)
         self._open.clear()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+        self._free_all()
+
+    def _free_all(self) -> None:
         while self._room:
             waiter = self._room.popleft()
             if not waiter.done():

@@ -7,6 +7,7 @@ streams of triggers are `job_streams.py`.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     """Called with the namespace and the app id that a call speaks for; raises `RpcError` when its peer is another."""
 
 R = TypeVar("R", bound=Message)
+log = logging.getLogger("pillion.control.scheduler")
 STOPPING = "the scheduler is stopping"
 NAME = "dapr.proto.scheduler.v1.Scheduler"
 
@@ -111,6 +113,7 @@ class SchedulerService:
         self._window = window
         self._streams: set[JobStream] = set()
         self._stopping = asyncio.Event()
+        self._draining = False
         unary = {
             "ScheduleJob": self._unary(m.ScheduleJobRequest, self.schedule_job),
             "GetJob": self._unary(m.GetJobRequest, self.get_job),
@@ -126,6 +129,16 @@ class SchedulerService:
 
     def find(self, method: str, metadata: Metadata) -> Method | None:
         return self._methods.get(method)
+
+    async def drain(self, grace_s: float) -> None:
+        """Send no more triggers; those that are out have `grace_s` seconds to be answered."""
+        self._draining = True
+        streams = [stream.drained() for stream in self._streams]
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.gather(*streams)
+        except TimeoutError:
+            log.info("some triggers were not answered before the end: they will be fired again")
 
     def close(self) -> None:
         """End every stream: sidecars look for another scheduler, and what they have not answered goes there."""
@@ -246,7 +259,7 @@ class SchedulerService:
         except JobInvalid as error:
             raise status_of(error) from error
         self._allow(call, interest.namespace, interest.app_id)
-        if self._stopping.is_set():
+        if self._draining or self._stopping.is_set():
             raise RpcError(Code.UNAVAILABLE, STOPPING)
         stream = JobStream(call, self._window)
         self._streams.add(stream)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pillion.kinds.jobs import Outcome
+
 if TYPE_CHECKING:
     from pillion.observe.metrics import Registry
 
@@ -36,8 +38,6 @@ class SchedulerMeter:
         self._failed = registry.number("scheduler_jobs_failed_total")
         self._undelivered = registry.number("scheduler_jobs_undelivered_total")
         self._latency = registry.histogram("scheduler_trigger_latency")
-        self._inside = registry.number("scheduler_concurrency_inflight")
-        self._pending = registry.number("scheduler_concurrency_pending")
         self._throttled = registry.number("scheduler_concurrency_throttled_total")
         self._errors = registry.number("scheduler_sidecar_errors_total")
 
@@ -59,22 +59,17 @@ class SchedulerMeter:
     def sidecar_error(self, reason: str) -> None:
         self._errors.child(reason).value += 1
 
-    def triggered(self, kind: str, elapsed_ms: float) -> None:
-        """A tick was carried out; `elapsed_ms` from its trigger to its answer."""
+    def triggered(self, kind: str) -> None:
         self._triggered.child(kind).value += 1
-        self._latency.child(kind).observe(elapsed_ms)
 
-    def failed(self, kind: str, elapsed_ms: float) -> None:
-        self._failed.child(kind).value += 1
-        self._latency.child(kind).observe(elapsed_ms)
+    def answered(self, kind: str, outcome: Outcome, seconds: float) -> None:
+        """`seconds` passed between the trigger and its end."""
+        if outcome is Outcome.UNDELIVERABLE:
+            self._undelivered.child(kind).value += 1
+            return
+        if outcome is Outcome.FAILED:
+            self._failed.child(kind).value += 1
+        self._latency.child(kind).observe(seconds * 1000)
 
-    def undelivered(self, kind: str) -> None:
-        self._undelivered.child(kind).value += 1
-
-    def gate(self, key: str, inside: int, pending: int) -> None:
-        """How a concurrency gate stands."""
-        self._inside.child(key).value = inside
-        self._pending.child(key).value = pending
-
-    def throttled(self, key: str) -> None:
-        self._throttled.child(key).value += 1
+    def throttled(self, concurrency_key: str) -> None:
+        self._throttled.child(concurrency_key).value += 1
