@@ -1,0 +1,1 @@
+"""The simulator: real engines on invented time, on unreliable hosts, judged after every event."""
