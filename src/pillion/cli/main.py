@@ -33,6 +33,7 @@ COMMANDS = {
     "publish": ("pillion.cli.calls:publish", "Publish a message to a topic."),
     "workflow": ("pillion.cli.workflow:workflow", "Start workflows, see how they stand, steer and mend them."),
     "actors": ("pillion.cli.actors:actors", "Show the actors that are active."),
+    "scheduler": ("pillion.cli.scheduler:scheduler", "Show the jobs of a scheduler; pause, run and move them."),
     "init": ("pillion.cli.init:init", "Write the default resources as files to edit."),
     "version": ("pillion.cli.version:version", "Show the versions."),
 }
