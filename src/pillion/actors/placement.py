@@ -210,8 +210,7 @@ class Placement:
                 self._draining = self._tasks.start(self._drain(self._draining, types, version), "drain")
             case p.Settle(types):
                 self.ready = True
-                if types:
-                    self._hosting.settled(types)
+                self._hosting.settled(types)
                 self._wake()
             case p.Wake():
                 self._wake()

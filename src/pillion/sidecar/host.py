@@ -179,6 +179,7 @@ class Sidecar:
             endpoints=endpoints,
             resolver=resolver,
             host=host,
+            internal_port=self.internal_port,
             inbound=self.inbound,
             outbound=self.outbound,
             stop=self.request_stop,
@@ -198,6 +199,7 @@ class Sidecar:
         await self._listen(surface)
         if resolver is not None:
             await self._register(resolver, host)
+        await surface.actors.open(f"{host}:{self.internal_port}")
         self.outbound.ready(RUNTIME)
         self._is_up = True
         if self._reload is not None:

@@ -36,7 +36,7 @@ class Live:
     """`brokers`, `states` and so on by name; `updates` are the policies of the changes that configuration stores tell.
 
     `changed` is told the name of a broker that came or went, `binding_changed` that of a binding;
-    `outbox_changed` hears of every broker and state store.
+    `outbox_changed` hears of every broker and state store, `actors_changed` of every state store and of new policies.
     """
 
     def __init__(self, policies: CurrentPolicies) -> None:
@@ -54,6 +54,7 @@ class Live:
         self.changed: Callable[[str], None] = lambda name: None
         self.binding_changed: Callable[[str], None] = lambda name: None
         self.outbox_changed: Callable[[], None] = lambda: None
+        self.actors_changed: Callable[[], None] = lambda: None
 
     def component_changed(self, loaded: Loaded, arrived: bool) -> None:
         """Follow the component registry."""
@@ -78,6 +79,7 @@ class Live:
             case "state":
                 self._follow(self.states, loaded, arrived, Kind.STATESTORE, STATE)
                 self.outbox_changed()
+                self.actors_changed()
             case "secretstores":
                 self._follow(self.secrets, loaded, arrived, Kind.SECRETSTORE, SECRETS)
             case "configuration":
@@ -111,6 +113,7 @@ class Live:
                 self.component_changed(loaded, True)
             elif category(loaded.resource) == "state":
                 self._follow(self.states, loaded, True, Kind.STATESTORE, STATE)
+        self.actors_changed()
 
     def _broker(self, loaded: Loaded) -> Broker:
         find = self._policies.component

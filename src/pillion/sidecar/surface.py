@@ -65,6 +65,7 @@ from pillion.serve.http import HttpApi, HttpSettings
 from pillion.serve.internal import InternalService
 from pillion.serve.public import PublicApi
 from pillion.serve.tracing import traced_proxy
+from pillion.sidecar.actors import ActorRuntime
 from pillion.sidecar.holding import holding_for
 from pillion.sidecar.loading import category
 from pillion.sidecar.scheduling import Scheduling
@@ -128,6 +129,7 @@ class Surface:
         endpoints: Mapping[str, Endpoint],
         resolver: Resolver | None,
         host: str,
+        internal_port: int,
         inbound: Readiness,
         outbound: Readiness,
         stop: Callable[[bool], None],
@@ -149,8 +151,9 @@ class Surface:
         def dial(address: str, target: Target) -> GrpcChannel:
             return Channel(address, max_receive=_no_limit(options.max_body_size), options=PEER_POOL)
 
+        pool = Pool(dial)
         self._peers = PeerClient(
-            app_id, namespace, self._directory, Pool(dial), host_address=host, host_name=socket.gethostname(),
+            app_id, namespace, self._directory, pool, host_address=host, host_name=socket.gethostname(),
             retry=lambda: policies.retry(BuiltIn.SERVICE), meter=meters.peers,
         )  # fmt: skip
         authorize = _authorize(config, options.app_protocol, meters.access)
@@ -196,6 +199,14 @@ class Surface:
             jobs = AppJobs(channel, meter=meter, tracer=tracer).deliver
         self.scheduling = Scheduling(scheduler, app_id, namespace, jobs=jobs)
 
+        # Actors, of the application and of the sidecar itself.
+        self.actors = ActorRuntime(
+            options, config, namespace=namespace, channel=channel, components=components, policies=policies,
+            scheduler=scheduler, scheduling=self.scheduling, pool=pool, readiness=inbound, meters=meters,
+            tracer=tracer, address=f"{host}:{internal_port}",
+        )  # fmt: skip
+        live.actors_changed = self.actors.component_changed
+
         # The blocks and their rows.
         self._configuration = ConfigurationBlock(
             live.configurations, lambda: channel, live.updates, timed=meters.of("configuration")
@@ -214,6 +225,7 @@ class Surface:
             http_endpoints=lambda: list(endpoints),
             resiliencies=lambda: policies.names,
             schedulers=schedulers,
+            actors=self.actors.facts,
             extended=lambda: policies.notes,
             app=_connection(options) if channel is not None else None,
         )
@@ -231,6 +243,7 @@ class Surface:
             *BindingsBlock(outputs).operations(),
             *JobsBlock(app_id, namespace, scheduler).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
+            *self.actors.operations(),
             *invoke.operations(),
             *metadata,
             *health,
@@ -277,7 +290,7 @@ class Surface:
             lambda: channel,
             proxy=passed_on,
             authorize=authorize,
-            further=reflection_methods(INTERNAL),
+            further={**reflection_methods(INTERNAL), **self.actors.methods()},
             meter=meters.peers,
             tracer=tracer,
         )
@@ -314,9 +327,11 @@ class Surface:
         if healthy:
             await self.subscriptions.app_healthy()
             self._inputs.app_changed(True)
+            await self.actors.application(True)
             self.scheduling.app_healthy(True)
         else:
             self.scheduling.app_healthy(False)
+            await self.actors.application(False)
             self._inputs.app_changed(False)
             await self.subscriptions.app_unhealthy()
 
@@ -326,7 +341,9 @@ class Surface:
 
     async def _component_leaving(self, loaded: Loaded) -> None:
         """Messages on their way from a broker arrive before it is closed."""
-        if category(loaded.resource) == "pubsub":
+        if category(loaded.resource) == "state":
+            await self.actors.component_leaving(loaded)
+        elif category(loaded.resource) == "pubsub":
             await asyncio.gather(
                 self.subscriptions.broker_leaving(loaded.name), self._streaming.broker_leaving(loaded.name)
             )
@@ -347,6 +364,7 @@ class Surface:
         await asyncio.gather(
             self.end_messages(grace_s), self._configuration.close(grace_s), self._outbox.close(grace_s)
         )
+        await self.actors.halt()
 
     async def close(self, grace_s: float) -> None:
         """End the connections: open calls may finish within `grace_s` seconds."""

@@ -1,0 +1,296 @@
+"""The actor runtime of one sidecar, put together: placement, host, state, timers, reminders and their edges.
+
+    actors = ActorRuntime(options, ...)         when the surface is built
+    actors.open("10.0.0.7:50002")               when the internal port is known
+    await actors.application(True)              each time the application becomes well, or unwell
+    await actors.halt()                         no more turns: instances are deactivated, while the application listens
+    await actors.close()
+
+Knows: who is told what when something changes. Never knows: how any of it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+from pillion.actors.host import ActorHost, Uncounted
+from pillion.actors.placement import HEALTH_TARGET, Placement
+from pillion.actors.placement_link import grpc_dial, resolve
+from pillion.actors.reminders import SchedulerReminders
+from pillion.actors.settings import from_json
+from pillion.actors.state import ActorState
+from pillion.actors.timers import Timers
+from pillion.app.actor_stream import ActorStreams
+from pillion.app.actors import HttpActors, ask_configuration
+from pillion.blocks.actor_access import TTL_FEATURE, ActorAccess, ActorParts, Gate
+from pillion.blocks.actor_stream import ActorStreamBlock
+from pillion.blocks.actors import ActorsBlock
+from pillion.blocks.metadata import ActorFacts
+from pillion.clock import SystemClock
+from pillion.errors import ComponentError, ConfigError
+from pillion.kinds.actors import NoPlacement
+from pillion.observe.actor_meters import ActorMeter, PlacementMeter
+from pillion.peers.actors import PeerActors
+from pillion.resiliency.builtin import BuiltIn
+from pillion.serve.internal_actors import InternalActors
+from pillion.sidecar.actor_store import ActorStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from pillion.api.operation import Operation
+    from pillion.app.channel import AppChannel
+    from pillion.blocks.health import Readiness
+    from pillion.kinds.actors import Hosted, Owner
+    from pillion.kinds.config import Configuration
+    from pillion.kinds.jobs import Scheduler
+    from pillion.net.exchange import Method
+    from pillion.observe.meters import Meters
+    from pillion.observe.tracing import Tracer
+    from pillion.peers.pool import Pool
+    from pillion.resiliency.current import CurrentPolicies
+    from pillion.sidecar.components import Components, Loaded
+    from pillion.sidecar.flags import Options
+    from pillion.sidecar.scheduling import Scheduling
+
+log = logging.getLogger("pillion.sidecar.actors")
+APP = "app"
+"""In whose name the types of the application are hosted."""
+CONFIG = "config"
+"""The word of `--disable-init-endpoints` that keeps the application from being asked for its types."""
+
+
+class ActorRuntime:
+    """`enabled` is whether a placement service is named: without one everything that is asked of actors is refused.
+
+    `host` is there for whoever else hosts actors here, `store` is the store of their state.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        config: Configuration,
+        *,
+        namespace: str,
+        channel: AppChannel | None,
+        components: Components,
+        policies: CurrentPolicies,
+        scheduler: Scheduler,
+        scheduling: Scheduling,
+        pool: Pool,
+        readiness: Readiness,
+        meters: Meters,
+        tracer: Tracer | None,
+        address: str,
+    ) -> None:
+        self.enabled = bool(options.placement_host_address)
+        self._options, self._namespace = options, namespace
+        self._channel, self._components, self._policies = channel, components, policies
+        self._meters, self._readiness = meters, readiness
+        self._asked = False
+        self._types: list[Hosted] = []
+        registry = meters.registry
+        meter = ActorMeter(registry) if registry is not None else Uncounted()
+        self._place = _Place(scheduling.types, self._placed)
+        self.host = ActorHost(
+            self._place, PeerActors(pool), policies=policies, retry=policies.retry(BuiltIn.ACTOR_NOT_FOUND),
+            meter=meter,
+        )  # fmt: skip
+        self._place.host = self.host
+        self.store = ActorStore(policies, meters.of("state"))
+        app_id = options.app_id
+        self.state = ActorState(app_id, self.host, self.store.find, address=address)
+        self._timers = Timers(self.host, SystemClock(), meter)
+        self.reminders = SchedulerReminders(self.host, scheduler, app_id, namespace, meter)
+        self.host.cancelled = self.reminders.cancelled
+        scheduling.reminders = self.reminders.deliver
+
+        # The edges.
+        self.gate = Gate(enabled=self.enabled)
+        parts = ActorParts(
+            app_id, namespace, self.host, self.state, self._timers, self.reminders, scheduler,
+            ttl=config.enabled(TTL_FEATURE),
+        )  # fmt: skip
+        self._streams = ActorStreams()
+        self._http = HttpActors(channel) if channel is not None and channel.http is not None else None
+        self._stream_block = ActorStreamBlock(
+            self.gate, self._streams, self._host_streams,
+            disseminate_timeout_s=options.actors_disseminate_timeout, allowed=self._http is None,
+        )  # fmt: skip
+        self._block = ActorsBlock(ActorAccess(self.gate, parts if self.enabled else None))
+        self._internal = InternalActors(self.host, tracer=tracer)
+
+    def operations(self) -> list[Operation]:
+        """The rows of the API."""
+        return [*self._block.operations(), *self._stream_block.operations()]
+
+    def methods(self) -> dict[str, Method]:
+        """What other sidecars call."""
+        return self._internal.methods()
+
+    def facts(self) -> ActorFacts:
+        """What the metadata API tells."""
+        if not self.enabled:
+            return ActorFacts()
+        placement = self._place.placement
+        connected = placement is not None and placement.connected
+        ready = self.gate.is_open and placement is not None and placement.ready
+        return ActorFacts(
+            "RUNNING" if self.gate.is_open else "INITIALIZING", self.host.active(), ready,
+            f"placement: {'connected' if connected else 'disconnected'}",
+        )  # fmt: skip
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def open(self, address: str) -> None:
+        """Take a place among the hosts under `address`, `host:port` of the internal server."""
+        if not self.enabled:
+            return
+        self._readiness.expect(HEALTH_TARGET)
+        registry = self._meters.registry
+        self._place.placement = placement = Placement(
+            self._options.placement_host_address,
+            host_name=address,
+            app_id=self._options.app_id,
+            namespace=self._namespace,
+            hosting=self._place,
+            dial=grpc_dial(),
+            clock=SystemClock(),
+            random=random.Random(),
+            disseminate_timeout_s=self._options.actors_disseminate_timeout,
+            resolve=resolve,
+            meter=PlacementMeter(registry) if registry is not None else None,
+        )
+        self.store_changed()
+        self._place.types(sorted(self._place.hosted))
+        await placement.open()
+
+    def _placed(self) -> None:
+        """A table is in force."""
+        self._readiness.ready(HEALTH_TARGET)
+
+    async def halt(self) -> None:
+        """No more turns. Those that run may end, and save, within five seconds; then this host leaves the table."""
+        await self._timers.close()
+        await self.host.close()
+        if self._place.placement is not None:
+            await self._place.placement.close()
+        self.gate.close()
+        self._stream_block.close()
+
+    # --- what changes --------------------------------------------------------------------------------------------
+
+    def component_changed(self) -> None:
+        """Some state store came or went."""
+        if self._place.placement is not None:
+            self.store_changed()
+
+    def store_changed(self) -> None:
+        """Use the store that is marked now; the same one under new policies is no change for those who run."""
+        self.store.use(self._components.actor_store)
+        self.host.store_changed(self.store.find() is not None)
+
+    async def component_leaving(self, loaded: Loaded) -> None:
+        """A component is about to go. Without a store nothing is hosted: first the turns that run come to an end."""
+        if self.store.is_of(loaded) and self._components.actor_store is loaded:
+            types = sorted(self._place.hosted)
+            self.host.store_changed(False)
+            await self.host.drain(types, lambda actor_type, actor_id: False)
+
+    async def application(self, healthy: bool) -> None:
+        """The application became well, or unwell. What it hosts is read from it once; one that does not speak HTTP
+        dials when it hosts something, and until then hosts nothing.
+        """
+        if not self.enabled:
+            return
+        if healthy and self._http is not None and not self._asked:
+            self._types = await self._read(self._http)
+            self._asked = True
+        self.host.host(APP, self._types if healthy else [])
+        if healthy:
+            self.gate.open()
+
+    async def _read(self, handler: HttpActors) -> list[Hosted]:
+        """Return what the application hosts; what it says wrongly is logged, and then it hosts nothing."""
+        assert self._channel is not None
+        if CONFIG in self._options.disable_init_endpoints:
+            return []
+        retry = self._policies.retry(BuiltIn.INITIALIZATION)
+        try:
+            body = await ask_configuration(self._channel, self._options.app_id, pause=asyncio.sleep, retry=retry)
+            if not body.strip():
+                return []
+            limit_s = self._options.actors_disseminate_timeout
+            settings = from_json(body, disseminate_timeout_s=limit_s, warn=log.warning)
+        except (ComponentError, ConfigError) as error:
+            log.error("the application hosts no actors, because its configuration cannot be read: %s", error)
+            return []
+        found = [one.hosted(handler) for one in settings]
+        if found:
+            log.info("the application hosts actors of the types %s", ", ".join(one.actor_type for one in found))
+            if self.store.find() is None:
+                log.warning("no state store is marked as actorStateStore: no actors are hosted")
+        return found
+
+    def _host_streams(self, types: Sequence[Hosted]) -> None:
+        self._types = list(types)
+        self.host.host(APP, self._types)
+
+    def __repr__(self) -> str:
+        return f"<ActorRuntime {self.gate!r} {self.host!r}>"
+
+
+class _Place:
+    """Between the host and its membership, which needs the address that is known last: `Placement` to the one,
+    `Hosting` to the other. Reminders of a type are taken once its owners are known.
+    """
+
+    def __init__(self, follow: Callable[[Collection[str]], None], placed: Callable[[], None]) -> None:
+        self.placement: Placement | None = None
+        self.host: ActorHost | None = None
+        self.hosted: frozenset[str] = frozenset()
+        self._settled: set[str] = set()
+        self._follow, self._told = follow, placed
+
+    # towards the host
+
+    @property
+    def version(self) -> int:
+        return 0 if self.placement is None else self.placement.version("")
+
+    def lookup(self, actor_type: str, actor_id: str) -> Owner | None:
+        if self.placement is None:
+            raise NoPlacement("placement is not configured")
+        return self.placement.lookup(actor_type, actor_id)
+
+    async def owner(self, actor_type: str, actor_id: str) -> Owner:
+        if self.placement is None:
+            raise NoPlacement("placement is not configured")
+        return await self.placement.owner(actor_type, actor_id)
+
+    def types(self, actor_types: Sequence[str]) -> None:
+        self.hosted = frozenset(actor_types)
+        self._settled &= self.hosted
+        self._follow(frozenset(self._settled))
+        if self.placement is not None:
+            self.placement.types(self.hosted)
+
+    # towards placement
+
+    async def drain(self, types: Collection[str], is_local: Any) -> None:
+        assert self.host is not None
+        await self.host.drain(sorted(types), is_local)
+
+    async def halt_all(self) -> None:
+        assert self.host is not None
+        await self.host.halt_all()
+
+    def settled(self, types: Collection[str]) -> None:
+        assert self.host is not None
+        self._settled |= self.hosted.intersection(types)
+        self._follow(frozenset(self._settled))
+        self.host.settled(sorted(types))
+        self._told()
