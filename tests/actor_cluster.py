@@ -1,4 +1,4 @@
-"""Hosts of actors in one process, without sockets: a placement that tests move by hand, applications that tell tales."""
+"""Hosts of actors in one process, without sockets: placement is moved by hand, applications tell tales."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pillion.actors.host import ActorHost
 from pillion.kinds.actors import ActorCall, ActorError, ActorReply, Hosted, NoHost, Owner, Tick
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
     from pillion.actors.host import Guards, Meter
 
@@ -109,6 +109,7 @@ class Tales:
         self.busy: dict[str, list[str]] = {}
         self.overlaps: list[str] = []
         self.refuses: ActorError | None = None
+        self.gone = asyncio.Event()
         self.wants_no_more = False
 
     async def invoke(self, call: ActorCall) -> ActorReply:
@@ -133,6 +134,7 @@ class Tales:
 
     async def deactivate(self, actor_type: str, actor_id: str) -> None:
         self.told.append(f"gone {actor_id}")
+        self.gone.set()
         if self.busy.get(actor_id):
             self.overlaps.append(f"{actor_id}: gone in the middle of a turn")
         if self.refuses is not None:
@@ -147,7 +149,3 @@ class Tales:
 
 def hosted(handler: Tales, actor_type: str = "T", **settings: object) -> Hosted:
     return Hosted(actor_type, handler, **settings)  # type: ignore[arg-type]
-
-
-def settings_of(types: Sequence[Hosted]) -> Mapping[str, Hosted]:
-    return {one.actor_type: one for one in types}

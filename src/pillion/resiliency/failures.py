@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code, ComponentError, EtagInvalid, EtagMismatch, NotSupported, QueryInvalid, TokenInvalid
+from pillion.kinds.actors import AppRefused, MethodMissing, NoPlacement, RemoteFailure, TooDeep
 from pillion.kinds.invocation import Unsuccessful
 from pillion.kinds.topics import Unprocessed
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, RpcError
@@ -84,7 +85,11 @@ def judge(error: BaseException) -> Failure:
             return _CALLERS
         case BodyTooLarge() | BodyIncomplete():
             return _CALLERS
-        case Unsuccessful() | RpcError() | Injected():
+        case MethodMissing() | TooDeep() | NoPlacement():
+            return _CALLERS
+        case AppRefused():
+            return Failure(error.status)
+        case Unsuccessful() | RpcError() | Injected() | RemoteFailure():
             return UNKNOWN if error.code is None else Failure(error.code)
         case Unprocessed():
             if error.held:
