@@ -116,10 +116,10 @@ class Gates(Generic[T]):
             gate.most = max(1, total // self._count + (self._index < total % self._count))
             gate.inside = 0
             gate.waiting = deque()
-        for ticket, keys in self._inside.items():
-            kept = self._inside[ticket] = tuple(key for key in keys if key in self._gates)
-            for key in kept:
-                self._gates[key].inside += 1
+        inside, self._inside = self._inside, {}
+        for ticket, keys in inside.items():
+            if kept := tuple(key for key in keys if key in self._gates):
+                self._admit(ticket, kept)
         passed: list[T] = []
         waiting, self._waiting = self._waiting, {}
         for ticket, keys in waiting.items():
@@ -150,6 +150,7 @@ class Gates(Generic[T]):
         return None
 
     def _admit(self, ticket: T, gates: tuple[str, ...]) -> None:
-        self._inside[ticket] = gates
+        if gates:
+            self._inside[ticket] = gates
         for key in gates:
             self._gates[key].inside += 1
