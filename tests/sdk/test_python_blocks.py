@@ -7,7 +7,7 @@ import asyncio
 import gc
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -122,14 +122,6 @@ def test_metadata(client: DaprClient) -> None:
         "store": "state.sqlite",
         "vault": "secretstores.local.file",
     }
-
-
-def test_what_is_not_offered_is_unimplemented(sidecar: SidecarProcess) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
-        call: Any = channel.unary_unary("/dapr.proto.runtime.v1.Dapr/UnregisterActorRemindersByType")
-        with pytest.raises(grpc.RpcError) as refused:
-            call(b"", timeout=10)
-    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # grpcio's own loop is left unclosed
