@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import signal
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,13 +21,17 @@ if TYPE_CHECKING:
 
 
 class Caller:
-    """Asks one path again and again on a connection that is kept, and keeps the answers that were not as expected."""
+    """Asks one path again and again on a connection that is kept, or on new ones, and keeps the answers that were not
+    as expected.
+    """
 
-    def __init__(self, sidecar: SidecarProcess, method: str, path: str, body: bytes, status: int) -> None:
+    def __init__(
+        self, sidecar: SidecarProcess, method: str, path: str, body: bytes, status: int, *, keep: bool = True
+    ) -> None:
         self.asked = 0
         self.wrong: list[str] = []
         self._over = threading.Event()
-        self._expected = status
+        self._expected, self._keep = status, keep
         self._connection = http.client.HTTPConnection("127.0.0.1", sidecar.http_port, timeout=15)
         self._thread = threading.Thread(target=self._run, args=(method, path, body))
 
@@ -39,6 +44,8 @@ class Caller:
             except (OSError, http.client.HTTPException) as error:
                 self.wrong.append(repr(error))
                 return
+            if not self._keep:
+                self._connection.close()
             self.asked += 1
             if answer.status != self._expected:
                 self.wrong.append(f"{answer.status} {text!r}")
@@ -257,6 +264,60 @@ def test_policies_change_while_requests_go_on(tmp_path: Path) -> None:
         waiting.join()
         assert answers[0].body == b"held"
         assert "starting anew" not in sidecar.log()
+        assert sidecar.stop() == 0
+
+
+def configuration(feature: str) -> str:
+    text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: c\nspec:\n  features:\n"
+    return text + f"  - {{name: {feature}, enabled: true}}\n"
+
+
+def features(sidecar: SidecarProcess) -> list[str]:
+    found: list[str] = sidecar.request("GET", "/v1.0/metadata").json()["enabledFeatures"]
+    return found
+
+
+def test_a_configuration_starts_the_sidecar_anew(tmp_path: Path) -> None:
+    """In this process, on the same ports, as on SIGHUP; not for a broken one. Clients notice nothing: not those that
+    keep a connection, not those that connect meanwhile, not one that waits for its answer.
+    """
+    held, going_on = threading.Event(), threading.Event()
+
+    def answer(call: Call) -> tuple[int, dict[str, str], bytes]:
+        if call.path == "/held":
+            held.set()
+            going_on.wait(WAIT_S)
+        return 200, {}, b"held"
+
+    config = tmp_path / "config.yaml"
+    config.write_text(configuration("First"))
+    resources = {"still.yaml": component("still", "state.sqlite", connectionString=str(tmp_path / "still.db"))}
+    arguments = ["--config", str(config)]
+    with (
+        HttpApp(answer=answer) as app,
+        SidecarProcess(tmp_path, app_port=app.port, resources=resources, arguments=arguments) as sidecar,
+    ):
+        sidecar.wait("/v1.0/healthz")
+        answers: list[Reply] = []
+        asking = threading.Thread(target=lambda: answers.append(sidecar.request("GET", "/v1.0/invoke/app/method/held")))
+        asking.start()
+        held.wait(WAIT_S)
+        with quiet(
+            Caller(sidecar, "POST", "/v1.0/state/still", save("still"), 204),
+            Caller(sidecar, "GET", "/v1.0/state/still/k", b"", 200, keep=False),
+        ):
+            config.write_text(configuration("Second"))
+            sidecar.wait_log("starting anew")
+            going_on.set()
+            sidecar.wait_log("Init Elapsed", 2)
+            assert "Second" in features(sidecar)
+            config.write_text("spec: [\n")
+            sidecar.wait_log("the configuration is left as it is")
+            sidecar.kill(signal.SIGHUP)
+            config.write_text(configuration("Third"))
+            eventually(lambda: "Third" in features(sidecar))
+        asking.join()
+        assert answers[0].body == b"held"
         assert sidecar.stop() == 0
 
 

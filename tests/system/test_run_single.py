@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cli_processes import ECHO, Pillion, free_port, pillion
+from sidecars import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
@@ -220,3 +221,30 @@ def test_mistakes_get_an_answer(tmp_path: Path) -> None:
             assert found.returncode == status, found
             assert said in found.stderr
             assert "Traceback" not in found.stderr
+
+
+def test_a_configuration_that_changes(tmp_path: Path) -> None:
+    """The sidecar starts anew on its ports; the application goes on, and so does one that asks it all the time."""
+    config = tmp_path / "config.yaml"
+
+    def write(feature: str) -> None:
+        text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: c\nspec:\n  features:\n"
+        (tmp_path / "new.yaml").write_text(text + f"  - {{name: {feature}, enabled: true}}\n")
+        (tmp_path / "new.yaml").rename(config)
+
+    write("First")
+    port = free_port()
+    command = ["run", "-a", "orders", "-p", str(port), "--config", str(config), "--", sys.executable, "-c", ECHO]
+    with Pillion(*command, home=tmp_path, folder=tmp_path) as run:
+        api = f"http://127.0.0.1:{http_port(run.until('orders: HTTP'))}"
+        run.until("serving")
+        for feature in ("Second", "Third"):
+            write(feature)
+            while feature not in json.loads(fetch(f"{api}/v1.0/metadata"))["enabledFeatures"]:
+                pass  # every single call is answered
+        eventually(lambda: fetch(f"{api}/v1.0/invoke/orders/method/x") == b"orders got /x")
+        [row] = json.loads(pillion(["list", "-o", "json"], home=tmp_path, folder=tmp_path).stdout)
+        assert row["appId"] == "orders"
+        run.signal(signal.SIGTERM)
+        assert run.wait() == 0
+        run.until("last words 200")

@@ -49,10 +49,16 @@ log = logging.getLogger("pillion.cli")
 class AnySidecar(Protocol):
     """What a run needs of a sidecar (`pillion.sidecar.host.Sidecar`)."""
 
-    http_port: int
-    grpc_port: int
-    internal_port: int
     ended: asyncio.Future[int]
+
+    @property
+    def http_port(self) -> int: ...
+
+    @property
+    def grpc_port(self) -> int: ...
+
+    @property
+    def internal_port(self) -> int: ...
 
     async def start(self) -> None: ...
 

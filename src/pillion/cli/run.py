@@ -283,7 +283,11 @@ def _conduct(launches: Sequence[Launch], places: Places, *, single: bool, starte
 def _sidecar(launch: Launch, places: Places) -> AnySidecar:
     from pillion.cli.places import NAMES
     from pillion.sidecar.host import Sidecar
+    from pillion.sidecar.renewal import RenewableSidecar
 
-    return Sidecar(
-        launch.options, launch.environment, data_dir=str(places.home), components=launch.components, names=NAMES
-    )
+    return RenewableSidecar(
+        lambda restart, doors: Sidecar(
+            launch.options, launch.environment, data_dir=str(places.home), components=launch.components, names=NAMES,
+            restart=restart, doors=doors,
+        )
+    )  # fmt: skip

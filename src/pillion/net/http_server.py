@@ -83,12 +83,16 @@ class HttpServer:
     def __call__(self) -> HttpConnection:
         return HttpConnection(self, asyncio.get_running_loop())
 
-    async def close(self, grace_s: float) -> bool:
+    async def close(self, grace_s: float, *, farewell_s: float = 0.0) -> bool:
         """End all connections: idle ones now, busy ones after their answer, and after `grace_s` seconds all of them.
 
+        With `farewell_s` idle ones have so long to ask once more and hear that the connection ends with the answer:
+        a client at work never finds its connection closed under its request.
         Listeners must have stopped accepting before. Return False when the grace period was not enough.
         """
         self.closing = True
+        if farewell_s:
+            await self._wait_empty(farewell_s)
         for connection in list(self.connections):
             connection.close_when_idle()
         in_time = await self._wait_empty(grace_s)

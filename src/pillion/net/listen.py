@@ -13,12 +13,12 @@ import os
 import socket
 import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     Factory = Callable[[], asyncio.BaseProtocol]
 
@@ -34,6 +34,55 @@ class CannotListen(Exception):
     """No address could be bound; the text names them and what stood in the way."""
 
 
+class Doors:
+    """What one owner listens on, each place under a name of its own, kept for the owner's successor.
+
+    After `keep_open` a listener that is closed leaves its socket behind: whoever connects waits in the kernel's queue
+    until the successor listens under the same name. It listens where the first one did, and its port is the same.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, Listeners] = {}
+        self._kept: dict[str, list[socket.socket]] = {}
+
+    def opened(self, name: str, listeners: Listeners) -> Listeners:
+        """Remember what is listened on under `name`; return it."""
+        self._open[name] = listeners
+        return listeners
+
+    def keep_open(self) -> None:
+        """Keep the sockets of all listeners beyond their closing."""
+        for name, listeners in self._open.items():
+            self._kept[name] = listeners.duplicates()
+        self._open.clear()
+
+    async def again(self, name: str, factory: Factory) -> Listeners | None:
+        """Listen on what was kept under `name`, None when nothing was."""
+        kept = self._kept.pop(name, None)
+        if kept is None:
+            return None
+        loop = asyncio.get_running_loop()
+        listeners = Listeners()
+        for bound in kept:
+            if bound.family == socket.AF_UNIX:
+                path = Path(bound.getsockname())
+                listeners._servers.append(await loop.create_unix_server(factory, sock=bound, backlog=BACKLOG))
+                listeners.paths.append(path)
+                listeners._inodes.append(_inode(path))
+            else:
+                host, port, *_ = bound.getsockname()
+                listeners._servers.append(await loop.create_server(factory, sock=bound, backlog=BACKLOG))
+                listeners.addresses.append((host, port))
+        return self.opened(name, listeners)
+
+    def close(self) -> None:
+        """Close what was kept and not listened on again; socket files are left to the next one who comes."""
+        for kept in self._kept.values():
+            for bound in kept:
+                bound.close()
+        self._kept.clear()
+
+
 @dataclass(slots=True)
 class Listeners:
     """What is listened on. `addresses` are the bound host and port pairs; `paths` the socket files."""
@@ -47,6 +96,16 @@ class Listeners:
     def port(self) -> int:
         """The port all addresses share."""
         return self.addresses[0][1]
+
+    def duplicates(self) -> list[socket.socket]:
+        """Return the sockets as further handles, which outlive `close`; socket files stay then."""
+        self.paths.clear()
+        self._inodes.clear()
+        return [
+            socket.fromfd(each.fileno(), each.family, socket.SOCK_STREAM)
+            for server in self._servers
+            for each in getattr(server, "sockets", ())
+        ]
 
     def close(self) -> None:
         """Stop accepting and remove socket files. Connections go on; their server closes them."""
@@ -174,6 +233,10 @@ async def unix(factory: Factory, path: Path, *, mode: int = 0o660, backlog: int 
     return Listeners(paths=[path], _servers=[server], _inodes=[inode])
 
 
+def _inode(path: Path) -> int:
+    return path.lstat().st_ino
+
+
 def _is_socket(path: Path) -> bool:
     try:
         found = path.lstat()
@@ -204,6 +267,6 @@ def _bind_path(bound: socket.socket, path: Path, mode: int) -> int:
     try:
         bound.bind(str(path))
         path.chmod(mode)
-        return path.lstat().st_ino
+        return _inode(path)
     except OSError as error:
         raise CannotListen(f"cannot listen on {path}: {error.strerror or error}") from error

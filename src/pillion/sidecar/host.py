@@ -59,6 +59,8 @@ LISTENER_GRACE_S = 10.0
 """How long open HTTP connections may go on once the sidecar stops (spec `http-api.md` 1)."""
 QUIESCE_SHARE = 0.6
 """How much of the grace period messages on their way may take; the rest is for streams, connections and components."""
+FAREWELL_S = 0.5
+"""How long clients at work may go on asking, and hear that their connection ends, when a successor takes over."""
 FORCED = 1
 RUNTIME = "runtime"
 SCHEDULER = "scheduler-watch-hosts"
@@ -72,8 +74,9 @@ class Sidecar:
 
     `components` are loaded before those of the resource folders: the defaults of `pillion run`. `names` is the resolver
     used when the configuration names none. `data_dir` is the folder of the shared registry and of default stores.
-    `restart` starts this sidecar anew when a file changes that is read at start only; None: nobody can. `scheduler` is
-    one in this process, its owner's to close; None: those of `--scheduler-host-address`.
+    `restart` starts this sidecar anew when a file changes that is read at start only; None: nobody can. `doors` are
+    what it listens on, shared with a successor. `scheduler` is one in this process, its owner's to close; None: those
+    of `--scheduler-host-address`.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Sidecar:
         components: Sequence[ComponentResource] = (),
         names: str = "mdns",
         restart: Callable[[], None] | None = None,
+        doors: listen.Doors | None = None,
         scheduler: Scheduler | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -103,6 +107,7 @@ class Sidecar:
         self._tasks = Tasks(f"sidecar {options.app_id}")
         self._stack = AsyncExitStack()
         self._restart = restart
+        self._doors = listen.Doors() if doors is None else doors
         self._scheduler = scheduler
         self._reload: Reload | None = None
         self._surface: Surface | None = None
@@ -318,36 +323,46 @@ class Sidecar:
         options = self.options
         addresses = options.dapr_listen_addresses or ("",)
         if options.unix_domain_socket:
-            grpc = await listen.unix(surface.grpc_server, Path(options.socket_path("grpc")))
-            self._stack.callback(grpc.close)
-            http = await listen.unix(surface.http_server, Path(options.socket_path("http")))
-            self._stack.callback(http.close)
+            grpc = await self._open_file("grpc", surface.grpc_server)
+            http = await self._open_file("http", surface.http_server)
             log.info("APIs listen on %s and %s", *grpc.paths, *http.paths)
         else:
-            grpc = await listen.tcp(surface.grpc_server, addresses, options.dapr_grpc_port)
-            self._stack.callback(grpc.close)
-            self.grpc_port = grpc.port
-            http = await listen.tcp(surface.http_server, addresses, options.dapr_http_port)
-            self._stack.callback(http.close)
-            self.http_port = http.port
+            grpc = await self._open("grpc", surface.grpc_server, addresses, options.dapr_grpc_port)
+            http = await self._open("http", surface.http_server, addresses, options.dapr_http_port)
+            self.grpc_port, self.http_port = grpc.port, http.port
             log.info("gRPC API listens on port %d, HTTP API on port %d", grpc.port, http.port)
         if options.dapr_public_port is not None:
             where = (options.dapr_public_listen_address,)
-            public = await listen.tcp(surface.public_server, where, options.dapr_public_port)
-            self._stack.callback(public.close)
-        inner = await self._listen_internally(surface)
-        self._stack.callback(inner.close)
-        self.internal_port = inner.port
+            await self._open("public", surface.public_server, where, options.dapr_public_port)
+        self.internal_port = (await self._listen_internally(surface)).port
+
+    async def _open(
+        self, name: str, factory: listen.Factory, addresses: Sequence[str], port: int, *, retry_s: float = 10.0
+    ) -> listen.Listeners:
+        """Listen on what a predecessor kept open, else anew."""
+        listeners = await self._doors.again(name, factory)
+        if listeners is None:
+            listeners = self._doors.opened(name, await listen.tcp(factory, addresses, port, retry_s=retry_s))
+        self._stack.callback(listeners.close)
+        return listeners
+
+    async def _open_file(self, name: str, factory: listen.Factory) -> listen.Listeners:
+        listeners = await self._doors.again(name, factory)
+        if listeners is None:
+            path = Path(self.options.socket_path(name))
+            listeners = self._doors.opened(name, await listen.unix(factory, path))
+        self._stack.callback(listeners.close)
+        return listeners
 
     async def _listen_internally(self, surface: Surface) -> listen.Listeners:
         """The derived port may have been taken since it was chosen; then any other will do, nobody knows it yet."""
-        where = (self.options.dapr_internal_grpc_listen_address,)
+        where, server = (self.options.dapr_internal_grpc_listen_address,), surface.internal_server
         if self.options.dapr_internal_grpc_port:
-            return await listen.tcp(surface.internal_server, where, self.internal_port)
+            return await self._open("internal", server, where, self.internal_port)
         try:
-            return await listen.tcp(surface.internal_server, where, self.internal_port, retry_s=0.0)
+            return await self._open("internal", server, where, self.internal_port, retry_s=0.0)
         except listen.CannotListen:
-            return await listen.tcp(surface.internal_server, where, 0)
+            return await self._open("internal", server, where, 0)
 
     async def _register(self, resolver: Resolver, host: str) -> None:
         instance = Instance(
@@ -397,8 +412,18 @@ class Sidecar:
 
     # -- end
 
-    def request_stop(self, force: bool = False) -> None:
-        """Begin to stop and return at once; `ended` resolves with 0, or with 1 at once when forced."""
+    @property
+    def running(self) -> bool:
+        """Whether it has started and nobody has asked it to stop."""
+        return self._is_up and self._stopping is None and self._lingering is None
+
+    def request_stop(self, force: bool = False, *, gently: bool = False) -> None:
+        """Begin to stop and return at once; `ended` resolves with 0, or with 1 at once when forced.
+
+        `gently`: a successor takes over, and no client shall notice.
+        """
+        if gently and self._surface is not None:
+            self._surface.farewell_s = FAREWELL_S
         if force:
             self._end(FORCED)
         elif self._stopping is None:

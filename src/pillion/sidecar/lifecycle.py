@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pillion.sidecar import presence
 from pillion.sidecar.host import Sidecar
+from pillion.sidecar.renewal import RenewableSidecar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -44,39 +45,33 @@ def run_loop(work: Coroutine[Any, Any, int]) -> int:
 
 
 async def _serve(options: Options, environment: Environment) -> int:
-    """SIGHUP starts the sidecar anew in this process: files are read again, ports bound again."""
+    """SIGHUP starts the sidecar anew in this process: files are read again, ports stay."""
+    sidecar = RenewableSidecar(lambda restart, doors: Sidecar(options, environment, restart=restart, doors=doors))
     signals = _Signals()
-    while True:
-        sidecar = Sidecar(options, environment, restart=signals.hang_up)
-        await sidecar.start()
-        # What start-up made lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        record = presence.record_of(
-            options,
-            http_port=sidecar.http_port,
-            grpc_port=sidecar.grpc_port,
-            internal_port=sidecar.internal_port,
-            created=time.time(),
-        )
-        announced = presence.announce(record, presence.home(environment.variables))
-        try:
-            signals.sidecar = sidecar
-            code = await sidecar.ended
-        finally:
-            announced.withdraw()
-        if not signals.restart:
-            return code
-        signals.restart = False
-        log.info("restarting on SIGHUP")
+    await sidecar.start()
+    # What start-up made lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    record = presence.record_of(
+        options,
+        http_port=sidecar.http_port,
+        grpc_port=sidecar.grpc_port,
+        internal_port=sidecar.internal_port,
+        created=time.time(),
+    )
+    announced = presence.announce(record, presence.home(environment.variables))
+    try:
+        signals.sidecar = sidecar
+        return await sidecar.ended
+    finally:
+        announced.withdraw()
 
 
 class _Signals:
     """SIGINT and SIGTERM stop in order and, if wished, later; the second one stops at once; SIGHUP restarts."""
 
     def __init__(self) -> None:
-        self.sidecar: Sidecar | None = None
-        self.restart = False
+        self.sidecar: RenewableSidecar | None = None
         self._asked = False
         loop = asyncio.get_running_loop()
         if sys.platform == "win32":
@@ -85,10 +80,9 @@ class _Signals:
             return
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def _stop(self) -> None:
-        self.restart = False
         if self._asked or self.sidecar is None:
             log.critical("stopping at once")
             logging.shutdown()
@@ -96,8 +90,7 @@ class _Signals:
         self._asked = True
         self.sidecar.request_late_stop()
 
-    def hang_up(self) -> None:
-        """Start the sidecar anew once it has stopped in order."""
+    def _hang_up(self) -> None:
         if self.sidecar is not None and not self._asked:
-            self.restart = True
-            self.sidecar.request_stop()
+            log.info("restarting on SIGHUP")
+            self.sidecar.restart()

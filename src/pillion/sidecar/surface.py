@@ -191,6 +191,7 @@ class Surface:
         live.changed = self._broker_changed
         components.leaving = self._component_leaving
         self._tasks = Tasks("following the brokers")
+        self.farewell_s = 0.0
 
         # Jobs, and reminders for whoever hosts actors.
         jobs = None
@@ -367,10 +368,12 @@ class Surface:
         await self.actors.halt()
 
     async def close(self, grace_s: float) -> None:
-        """End the connections: open calls may finish within `grace_s` seconds."""
+        """End the connections: open calls may finish within `grace_s` seconds. With `farewell_s` clients of HTTP/1 that
+        are at work hear of it before their connections end.
+        """
         for server in self._h2_servers:
             await server.close(grace_s)
-        await self.http_server.close(grace_s)
+        await self.http_server.close(grace_s, farewell_s=self.farewell_s)
         await self.public_server.close(grace_s)
         await self._peers.close()
         await self._external.close()
