@@ -85,10 +85,10 @@ class AppChannel:
         self._slots = asyncio.Semaphore(limit) if limit > 0 else None
         self._token_header = (b"dapr-api-token", token.encode()) if token else None
 
-    async def request(self, request: Request, *, gated: bool = True) -> Response:
+    def request(self, request: Request, *, gated: bool = True) -> Awaitable[Response]:
         """Call an HTTP application. The slot of a limited channel is held until the body has been consumed.
 
-        Raises `AppUnhealthy` and what the client raises. `gated` False: probes and external invocation.
+        Raises `AppUnhealthy` at once, and what the client raises. `gated` False: probes and external invocation.
         """
         assert self._send is not None
         if gated and not self.healthy:
@@ -97,18 +97,8 @@ class AppChannel:
             request.headers = [pair for pair in request.headers if pair[0] != b"dapr-api-token"]
             request.headers.append(self._token_header)
         if self._slots is None:
-            return await self._send(request)
-        await self._slots.acquire()
-        try:
-            response = await self._send(request)
-        except BaseException:
-            self._slots.release()
-            raise
-        if isinstance(response.body, bytes):
-            self._slots.release()
-        else:
-            response.body = _Releasing(response.body, self._slots)
-        return response
+            return self._send(request)
+        return _in_turn(self._send, request, self._slots)
 
     async def unary(
         self,
@@ -151,6 +141,20 @@ class AppChannel:
     def __repr__(self) -> str:
         health = "healthy" if self.healthy else "unhealthy"
         return f"<AppChannel {self.protocol} to {self.address}:{self.port}, {health}>"
+
+
+async def _in_turn(send: Send, request: Request, slots: asyncio.Semaphore) -> Response:
+    await slots.acquire()
+    try:
+        response = await send(request)
+    except BaseException:
+        slots.release()
+        raise
+    if isinstance(response.body, bytes):
+        slots.release()
+    else:
+        response.body = _Releasing(response.body, slots)
+    return response
 
 
 class _Releasing:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.app.invoke import app_request, invoke_app, read_response
-from pillion.blocks.invoke_http import close, http_response, login_target, path_target, whole_path
+from pillion.blocks.invoke_http import (
+    close,
+    http_response,
+    login_target,
+    path_target,
+    success_response,
+    whole_path,
+)
 from pillion.blocks.invoke_rpc import invocation_of, rpc_reply
 from pillion.errors import ApiError, Code, ComponentError, Fault, code_name
 from pillion.kinds.invocation import Invocation, Unsuccessful
@@ -22,11 +29,11 @@ from pillion.wire.messages import runtime as m
 from pillion.wire.methods import VERB_NUMBERS, BadMethod, safe_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.app.channel import AppChannel
-    from pillion.kinds.invocation import InvokePolicies, Reply
+    from pillion.kinds.invocation import InvokePolicies, InvokePolicy, Reply
     from pillion.net.exchange import Response
     from pillion.peers.client import PeerClient
     from pillion.peers.endpoints import External
@@ -93,9 +100,9 @@ class InvokeBlock:
                 invocation.length = 0
         else:
             invocation.length = body.length
-        path, _, query = request.target.partition(b"?")
-        if query:
-            invocation.query = safe_query(query)
+        path = call.path
+        if call.query_text:
+            invocation.query = safe_query(call.query_text)
         text = ""
         try:
             if invocation.route:
@@ -115,6 +122,8 @@ class InvokeBlock:
                 raise BadMethod("the verb CONNECT cannot be invoked")
             invocation.method = method
             reply = await self._invoke(text, invocation)
+            if 200 <= reply.code < 400 and not invocation.sse:
+                return success_response(reply)
             return await http_response(reply, sse=invocation.sse, buffered=invocation.length is not None)
         except FORESEEN as error:
             denied = isinstance(error, RpcError) and error.code == Code.PERMISSION_DENIED
@@ -143,7 +152,8 @@ class InvokeBlock:
 
     # The way there.
 
-    async def _invoke(self, text: str, invocation: Invocation) -> Reply:
+    def _invoke(self, text: str, invocation: Invocation) -> Awaitable[Reply]:
+        """Find the target and call it. Raises `ComponentError` at once for a text that is none."""
         endpoints = self._external.endpoints
         target = self._targets.get(text)
         if target is None or (target.place is Place.ENDPOINT) != (text in endpoints):
@@ -153,15 +163,14 @@ class InvokeBlock:
             if len(self._targets) >= REMEMBERED:
                 self._targets.clear()
             self._targets[text] = target
-        if self._policies is None:
-            return await self._attempt(target, invocation, built_in=True)
-        return await self._guided(self._policies, target, invocation)
-
-    async def _guided(self, policies: InvokePolicies, target: Target, invocation: Invocation) -> Reply:
-        """Call under the policy of the target. An answer that is no success counts as a failure of the attempt."""
-        policy, built_in = policies.find(target.name, invocation.method)
+        policies = self._policies
+        policy, built_in = (None, True) if policies is None else policies.find(target.name, invocation.method)
         if policy is None:
-            return await self._attempt(target, invocation, built_in=built_in)
+            return self._attempt(target, invocation, built_in=built_in)
+        return self._guided(policy, target, invocation, built_in=built_in)
+
+    async def _guided(self, policy: InvokePolicy, target: Target, invocation: Invocation, *, built_in: bool) -> Reply:
+        """Call under the policy of the target. An answer that is no success counts as a failure of the attempt."""
         if invocation.fixed:
             await invocation.settle()
 
@@ -185,18 +194,22 @@ class InvokeBlock:
                 await close(last.body)
             raise
 
-    async def _attempt(self, target: Target, invocation: Invocation, *, built_in: bool) -> Reply:
+    def _attempt(self, target: Target, invocation: Invocation, *, built_in: bool) -> Awaitable[Reply]:
         place = target.place
+        if place is Place.PEER:
+            return self._peers.invoke(target, invocation, built_in=built_in)
         if place is Place.HERE:
             app = self._app()
             if app is None:
                 raise ComponentError(NO_LOCAL_APP)
-            return await invoke_app(app, invocation)
-        if place is Place.PEER:
-            return await self._peers.invoke(target, invocation, built_in=built_in)
-        if place is Place.URL:
-            return read_response(await self._external.request_url(target.name, app_request(invocation)))
-        return read_response(await self._external.request_endpoint(target.name, app_request(invocation)))
+            return invoke_app(app, invocation)
+        return self._outside(target, invocation)
+
+    async def _outside(self, target: Target, invocation: Invocation) -> Reply:
+        request = app_request(invocation)
+        if target.place is Place.URL:
+            return read_response(await self._external.request_url(target.name, request))
+        return read_response(await self._external.request_endpoint(target.name, request))
 
 
 def quoted(error: BaseException) -> str:

@@ -75,6 +75,14 @@ def login_target(authorization: bytes) -> str:
     return name if user.lower() == "dapr-app-id" else ""
 
 
+def success_response(reply: Reply) -> Response:
+    """Return the answer of an HTTP client for a success that is here as a whole, or that passes as it comes."""
+    headers = reply.headers
+    if reply.content_type:
+        headers.append((b"content-type", reply.content_type))
+    return Response(reply.code, headers, reply.body)
+
+
 async def http_response(reply: Reply, *, sse: bool, buffered: bool) -> Response:
     """Return the answer of an HTTP client. `buffered`: collect the body of one that is no success."""
     if reply.code < 100:

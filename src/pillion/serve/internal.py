@@ -41,6 +41,7 @@ REMEMBERED, MEMORABLE = 512, 4096
 """How many request heads are remembered, and up to how many bytes each: callers repeat themselves."""
 NO_FIELDS = "request does not contain the required fields in the leading chunk"
 NO_MESSAGE = "field Message is nil"
+_TRACE = frozenset(("grpc-trace-bin", "traceparent", "tracestate"))
 _APP_FAILURES = (RpcError, ComponentError, HttpError, BodyTooLarge, BodyIncomplete, OSError, ValueError)
 
 
@@ -79,6 +80,8 @@ class InternalService:
     ) -> None:
         self._tracer = tracer
         self._meter = meter
+        self._ask = self._counted if tracer is None else self._traced
+        """Calls the application; what is counted and recorded of the call is around it."""
         self._app = app
         self._authorize = authorize
         self._identity = identity
@@ -135,7 +138,10 @@ class InternalService:
                     self._seen.clear()
                 self._seen[lead] = known
         invocation = self._admit(call, known.copy())
-        await _set_body(call, invocation, payload)
+        if payload is not None and invocation.length == len(payload):
+            invocation.body = payload
+        else:
+            await _set_body(call, invocation, payload)
         reply = await self._ask(app, invocation)
         if invocation.sse and reply.http:
             await _not_an_error(reply)
@@ -144,10 +150,8 @@ class InternalService:
             code = reply.code
         await _answer(call, reply, code)
 
-    async def _ask(self, app: AppChannel, invocation: Invocation) -> Reply:
-        """Call the application; a span and the counts of the call are around it."""
-        if self._tracer is None:
-            return await self._counted(app, invocation)
+    async def _traced(self, app: AppChannel, invocation: Invocation) -> Reply:
+        assert self._tracer is not None
         span = self._tracer.start(
             SpanKind.SERVER, invocation.traceparent.decode("latin-1"), invocation.tracestate.decode("latin-1")
         )
@@ -194,12 +198,14 @@ class InternalService:
                 raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
         binary = ""
         for name, value in call.metadata:
+            if name not in _TRACE:
+                continue
             if name == "grpc-trace-bin" and isinstance(value, bytes):
                 binary = trace.from_binary(value)
                 invocation.traceparent = binary.encode() or invocation.traceparent
             elif name == "traceparent" and isinstance(value, str) and not binary and trace.valid_parent(value):
                 invocation.traceparent = value.encode()
-            elif name == "tracestate" and isinstance(value, str) and len(value) <= trace.MAX_STATE:
+            elif isinstance(value, str) and len(value) <= trace.MAX_STATE:
                 invocation.tracestate = value.encode("latin-1")
         return invocation
 
@@ -281,12 +287,12 @@ class _Arriving:
 
 
 async def _set_body(call: ServerCall, invocation: Invocation, payload: bytes | None) -> None:
-    """Give the invocation its body: whole when all of it has arrived, otherwise as it comes."""
-    if payload is not None and invocation.length == len(payload):
-        invocation.body = payload
-        return
+    """Give the invocation its body as it comes; none when it turns out that there is none."""
     if payload is None and (invocation.length == 0 or (invocation.length is None and invocation.verb not in WITH_BODY)):
         # Verbs that seldom have a body: an application must not be told of one that is empty.
+        if call.exhausted:
+            invocation.length = 0
+            return
         arriving = _Arriving(call, None, None)
         async for piece in arriving:
             arriving._payload = piece

@@ -287,6 +287,16 @@ def _any(data: bytes | int) -> tuple[str, bytes]:
 
 def read_stream_message(data: bytes) -> tuple[bytes | None, bytes | None, int]:
     """Return head, payload and sequence number of a streamed message; None for a part that is absent."""
+    size = len(data)
+    if size > 3 and data[0] == 0x0A:  # the usual one has a head, and behind it nothing or one payload
+        length, at = (data[1], 2) if data[1] < 128 else _number(data, 1)
+        stop = at + length
+        if stop == size:
+            return data[at:], None, 0
+        if stop + 1 < size and data[stop] == 0x12:
+            length, start = (data[stop + 1], stop + 2) if data[stop + 1] < 128 else _number(data, stop + 1)
+            if start + length == size:
+                return data[at:stop], *_payload(data[start:])
     head = payload = None
     sequence = 0
     for number, value in fields(data):
