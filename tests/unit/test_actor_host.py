@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actor_cluster import Cluster, Tales, hosted
+from pillion.actors.membership import HALT_S
 from pillion.kinds.actors import (
     ActorCall,
     ActorClosed,
@@ -731,3 +732,27 @@ def test_no_turns_overlap_whatever_happens(seed: int) -> None:
         assert len(answered) + gave_up == 40
 
     play(story, "a", "b")
+
+
+def test_a_lost_place_does_not_wait_for_long_turns() -> None:
+    """Another host may be about to take over: what a type may drain for does not count then."""
+
+    async def story(cluster: Cluster) -> None:
+        host, loop = cluster.hosts["a"], asyncio.get_running_loop()
+        app = Tales(first=Latch())
+        host.host("app", [hosted(app, drain_timeout_s=600.0)])
+        first = asyncio.ensure_future(host.invoke(call(method="first")))
+        await asyncio.sleep(1)
+        withdrawn = asyncio.ensure_future(host.invoke(call("2", "first")))
+        await asyncio.sleep(1)
+        host.host("app", [])
+        await asyncio.sleep(1)
+        cluster.places["a"].blocked.add("T")
+        began = loop.time()
+        await host.halt_all()
+        assert loop.time() - began < HALT_S
+        assert sorted(app.told) == ["first 1", "first 2", "gone 1", "gone 2"]
+        first.cancel()
+        withdrawn.cancel()
+
+    play(story)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pillion.actors import draining
 from pillion.actors.instances import Claim, Kind
+from pillion.actors.membership import HALT_S
 from pillion.actors.streams import local_stream
 from pillion.kinds.actors import (
     ActorClosed,
@@ -46,8 +47,9 @@ log = logging.getLogger("pillion.actors")
 
 CHAIN = b"dapr-reentrancy-id"
 SHUTDOWN_S = 5.0
-"""For all actors to come to their end; turns that run get the first part of it."""
-LAST_TURNS_S = 3.0
+"""For all actors to come to their end at shutdown."""
+LAST_TURNS_S = 0.75 * HALT_S
+"""What turns get when the place is lost, or at shutdown; the rest is for those that are cut."""
 MOST_CLOSED = 8
 """So often a call may find its actor closed and try again at once; then it pauses as after other failures."""
 _SAFE = (ActorClosed, Moved, LostPlace)
@@ -102,8 +104,7 @@ class ActorHost:
     """Satisfies `kinds.actors.Actors` and, towards placement, `kinds.actors.Hosting`.
 
     `policies` None: none are configured. `retry` is the built-in policy of routing, which applies to types without
-    policies of their own. `cancelled` is told when an actor that lives here wants a reminder cancelled, `hosting` which
-    types are hosted from now on.
+    policies of their own. `cancelled` is told when an actor that lives here wants a reminder cancelled.
     """
 
     def __init__(
@@ -123,7 +124,6 @@ class ActorHost:
         self._random = random or system_random.Random()
         self.meter: Meter = meter or Uncounted()
         self.cancelled: Callable[[Tick], Awaitable[None]] | None = None
-        self.hosting: Callable[[Sequence[str]], None] | None = None
         self._wanted: dict[str, dict[str, Hosted]] = {}
         self._has_store = False
         self._kinds: dict[str, Kind] = {}
@@ -444,8 +444,6 @@ class ActorHost:
             kind.host(hosted)
             self._watch(kind)
         self._placement.types(sorted(effective))
-        if self.hosting is not None:
-            self.hosting(sorted(effective))
         for kind, hosted in withdrawn:
             self._tasks.start(self._withdraw(kind, hosted), f"withdraw {kind.actor_type}")
 
@@ -477,8 +475,8 @@ class ActorHost:
         await self._end_all(leaving)
 
     async def halt_all(self) -> None:
-        """The place is lost: every actor of every type comes to its end."""
-        await self._end_all([(kind, list(kind.instances.values())) for kind in self._kinds.values()])
+        """The place is lost: every actor of every type comes to its end, and soon, for others may take over."""
+        await self._end_all([(kind, list(kind.instances.values())) for kind in self._kinds.values()], LAST_TURNS_S)
 
     def settled(self, actor_types: Collection[str]) -> None:
         """Types may be looked up again: those who pause before another try go on, engines hear of it."""
@@ -489,18 +487,18 @@ class ActorHost:
             if kind is not None and kind.hosted is not None and kind.hosted.settled is not None:
                 kind.hosted.settled()
 
-    async def _end_all(self, leaving: Sequence[tuple[Kind, list[Instance]]]) -> None:
+    async def _end_all(self, leaving: Sequence[tuple[Kind, list[Instance]]], most_s: float | None = None) -> None:
         async with asyncio.TaskGroup() as group:
             for kind, instances in leaving:
                 if kind.hosted is not None:
-                    group.create_task(self._end(kind, kind.hosted, instances))
+                    group.create_task(self._end(kind, kind.hosted, instances, most_s))
                 else:  # withdrawn: their end has begun
-                    group.create_task(_gone(instances))
+                    group.create_task(_gone(instances, most_s))
 
-    async def _end(self, kind: Kind, hosted: Hosted, instances: list[Instance]) -> None:
+    async def _end(self, kind: Kind, hosted: Hosted, instances: list[Instance], most_s: float | None = None) -> None:
         limit_s = hosted.drain_timeout_s if hosted.drain else 0.0
-        if self._closed:
-            limit_s = min(limit_s, LAST_TURNS_S)
+        if most_s is not None:
+            limit_s = min(limit_s, most_s)
         await draining.end(kind, hosted, instances, self.meter, limit_s=limit_s)
 
     # --- idleness, shutdown ----------------------------------------------------------------------------------------
@@ -549,7 +547,9 @@ def _moved() -> Moved:
     return Moved("remote actor moved")
 
 
-async def _gone(instances: Sequence[Instance]) -> None:
+async def _gone(instances: Sequence[Instance], most_s: float | None) -> None:
+    if most_s is not None:
+        await draining.quieten(instances, most_s, ActorClosed("actor is closed"))
     for instance in instances:
         if instance.closing is not None:
             await instance.closing.gone.wait()

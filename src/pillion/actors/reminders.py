@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillion.errors import ComponentError
 from pillion.kinds.actors import Moved, NoHost, NoPlacement, NotHosted, RuntimeClosed, Tick
-from pillion.kinds.jobs import Interest, Job, JobInvalid, JobKey, Outcome
+from pillion.kinds.jobs import Job, JobInvalid, JobKey, Outcome
 from pillion.peers.actors import any_of_json, json_of_any
 from pillion.wire.durations import render_duration
 from pillion.wire.iso8601 import parse_period
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pillion.kinds.jobs import FailurePolicy, Scheduler, Trigger, Watch
+    from pillion.kinds.jobs import FailurePolicy, Scheduler, Trigger
 
 log = logging.getLogger("pillion.actors")
 
@@ -52,8 +50,6 @@ class SchedulerReminders:
         self._app_id = app_id
         self._namespace = namespace
         self._meter = meter
-        self._watch: Watch | None = None
-        self._types: frozenset[str] = frozenset()
 
     async def create(
         self, actor_type: str, actor_id: str, name: str, *, due_time: str = "", period: str = "", ttl: str = "",
@@ -96,21 +92,6 @@ class SchedulerReminders:
         self._meter.reminder_fired(key.actor_type, success=outcome is Outcome.SUCCESS)
         return outcome
 
-    def follow(self, actor_types: Iterable[str]) -> None:
-        """Take the reminders of exactly these types from now on. The new registration is there before the old one ends,
-        so that nothing is undeliverable in between.
-        """
-        types = frozenset(actor_types)
-        if types == self._types:
-            return
-        self._types = types
-        before, self._watch = self._watch, None
-        if types:
-            interest = Interest(self._app_id, self._namespace, jobs=False, actor_types=types)
-            self._watch = self._scheduler.watch(interest, self.deliver)
-        if before is not None:
-            before.close()
-
     async def cancelled(self, tick: Tick) -> None:
         """The actor wants no more of this reminder (the header `X-DaprReminderCancel`): delete it."""
         key = self._key(tick.actor_type, tick.actor_id, tick.name)
@@ -118,10 +99,6 @@ class SchedulerReminders:
             await self._scheduler.delete(key)
         except ComponentError as error:
             log.warning("reminder %s was cancelled by its actor, but cannot be deleted: %s", key.text, error)
-
-    def close(self) -> None:
-        """Take no more reminders."""
-        self.follow(())
 
     def _check(self, actor_type: str) -> None:
         if not self._host.hosts(actor_type):
@@ -131,7 +108,7 @@ class SchedulerReminders:
         return JobKey(self._namespace, name, self._app_id, actor_type, actor_id)
 
     def __repr__(self) -> str:
-        return f"<SchedulerReminders of {self._app_id}.{self._namespace}: {sorted(self._types)}>"
+        return f"<SchedulerReminders of {self._app_id}.{self._namespace}>"
 
 
 def schedule_of(period: str) -> tuple[str, int | None]:
