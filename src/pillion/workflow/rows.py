@@ -60,6 +60,15 @@ class Step:
     outbox: bytes = b""
     propagated: bytes | None = None
     """Set where an instance is created with propagated history; None leaves it."""
+    drops_propagated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The transaction of a step: the metadata row is the last operation, `head` its value."""
+
+    operations: list[Operation]
+    head: bytes
 
 
 class Rows:
@@ -144,29 +153,39 @@ class Rows:
     # --- writing ---
 
     async def save(self, instance: Instance, step: Step) -> None:
-        """Write `step` and apply it to `instance`. Raises `LostPlace` when another host has written meanwhile,
-        `StoreUnfit` for a step that is too large, and `ComponentError` when nothing is known of what was written:
-        then `settle` finds out.
+        """`prepare` and `write` in one."""
+        await self.write(instance, step, self.prepare(instance, step))
+
+    def prepare(self, instance: Instance, step: Step) -> Prepared:
+        """Make the transaction of a step. Raises `StoreUnfit` for one that is too large for the store."""
+        store = self._found_store()
+        prepared = self._operations(instance, step)
+        if 0 < store.max_operations < len(prepared.operations):
+            raise StoreUnfit(
+                f"a step of {len(prepared.operations)} rows does not fit into a transaction of the state store, which"
+                f" takes {store.max_operations}"
+            )
+        return prepared
+
+    async def write(self, instance: Instance, step: Step, prepared: Prepared) -> None:
+        """Write a step, and apply it to `instance` when it is there. Raises `LostPlace` when another host has written
+        meanwhile. Raises `ComponentError` when it may or may not have been written: then call again with the same
+        `prepared`, which finds out.
         """
         store = self._found_store()
-        operations, head = self._operations(instance, step)
-        if 0 < store.max_operations < len(operations):
-            raise StoreUnfit(
-                f"a step of {len(operations)} rows does not fit into a transaction of the state store, which takes"
-                f" {store.max_operations}"
-            )
-        metadata = self._metadata(instance.instance_id)
+        instance_id = instance.instance_id
+        metadata = self._metadata(instance_id)
+        etag: str | None = None
         try:
             if self._tells_versions(store):
-                etag = (await store.transact_versions(operations, metadata))[-1]  # type: ignore[attr-defined]
+                etag = (await store.transact_versions(prepared.operations, metadata))[-1]  # type: ignore[attr-defined]
             else:
-                await store.transact(operations, metadata)
-                etag = None
+                await store.transact(prepared.operations, metadata)
         except EtagMismatch:
-            # Our own write, whose answer was lost, looks the same from here.
-            etag = await self._own_etag(store, instance.instance_id, head)
+            # Our own write, whose answer was lost, looks the same from here: `_own_etag` tells.
+            pass
         if etag is None:
-            etag = await self._own_etag(store, instance.instance_id, head)
+            etag = await self._own_etag(store, instance_id, prepared.head)
         _apply(instance, step, etag)
 
     async def _own_etag(self, store: TransactionalStore, instance_id: str, head: bytes) -> str:
@@ -176,8 +195,7 @@ class Rows:
             raise LostPlace(f"workflow '{instance_id}' was written by another host")
         return found.etag
 
-    def _operations(self, instance: Instance, step: Step) -> tuple[list[Operation], bytes]:
-        """Return the operations, the metadata row last, and that row's value."""
+    def _operations(self, instance: Instance, step: Step) -> Prepared:
         prefix = self.prefix(instance.instance_id)
         metadata = self._metadata(instance.instance_id)
         operations: list[Operation] = []
@@ -198,6 +216,8 @@ class Rows:
             operations.append(Set(f"{prefix}customStatus", step.custom_status or b"", metadata=metadata))
         if step.propagated is not None:
             operations.append(Set(f"{prefix}propagated-history", step.propagated, metadata=metadata))
+        if step.drops_propagated and instance.propagated is not None:
+            operations.append(Delete(f"{prefix}propagated-history", metadata=metadata))
         if step.writes_outbox and step.outbox != instance.outbox:
             key = f"{prefix}outbox"
             operations.append(
@@ -209,7 +229,7 @@ class Rows:
                 f"{prefix}metadata", head, etag=instance.etag, concurrency="first-write", metadata=metadata
             )
         )  # fmt: skip
-        return operations, head
+        return Prepared(operations, head)
 
     def _head(self, inbox: int, history: int, generation: int, signatures: tuple[int, int, int]) -> bytes:
         parts = bytearray()
@@ -258,7 +278,7 @@ def _apply(instance: Instance, step: Step, etag: str | None) -> None:
         instance.custom_status = step.custom_status
     if step.writes_outbox:
         instance.outbox = step.outbox
-    if step.propagated is not None:
+    if step.propagated is not None or step.drops_propagated:
         instance.propagated = step.propagated
     instance.etag = etag
 

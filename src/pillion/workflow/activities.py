@@ -1,0 +1,327 @@
+"""Activities: from a scheduled event to its result, in this process, on a replica, or in another application.
+
+The owner of a workflow dispatches after the save and waits for the answer. The ring of the activity type says where it
+runs; here means straight into the work queue. Elsewhere means one call of `Execute` that is held open until the result
+is there (header `pillion-activity`): a connection that breaks dispatches it again, and a host that still runs it joins
+the two. A call without the header comes from a reference sidecar, and gets its behaviour: a durable reminder, the
+result by `AddWorkflowEvent` (spec `actors-workflows-jobs.md` 3.2, 3.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pillion.clock import rfc3339
+from pillion.errors import ComponentError
+from pillion.kinds.actors import ActorCall, ActorReply, RemoteFailure
+from pillion.kinds.jobs import Constant, Job
+from pillion.wire.messages import backend, wellknown
+from pillion.wire.messages import taskhub as m
+from pillion.workflow import history
+from pillion.workflow.faults import AccessDenied, InstanceMissing, from_remote
+from pillion.workflow.history import Event
+from pillion.workflow.instance import Mail
+from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
+from pillion.workflow.snapshot import Wait
+from pillion.workflow.turn import propagate
+from pillion.workflow.workers import Item
+
+if TYPE_CHECKING:
+    from pillion.kinds.actors import Tick
+    from pillion.workflow.engine import Engine
+    from pillion.workflow.runner import Runner
+
+log = logging.getLogger("pillion.workflow")
+
+AWAIT = (b"pillion-activity", b"await")
+EXECUTE = "Execute"
+RUN_REMINDER = "run-activity"
+CACHED_S = 60.0
+MOST_CACHED = 2048
+"""Results of activities run for others that are remembered, so that a repeated call finds them."""
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+_ANY = "type.googleapis.com/"
+_BYTES = "google.protobuf.BytesValue"
+
+
+class Run:
+    """One activity under way for an instance here."""
+
+    __slots__ = ("attempts", "error", "event", "generation", "handed", "item", "started", "task")
+
+    def __init__(self, event: Event, generation: int, started: float) -> None:
+        self.event = event
+        self.generation = generation
+        self.started = started
+        self.item: Item | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.attempts = 0
+        self.error = ""
+        self.handed = False
+        """A reference sidecar has taken it over: the result comes as an event."""
+
+    def wait(self, engine: Engine, since: float) -> Wait:
+        name, task_id = self.event.taskScheduled.name, self.event.eventId
+        item = self.item
+        if item is None:
+            return Wait("activity", name, task_id, attempts=self.attempts, error=self.error, since=since)
+        if item.quarantined:
+            return Wait("quarantine", name, task_id, attempts=item.losses, error=item.quarantined, since=since)
+        kind = "worker" if item.holder is None and engine.workers.count == 0 else "activity"
+        lost = f"{item.losses} workers were lost while they ran it" if item.losses else ""
+        return Wait(kind, name, task_id, attempts=item.losses, error=lost, since=since)
+
+
+def activity_id(instance_id: str, task_id: int, generation: int) -> str:
+    return f"{instance_id}::{task_id}::{generation}"
+
+
+def request(event: Event, instance_id: str, execution_id: str | None, propagated: bytes | None) -> bytes:
+    """The serialised `ActivityRequest` of a scheduled event."""
+    body = event.taskScheduled
+    asked = m.ActivityRequest(name=body.name, taskId=event.eventId, taskExecutionId=body.taskExecutionId)
+    asked.workflowInstance.instanceId = instance_id
+    if execution_id is not None:
+        asked.workflowInstance.executionId.value = execution_id
+    if body.HasField("version"):
+        asked.version.value = body.version.value
+    if body.HasField("input"):
+        asked.input.value = body.input.value
+    if body.HasField("parentTraceContext"):
+        asked.parentTraceContext.CopyFrom(body.parentTraceContext)
+    raw = asked.SerializeToString()
+    return raw if propagated is None else raw + history.frame(0x42, propagated)
+
+
+class Activities:
+    """Dispatches the activities of instances here, and runs those that others dispatch to this host."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._running: dict[tuple[str, str], asyncio.Future[Event]] = {}
+        self._results: OrderedDict[tuple[str, str], tuple[float, bytes]] = OrderedDict()
+
+    # --- for instances of this host ---
+
+    async def dispatch(self, runner: Runner, event: Event) -> None:
+        """Have an activity run; nothing happens when it is under way already."""
+        if event.eventId in runner.activities:
+            return
+        engine = self._engine
+        instance = runner.instance
+        run = runner.activities[event.eventId] = Run(event, instance.generation, engine.surroundings.clock.monotonic())
+        target = event.router.targetAppID if event.HasField("router") else ""
+        if target in ("", engine.surroundings.names.app_id):
+            try:
+                owner = await engine.surroundings.actors.owner(
+                    engine.activity_type, activity_id(instance.instance_id, event.eventId, instance.generation)
+                )
+            except ComponentError as error:
+                run.error = str(error)
+            else:
+                if owner.local:
+                    self._local(runner, run)
+                    return
+        if not runner.closed:
+            run.task = engine.tasks.start(self._remote(runner, run, target), "activity")
+
+    def _local(self, runner: Runner, run: Run) -> None:
+        """Into the work queue of this process."""
+        if runner.closed:
+            return
+        event, instance = run.event, runner.instance
+        scope = event.taskScheduled.historyPropagationScope
+        payload = request(
+            event, instance.instance_id, self._engine.execution_id(instance),
+            propagate(instance, scope, self._engine.surroundings.names.app_id) if scope else None,
+        )  # fmt: skip
+        item = Item(
+            instance.instance_id, event.taskScheduled.name, partial(self._answered, runner, run),
+            task_id=event.eventId, payload=payload,
+        )  # fmt: skip
+        run.item = item
+        surroundings = self._engine.surroundings
+        surroundings.meter.activity_payload("", event.taskScheduled.name, len(payload) / surroundings.bounds.max_body)
+        self._engine.workers.offer(item)
+
+    def _answered(self, runner: Runner, run: Run, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
+        if isinstance(answer, m.ActivityResponse):
+            now_ns = self._engine.surroundings.now_ns()
+            self.settle(runner, run, history.task_result(now_ns, answer, run.event.taskScheduled.taskExecutionId))
+
+    def settle(self, runner: Runner, run: Run, event: Event) -> None:
+        """Give a result to the instance, if it is still the one that waits for it."""
+        task_id = run.event.eventId
+        if runner.activities.get(task_id) is not run or runner.instance.generation != run.generation:
+            return
+        del runner.activities[task_id]
+        for future in runner.settled:
+            if not future.done():
+                future.set_result(None)
+        runner.settled.clear()
+        surroundings = self._engine.surroundings
+        status = "success" if event.HasField("taskCompleted") else "failed"
+        elapsed_ms = (surroundings.clock.monotonic() - run.started) * 1000
+        surroundings.meter.activity_execution(run.event.taskScheduled.name, status, elapsed_ms)
+        runner.deliver(Mail.of(event))
+
+    async def settled(self, runner: Runner) -> None:
+        """Wait until one of the activities under way has its result."""
+        future = asyncio.get_running_loop().create_future()
+        runner.settled.append(future)
+        await future
+
+    def cancel(self, runner: Runner) -> None:
+        """Nobody waits for the activities of this instance any more; those that run are let finish."""
+        for run in runner.activities.values():
+            if run.item is not None:
+                self._engine.workers.withdraw(run.item)
+            if run.task is not None and run.task is not asyncio.current_task():
+                run.task.cancel()
+        runner.activities.clear()
+
+    async def _remote(self, runner: Runner, run: Run, target: str) -> None:
+        """Have it run by the host that the ring names, until there is a result."""
+        surroundings = self._engine.surroundings
+        event, instance = run.event, runner.instance
+        actor_type = surroundings.names.activity(target)
+        actor_id = activity_id(instance.instance_id, event.eventId, run.generation)
+        scope = event.taskScheduled.historyPropagationScope
+        asked = backend.ActivityInvocation(historyEvent=event)
+        if scope and (carried := propagate(instance, scope, surroundings.names.app_id)) is not None:
+            asked.propagatedHistory.MergeFromString(carried)
+        call = ActorCall(
+            actor_type, actor_id, EXECUTE, body=asked.SerializeToString(), headers=[AWAIT],
+            content_type=b"application/x-protobuf", verb="",
+        )  # fmt: skip
+        name, execution_id = event.taskScheduled.name, event.taskScheduled.taskExecutionId
+        pause_s = FIRST_PAUSE_S
+        while not runner.closed:
+            try:
+                if not target or target == surroundings.names.app_id:
+                    owner = await surroundings.actors.owner(actor_type, actor_id)
+                    if owner.local:
+                        run.task = None
+                        self._local(runner, run)
+                        return
+                reply = await surroundings.actors.invoke(call)
+            except RemoteFailure as error:
+                if isinstance(from_remote(error), AccessDenied):
+                    now_ns = surroundings.now_ns()
+                    denied = history.task_failed(now_ns, event.eventId, execution_id, ACCESS_DENIED, DENIED_TEXT)
+                    self.settle(runner, run, denied)
+                    return
+                run.error = str(error)
+            except ComponentError as error:
+                run.error = str(error)
+            else:
+                if not reply.body:
+                    run.handed = True
+                    return
+                self.settle(runner, run, Event.FromString(reply.body))
+                return
+            run.attempts += 1
+            surroundings.meter.activity_operation(name, "recoverable", 0.0)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    # --- for others: the actor type `activity` ---
+
+    async def invoke(self, call: ActorCall) -> ActorReply:
+        """`Execute`: run it and answer with its result, or leave a reminder for a reference sidecar's call."""
+        if call.method != EXECUTE:
+            raise ComponentError(f"no such method: {call.method}")
+        asked = backend.ActivityInvocation.FromString(call.body)
+        self._engine.check_activity(call, asked.historyEvent.taskScheduled.name)
+        if AWAIT in call.headers:
+            return ActorReply(await self._execute(call.actor_id, asked))
+        await self._remind(call.actor_id, asked)
+        return ActorReply()
+
+    async def _remind(self, actor_id: str, asked: backend.ActivityInvocation) -> None:
+        surroundings = self._engine.surroundings
+        payload = wellknown.Any()
+        payload.Pack(asked)
+        job = Job(
+            due_time=rfc3339(surroundings.clock.now()), payload=payload.SerializeToString(),
+            failure_policy=Constant(1.0, None), concurrency_key=asked.historyEvent.taskScheduled.name,
+        )  # fmt: skip
+        await surroundings.scheduler.schedule(
+            self._engine.key(self._engine.activity_type, actor_id, RUN_REMINDER), job, overwrite=True
+        )
+
+    async def _execute(self, actor_id: str, asked: backend.ActivityInvocation) -> bytes:
+        """Run it once, however often it is asked for; successes are remembered for a while."""
+        event = asked.historyEvent
+        key = (actor_id, event.taskScheduled.taskExecutionId)
+        now = self._engine.surroundings.clock.monotonic()
+        while self._results and next(iter(self._results.values()))[0] < now - CACHED_S:
+            self._results.popitem(last=False)
+        if (known := self._results.get(key)) is not None:
+            return known[1]
+        future = self._running.get(key)
+        if future is None:
+            future = self._running[key] = asyncio.get_running_loop().create_future()
+            propagated = asked.propagatedHistory.SerializeToString() if asked.HasField("propagatedHistory") else None
+            instance_id = actor_id.split("::", 1)[0]
+            item = Item(
+                instance_id, event.taskScheduled.name, partial(self._ran, key), task_id=event.eventId,
+                payload=request(event, instance_id, None, propagated),
+            )  # fmt: skip
+            self._engine.workers.offer(item)
+        return (await asyncio.shield(future)).SerializeToString()
+
+    def _ran(self, key: tuple[str, str], answer: m.WorkflowResponse | m.ActivityResponse) -> None:
+        future = self._running.pop(key, None)
+        if future is None or future.done() or not isinstance(answer, m.ActivityResponse):
+            return
+        surroundings = self._engine.surroundings
+        event = history.task_result(surroundings.now_ns(), answer, key[1])
+        if event.HasField("taskCompleted"):
+            self._results[key] = (surroundings.clock.monotonic(), event.SerializeToString())
+            if len(self._results) > MOST_CACHED:
+                self._results.popitem(last=False)
+        future.set_result(event)
+
+    async def tick(self, tick: Tick) -> bool:
+        """`run-activity`: run it, and bring the result to the workflow, or leave it with the scheduler."""
+        if tick.name != RUN_REMINDER:
+            return False
+        raw = unwrapped(tick.payload)
+        if raw is None:
+            log.error("activity %s: its reminder carries nothing that can be run", tick.actor_id)
+            return True
+        asked = backend.ActivityInvocation.FromString(raw)
+        event = Event.FromString(await self._execute(tick.actor_id, asked))
+        source = asked.historyEvent.router.sourceAppID if asked.historyEvent.HasField("router") else ""
+        instance_id = tick.actor_id.split("::", 1)[0]
+        actor_type = self._engine.surroundings.names.workflow(source)
+        try:
+            await self._engine.tell(actor_type, instance_id, event)
+        except InstanceMissing:
+            return False
+        except ComponentError as error:
+            log.warning("activity %s: its result is left with the scheduler: %s", tick.actor_id, error)
+            await self._engine.leave_result(actor_type, instance_id, event)
+        return False
+
+    async def deactivate(self, actor_type: str, actor_id: str) -> None:
+        """Nothing is kept for an activity; what runs goes on (3.2: not cancelled by rebalancing)."""
+
+    def __repr__(self) -> str:
+        return f"<Activities {len(self._running)} running for others>"
+
+
+def unwrapped(payload: bytes) -> bytes | None:
+    """The message inside of a reminder's payload: an `Any` of it, or of a `BytesValue` around it; None for nothing."""
+    if not payload:
+        return None
+    held = wellknown.Any.FromString(payload)
+    if held.type_url.endswith(_BYTES):
+        return wellknown.BytesValue.FromString(held.value).value
+    return held.value

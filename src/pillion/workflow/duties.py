@@ -1,0 +1,246 @@
+"""What an instance owes others: children to be created, events to be sent, and, when it is over, word to its parent, to
+its children and to the scheduler. All of it follows from committed state and may be done twice.
+
+Knows: what is owed and in which order. Never knows: how a call travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pillion.clock import rfc3339
+from pillion.errors import ComponentError
+from pillion.kinds.actors import ActorCall, RemoteFailure
+from pillion.kinds.jobs import Constant, Job
+from pillion.wire.messages import backend, wellknown
+from pillion.workflow import history, outbox
+from pillion.workflow.faults import AccessDenied, DescendantsUnknown, InstanceActive, InstanceMissing, from_remote
+from pillion.workflow.instance import Mail
+from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
+from pillion.workflow.snapshot import TERMINAL, Status
+from pillion.workflow.surroundings import RETENTION, WAKE
+from pillion.workflow.turn import child_start, parent_of, propagate, told_to_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pillion.workflow.engine import Engine
+    from pillion.workflow.history import Event
+    from pillion.workflow.instance import Child
+    from pillion.workflow.outbox import Send
+    from pillion.workflow.runner import Runner
+
+log = logging.getLogger("pillion.workflow")
+
+ALREADY_EXISTS = "WorkflowInstanceAlreadyExists"
+LOOK_S = 5.0
+"""For finding out how a child in another application stands."""
+
+
+def _start(
+    engine: Engine, runner: Runner, key: str, kind: str, name: str, attempt: Callable[[], Awaitable[None]]
+) -> None:
+    """Begin a delivery of this runner, unless it is under way."""
+    if key in runner.deliveries or runner.closed:
+        return
+
+    def done() -> None:
+        runner.deliveries.pop(key, None)
+        if not runner.closed:
+            engine.rest(runner)
+
+    runner.deliveries[key] = engine.deliveries.start(kind, name, attempt, done)
+
+
+async def create(engine: Engine, app_id: str, instance_id: str, event: Event, propagated: bytes | None = None) -> None:
+    """Create an instance, wherever it will live. Raises its fault."""
+    request = backend.CreateWorkflowInstanceRequest(startEvent=event)
+    if propagated is not None:
+        request.propagatedHistory.MergeFromString(propagated)
+    call = ActorCall(
+        engine.surroundings.names.workflow(app_id), instance_id, "CreateWorkflowInstance",
+        body=request.SerializeToString(), headers=engine.caller(), content_type=b"application/x-protobuf", verb="",
+    )  # fmt: skip
+    try:
+        await engine.surroundings.actors.invoke(call)
+    except RemoteFailure as error:
+        raise from_remote(error) from error
+
+
+def create_child(engine: Engine, runner: Runner, created: Event) -> None:
+    """Have a child workflow created; what forbids it for good is its failure."""
+    body = created.childWorkflowInstanceCreated
+    _start(
+        engine, runner, f"child-{created.eventId}", "child", body.instanceId,
+        partial(_create_child, engine, runner, created),
+    )  # fmt: skip
+
+
+async def _create_child(engine: Engine, runner: Runner, created: Event) -> None:
+    names = engine.surroundings.names
+    body = created.childWorkflowInstanceCreated
+    now_ns = engine.surroundings.now_ns()
+    event = child_start(runner.instance, created, names.app_id, names.namespace, now_ns)
+    target = created.router.targetAppID if created.HasField("router") else ""
+    propagated = propagate(runner.instance, body.historyPropagationScope, names.app_id)
+    try:
+        await create(engine, target, body.instanceId, event, propagated)
+    except InstanceActive as error:
+        failed = history.child_failed(now_ns, created.eventId, ALREADY_EXISTS, str(error))
+        runner.deliver(Mail.of(failed))
+    except AccessDenied:
+        failed = history.child_failed(now_ns, created.eventId, ACCESS_DENIED, DENIED_TEXT)
+        runner.deliver(Mail.of(failed))
+
+
+def send(engine: Engine, runner: Runner, one: Send) -> None:
+    """Have one entry of the outbox delivered."""
+    _start(engine, runner, one.key, "delivery", one.key, partial(_send, engine, runner, one))
+
+
+async def _send(engine: Engine, runner: Runner, one: Send) -> None:
+    names = engine.surroundings.names
+    app_id = outbox.target(one)
+    instance_id, event = outbox.event_of(one, runner.instance_id, names.app_id)
+    try:
+        if event.HasField("executionStarted"):
+            await create(engine, app_id, instance_id, event)
+        else:
+            await engine.tell(names.workflow(app_id), instance_id, event)
+    except (InstanceMissing, InstanceActive, AccessDenied) as error:
+        log.warning("workflow '%s': what it sent to '%s' is dropped: %s", runner.instance_id, instance_id, error)
+    await runner.sent(one)
+
+
+async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) -> None:
+    """The last duties of a finished instance; then its job goes, and with it the last that would wake it.
+
+    `last_tasks` are the activities that its last turn scheduled, None: look at the history.
+    """
+    instance = runner.instance
+    surroundings = engine.surroundings
+    facts = instance.facts
+    if facts.completed is None or facts.started is None:
+        return
+    if (parent := parent_of(facts.started)) is not None:
+        actor_type = surroundings.names.workflow(parent.appID)
+        parent_id = parent.workflowInstance.instanceId
+        _start(engine, runner, "parent", "delivery", f"parent {parent_id}", partial(
+            _tell, engine, actor_type, parent_id, told_to_parent(instance, surroundings.now_ns())
+        ))  # fmt: skip
+    told = facts.terminated
+    if instance.status is Status.TERMINATED and told is not None and told.executionTerminated.recurse:
+        output = history.absent_or(told.executionTerminated, "input")
+        for event in list(facts.children.values()):
+            target = event.router.targetAppID if event.HasField("router") else ""
+            child_id = event.childWorkflowInstanceCreated.instanceId
+            word = history.terminated(surroundings.now_ns(), output, recursive=True)
+            _start(engine, runner, f"terminate-{event.eventId}", "delivery", f"terminate {child_id}", partial(
+                _tell, engine, surroundings.names.workflow(target), child_id, word
+            ))  # fmt: skip
+    for one in list(runner.sends):
+        send(engine, runner, one)
+    if last_tasks is None and instance.status is not Status.TERMINATED:
+        last_tasks = _last_tasks(runner)
+        for event in [facts.tasks[task_id] for task_id in last_tasks]:
+            await engine.activities.dispatch(runner, event)
+    while runner.deliveries and not runner.closed:
+        await asyncio.wait([one.task for one in runner.deliveries.values() if one.task is not None])
+        await asyncio.sleep(0)
+    while not runner.closed and any(task_id in runner.activities for task_id in last_tasks or ()):
+        await engine.activities.settled(runner)
+    if not runner.closed:
+        await _retain(engine, runner)
+        await _until_done(
+            lambda: surroundings.scheduler.delete(engine.key(engine.workflow_type, instance.instance_id, WAKE))
+        )
+    runner.finishing = None
+    if not runner.closed:
+        engine.release(runner)
+
+
+def _last_tasks(runner: Runner) -> set[int]:
+    """Open activities that the last turn scheduled: they were to run although the workflow did not wait for them."""
+    facts = runner.instance.facts
+    found: set[int] = set()
+    for number, raw in enumerate(runner.instance.rows()):
+        if number >= facts.last_turn:
+            event = history.Event.FromString(raw)
+            if event.HasField("taskScheduled") and event.eventId in facts.tasks:
+                found.add(event.eventId)
+    return found
+
+
+async def _tell(engine: Engine, actor_type: str, instance_id: str, event: Event) -> None:
+    """Tell another instance; one that is gone, or takes no word from us, need not be told."""
+    try:
+        await engine.tell(actor_type, instance_id, event)
+    except InstanceMissing:
+        pass
+    except AccessDenied as error:
+        log.warning("workflow '%s' takes no word from here: %s", instance_id, error)
+
+
+async def _retain(engine: Engine, runner: Runner) -> None:
+    """Register when the finished instance is to be deleted (3.9)."""
+    instance = runner.instance
+    completed = instance.facts.completed
+    retention = engine.surroundings.config.retention
+    after_s = {
+        Status.COMPLETED: retention.completed_s,
+        Status.FAILED: retention.failed_s,
+        Status.TERMINATED: retention.terminated_s,
+        Status.CANCELED: retention.terminated_s,
+    }.get(instance.status)
+    if after_s is None or completed is None:
+        return
+    due = history.nanoseconds(completed.timestamp) / 1e9 + after_s
+    held = wellknown.Any()
+    held.Pack(wellknown.Empty())
+    job = Job(due_time=rfc3339(-(-due // 1)), payload=held.SerializeToString(), failure_policy=Constant(1.0, None))
+    key = engine.key(engine.surroundings.names.retentioner(), instance.instance_id, RETENTION)
+    await _until_done(lambda: engine.surroundings.scheduler.schedule(key, job, overwrite=True))
+
+
+async def _until_done(call: Callable[[], Awaitable[None]]) -> None:
+    pause_s = 0.2
+    while True:
+        try:
+            await call()
+        except ComponentError as error:
+            log.warning("workflow: the scheduler fails, trying again: %s", error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 30.0)
+        else:
+            return
+
+
+async def is_over(engine: Engine, child: Child) -> bool:
+    """Whether a child and all that it started are finished or gone. Raises `DescendantsUnknown`."""
+    names = engine.surroundings.names
+    if child.app_id in ("", names.app_id):
+        instance = await engine.rows.load(child.instance_id)
+        if instance is None:
+            return True
+        if instance.status not in TERMINAL:
+            return False
+        for one in instance.facts.descendants:
+            if not await is_over(engine, one):
+                return False
+        return True
+    call = ActorCall(
+        names.workflow(child.app_id), child.instance_id, "WaitForRuntimeStatus", headers=engine.caller(), verb=""
+    )
+    try:
+        async with asyncio.timeout(LOOK_S):
+            async for item in engine.surroundings.actors.stream(call):
+                state = backend.WorkflowMetadata.FromString(wellknown.Any.FromString(item).value)
+                return Status(state.runtimeStatus) in TERMINAL
+    except (TimeoutError, ComponentError) as error:
+        raise DescendantsUnknown(
+            f"how the child '{child.instance_id}' stands could not be found out: {error}"
+        ) from None
+    return True

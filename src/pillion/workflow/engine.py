@@ -1,0 +1,698 @@
+"""The engine of one application on one host: which instances are in memory, what comes for them, what follows a commit.
+
+An instance is read when something comes for it and driven by its `Runner`; what it waits for (timers, activities,
+children) is derived from its committed history each time it is read. Idle ones are let go again. One durable job for
+each instance, `wake`, is registered before the instance is created and deleted when nothing is left to be done: it is
+the watchdog, and the index from which a new owner learns what there is to resume (spec `actors-workflows-jobs.md` 3).
+
+Knows: instances and their ports. Never knows: HTTP, gRPC, how a worker is reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from pillion.clock import rfc3339
+from pillion.errors import ComponentError
+from pillion.kinds.actors import ActorCall, LostPlace, Moved, NoHost, RemoteFailure
+from pillion.kinds.jobs import Constant, Job, JobExists, JobKey
+from pillion.tasks import Tasks
+from pillion.wire.messages import backend, wellknown
+from pillion.workflow import duties, history
+from pillion.workflow.activities import Activities
+from pillion.workflow.deliveries import Deliveries
+from pillion.workflow.faults import (
+    AccessDenied,
+    DescendantsActive,
+    InstanceActive,
+    InstanceMissing,
+    NotReady,
+    from_remote,
+)
+from pillion.workflow.instance import Instance, Mail
+from pillion.workflow.outbox import unpack
+from pillion.workflow.rows import Rows, Step
+from pillion.workflow.runner import Runner
+from pillion.workflow.snapshot import Status, Wait
+from pillion.workflow.surroundings import WAKE
+from pillion.workflow.timers import START, Alarm, Timers
+from pillion.workflow.turn import Setting, parent_of
+from pillion.workflow.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillion.workflow.history import Event
+    from pillion.workflow.snapshot import Snapshot
+    from pillion.workflow.surroundings import Surroundings
+    from pillion.workflow.turn import Decision
+    from pillion.workflow.workers import Item, Limits
+
+log = logging.getLogger("pillion.workflow")
+
+CREATE, ADD = "CreateWorkflowInstance", "AddWorkflowEvent"
+PROTOBUF = b"application/x-protobuf"
+_CALLER, _CALLER_NAMESPACE = b"dapr-caller-app-id", b"dapr-caller-namespace"
+FINISH_WAIT_S = 5.0
+"""So long a request that needs a finished instance waits for its last duties."""
+
+
+class Engine:
+    """Drives the instances that this host owns."""
+
+    def __init__(
+        self, surroundings: Surroundings, *, limits: Limits | None = None, changed: Callable[[], None] | None = None
+    ) -> None:
+        self.surroundings = surroundings
+        names = surroundings.names
+        self.workflow_type = names.workflow()
+        self.activity_type = names.activity()
+        self.setting = Setting(names.app_id, surroundings.new_id)
+        self.rows = Rows(names.app_id, self.workflow_type, surroundings.store, surroundings.random)
+        self.workers = Workers(
+            surroundings.clock, surroundings.random, surroundings.config, limits=limits, changed=changed
+        )
+        self.tasks = Tasks("workflow engine")
+        self.timers = Timers(surroundings.clock, surroundings.bounds.near_timer_s, self._ring)
+        self.deliveries = Deliveries(self.tasks, surroundings.clock, surroundings.bounds.deliveries)
+        self.activities = Activities(self)
+        self.runners: dict[str, Runner] = {}
+        self.creating: set[str] = set()
+        self._reading: dict[str, asyncio.Future[Runner | None]] = {}
+        self._idle: OrderedDict[str, int] = OrderedDict()
+        self._idle_bytes = 0
+        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
+        self._slow: deque[tuple[float, Runner, int]] = deque()
+        self._slow_handle: asyncio.TimerHandle | None = None
+        self._failures: dict[str, int] = {}
+        self._closed = False
+
+    # --- names ---
+
+    def key(self, actor_type: str, actor_id: str, name: str) -> JobKey:
+        names = self.surroundings.names
+        return JobKey(names.namespace, name, names.app_id, actor_type, actor_id)
+
+    def execution_id(self, instance: Instance) -> str | None:
+        started = instance.facts.started
+        if started is None:
+            return None
+        return history.absent_or(started.executionStarted.workflowInstance, "executionId")
+
+    # --- instances in memory ---
+
+    async def find(self, instance_id: str) -> Runner | None:
+        """The runner of an instance, read from the store if need be; None when there is no such instance.
+
+        An instance that is read is resumed: what it waits for is dispatched and armed again.
+        """
+        while True:
+            runner = self.runners.get(instance_id)
+            if runner is not None:
+                self._in_use(instance_id)
+                return runner
+            reading = self._reading.get(instance_id)
+            if reading is None:
+                return await self._read(instance_id)
+            await asyncio.wait([reading])
+
+    async def _read(self, instance_id: str) -> Runner | None:
+        if self._closed:
+            raise NotReady("the workflow engine is shutting down")
+        future: asyncio.Future[Runner | None] = asyncio.get_running_loop().create_future()
+        self._reading[instance_id] = future
+        try:
+            instance = await self.rows.load(instance_id)
+            if instance is None:
+                return None
+            runner = Runner(self, instance)
+            self.runners[instance_id] = runner
+        finally:
+            del self._reading[instance_id]
+            future.set_result(None)
+        await self.resume(runner)
+        return runner
+
+    async def resume(self, runner: Runner) -> None:
+        """Do again what follows from what is committed; all of it may have been done before."""
+        instance = runner.instance
+        facts = instance.facts
+        runner.sends = unpack(instance.outbox) if instance.outbox else []
+        if facts.completed is not None:
+            return
+        if runner.wake_due == 0.0:
+            self.tasks.start(self._ensure_wake(runner), "wake")
+        self._arm(runner)
+        for send in runner.sends:
+            duties.send(self, runner, send)
+        for event in list(facts.children.values()):
+            duties.create_child(self, runner, event)
+        for event in list(facts.tasks.values()):
+            await self.activities.dispatch(runner, event)
+        runner.unpark()
+        self.rest(runner)
+
+    def _arm(self, runner: Runner) -> None:
+        instance = runner.instance
+        for timer_id, timer in instance.facts.timers.items():
+            if not timer.endless:
+                self.timers.arm(instance.instance_id, instance.generation, timer_id, timer.fire_ns)
+
+    def rest(self, runner: Runner) -> None:
+        """Let the instance go when there is no room for one that only waits."""
+        if runner.closed or not runner.idle or self.runners.get(runner.instance_id) is not runner:
+            return
+        instance_id = runner.instance_id
+        if runner.instance.facts.completed is not None:
+            self.release(runner)
+            return
+        self._in_use(instance_id)
+        size = runner.instance.size + 2000
+        self._idle[instance_id] = size
+        self._idle_bytes += size
+        bounds = self.surroundings.bounds
+        while len(self._idle) > bounds.idle_instances or (self._idle_bytes > bounds.idle_bytes and len(self._idle) > 1):
+            oldest = next(iter(self._idle))
+            found = self.runners.get(oldest)
+            if found is None or not found.idle:
+                self._in_use(oldest)
+            else:
+                self.release(found)
+
+    def _in_use(self, instance_id: str) -> None:
+        size = self._idle.pop(instance_id, None)
+        if size is not None:
+            self._idle_bytes -= size
+
+    def release(self, runner: Runner) -> None:
+        """Forget an instance that nothing is done for; it is read again when something comes."""
+        instance_id = runner.instance_id
+        if self.runners.get(instance_id) is runner:
+            del self.runners[instance_id]
+        self._in_use(instance_id)
+        runner.close(Moved(f"workflow '{instance_id}' is not in memory"))
+        if not self._closed:
+            self.tasks.start(self._halt(instance_id), "halt")
+
+    async def _halt(self, instance_id: str) -> None:
+        if instance_id not in self.runners:
+            await self.surroundings.actors.halt(self.workflow_type, instance_id)
+
+    def drop(self, runner: Runner, error: Exception) -> None:
+        """The instance was written by another host, or has moved: what is in memory is worth nothing.
+
+        When it is still ours - placement will say so - it is read anew.
+        """
+        if runner.closed:
+            return
+        if isinstance(error, LostPlace):
+            log.warning("workflow '%s': %s", runner.instance_id, error)
+        self._discard(runner, error)
+        if isinstance(error, LostPlace):
+            self.resume_later(runner.instance_id)
+
+    def _discard(self, runner: Runner, error: Exception) -> None:
+        if self.runners.get(runner.instance_id) is runner:
+            del self.runners[runner.instance_id]
+        self._in_use(runner.instance_id)
+        runner.close(error)
+
+    def failed(self, runner: Runner, error: Exception) -> None:
+        """Something went wrong that should not: read the instance anew, after a pause that grows."""
+        self._discard(runner, error)
+        self.resume_later(runner.instance_id)
+
+    def resume_later(self, instance_id: str) -> None:
+        if self._closed:
+            return
+        count = self._failures[instance_id] = self._failures.get(instance_id, 0) + 1
+        pause_s = min(0.5 * 2 ** min(count, 10), 60.0)
+        self.tasks.start(self._resume_later(instance_id, pause_s), "resume")
+
+    async def _resume_later(self, instance_id: str, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        try:
+            owner = await self.surroundings.actors.owner(self.workflow_type, instance_id)
+            if owner.local:
+                await self.find(instance_id)
+        except NoHost:
+            self._failures.pop(instance_id, None)
+        except ComponentError as error:
+            log.warning("workflow '%s' cannot be read: %s", instance_id, error)
+            self.resume_later(instance_id)
+
+    def forget(self, runner: Runner) -> None:
+        """Nothing that this generation began is wanted any more."""
+        self.activities.cancel(runner)
+        for delivery in list(runner.deliveries.values()):
+            if delivery.kind == "child":
+                delivery.cancel()
+        if runner.closed:
+            for delivery in list(runner.deliveries.values()):
+                delivery.cancel()
+
+    # --- after a commit ---
+
+    def committed(self, runner: Runner, decision: Decision, seen: int) -> None:
+        """Act on what was written: `decision.events[seen:]` are what the worker wants done."""
+        instance = runner.instance
+        self._failures.pop(instance.instance_id, None)
+        self.changed(instance.instance_id)
+        self._count(runner, decision)
+        if decision.stalled:
+            return
+        ended = instance.facts.completed is not None
+        killed = ended and instance.status is Status.TERMINATED
+        tasks: list[Event] = []
+        for event, _ in decision.events[seen:]:
+            kind = event.WhichOneof("eventType")
+            if kind == "taskScheduled" and not killed:
+                tasks.append(event)
+            elif kind == "childWorkflowInstanceCreated" and not killed:
+                duties.create_child(self, runner, event)
+            elif kind == "timerCreated" and not ended:
+                self._timer(runner, event)
+        for send in runner.sends:
+            duties.send(self, runner, send)
+        if tasks:
+            self._dispatch(runner, tasks)
+        if ended:
+            if killed:
+                self.activities.cancel(runner)
+            self.finish(runner, {event.eventId for event in tasks})
+
+    def _dispatch(self, runner: Runner, tasks: list[Event]) -> None:
+        """Dispatch without waiting where the place is known at once, which is the common case."""
+        self.tasks.start(self._dispatch_all(runner, tasks), "dispatch")
+
+    async def _dispatch_all(self, runner: Runner, tasks: list[Event]) -> None:
+        for event in tasks:
+            if not runner.closed:
+                await self.activities.dispatch(runner, event)
+
+    def _timer(self, runner: Runner, event: Event) -> None:
+        instance = runner.instance
+        timer = instance.facts.timers.get(event.eventId)
+        if timer is None or timer.endless:
+            return
+        if not self.timers.arm(instance.instance_id, instance.generation, event.eventId, timer.fire_ns):
+            due = timer.fire_ns / 1e9
+            if runner.wake_due > due:
+                runner.wake_due = due
+                self.tasks.start(self._put_wake(runner, due), "wake")
+
+    def _count(self, runner: Runner, decision: Decision) -> None:
+        meter = self.surroundings.meter
+        facts = runner.instance.facts
+        if facts.started is None:
+            return
+        name = facts.started.executionStarted.name
+        if facts.completed is None:
+            if decision.stalled:
+                meter.execution(name, "recoverable", None)
+            return
+        begun, ended = history.nanoseconds(facts.started.timestamp), history.nanoseconds(facts.completed.timestamp)
+        status = {Status.COMPLETED: "success", Status.TERMINATED: "terminated"}.get(facts.status, "failed")
+        meter.execution(name, status, (ended - begun) / 1e6)
+
+    # --- slow turns ---
+
+    def watch_turn(self, runner: Runner) -> None:
+        """Have the results in this turn written down if it takes long."""
+        loop = asyncio.get_running_loop()
+        self._slow.append((loop.time() + self.surroundings.bounds.slow_turn_s, runner, runner.serial))
+        if self._slow_handle is None:
+            self._slow_handle = loop.call_at(self._slow[0][0], self._persist_slow)
+
+    def _persist_slow(self) -> None:
+        self._slow_handle = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._slow and self._slow[0][0] <= now:
+            _, runner, serial = self._slow.popleft()
+            if runner.serial == serial and runner.item is not None and not runner.closed:
+                runner.persist()
+        if self._slow:
+            self._slow_handle = loop.call_at(self._slow[0][0], self._persist_slow)
+
+    # --- timers and the wake job ---
+
+    def _ring(self, alarm: Alarm) -> None:
+        runner = self.runners.get(alarm.instance_id)
+        if runner is None:
+            self.tasks.start(self._ring_unread(alarm), "timer")
+        else:
+            self.fire(runner, alarm.generation, alarm.timer_id)
+
+    async def _ring_unread(self, alarm: Alarm) -> None:
+        try:
+            owner = await self.surroundings.actors.owner(self.workflow_type, alarm.instance_id)
+            runner = await self.find(alarm.instance_id) if owner.local else None
+        except ComponentError as error:
+            log.warning("workflow '%s': its timer finds it unreadable: %s", alarm.instance_id, error)
+            self.resume_later(alarm.instance_id)
+            return
+        if runner is not None:
+            self.fire(runner, alarm.generation, alarm.timer_id)
+
+    def fire(self, runner: Runner, generation: int, timer_id: int) -> None:
+        """A timer is due; one of an older generation, or no longer open, does nothing."""
+        if generation != runner.instance.generation:
+            return
+        if timer_id == START:
+            runner.kick()
+            return
+        timer = runner.instance.facts.timers.get(timer_id)
+        if timer is None or runner.instance.facts.completed is not None:
+            return
+        if any(one.event.timerFired.timerId == timer_id for one in (*runner.mail, *runner.in_turn)
+               if one.event.HasField("timerFired")):  # fmt: skip
+            return
+        runner.deliver(Mail.of(history.timer_fired(self.surroundings.now_ns(), timer_id, timer.fire_ns)))
+
+    async def _ensure_wake(self, runner: Runner) -> None:
+        """An instance that was left by a reference sidecar has no `wake` job yet."""
+        runner.wake_due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
+        try:
+            await self.surroundings.scheduler.schedule(
+                self.key(self.workflow_type, runner.instance_id, WAKE), _wake(runner.wake_due, 0), overwrite=False
+            )
+        except JobExists:
+            pass
+        except ComponentError as error:
+            log.warning("workflow '%s': its job cannot be registered: %s", runner.instance_id, error)
+            runner.wake_due = 0.0
+
+    async def _put_wake(self, runner: Runner, due: float) -> None:
+        try:
+            await self.put_wake(runner.instance_id, due, 0)
+        except ComponentError as error:
+            # The job that is there fires earlier or later; either way it is put again then.
+            log.warning("workflow '%s': its job cannot be moved: %s", runner.instance_id, error)
+
+    async def put_wake(self, instance_id: str, due: float, count: int) -> None:
+        await self.surroundings.scheduler.schedule(
+            self.key(self.workflow_type, instance_id, WAKE), _wake(due, count), overwrite=True
+        )
+
+    async def woken(self, instance_id: str, payload: bytes | None) -> None:
+        """The `wake` job fired: do what is due, and put it again."""
+        try:
+            runner = await self.find(instance_id)
+        except ComponentError:
+            runner = None
+            if instance_id not in self.runners:
+                raise
+        surroundings = self.surroundings
+        now = surroundings.clock.now()
+        bounds = surroundings.bounds
+        if runner is None:
+            if instance_id in self.creating:
+                await self.put_wake(instance_id, now + bounds.first_wake_s, 0)
+            return
+        if runner.instance.facts.completed is not None:
+            self.finish(runner)
+            await self.put_wake(instance_id, now + bounds.first_wake_s, 0)
+            if runner.closed:  # the duties ended meanwhile, and with them the job that has just been put
+                await surroundings.scheduler.delete(self.key(self.workflow_type, instance_id, WAKE))
+            return
+        count = _wake_count(payload)
+        pause_s = min(bounds.first_wake_s * 2 ** min(count, 20), bounds.last_wake_s)
+        due = now + pause_s
+        for timer in runner.instance.facts.timers.values():
+            at = timer.fire_ns / 1e9
+            if not timer.endless:
+                due = min(due, max(at, now))
+        if (start_ns := runner.start_ns) is not None and runner.instance.facts.started is None:
+            due = min(due, max(start_ns / 1e9, now))
+        # What is due within a minute is in the heap; the job is behind it, not beside it.
+        due = max(due, now + min(bounds.first_wake_s, pause_s)) if due - now <= bounds.near_timer_s else due
+        runner.wake_due = due
+        self._arm(runner)
+        await self.put_wake(instance_id, due, count + 1)
+        runner.unpark()
+
+    # --- requests ---
+
+    async def create(self, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> None:
+        """Create an instance, or begin a finished one anew. Raises `InstanceActive`, `DescendantsActive`, ..."""
+        if not request.startEvent.HasField("executionStarted"):
+            raise ComponentError("invalid execution start event")
+        self.creating.add(instance_id)
+        try:
+            while not await self._try_to_create(instance_id, request):
+                pass
+        finally:
+            self.creating.discard(instance_id)
+
+    async def _try_to_create(self, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> bool:
+        """False: what was known of the instance changed meanwhile; look again."""
+        event = request.startEvent
+        runner = await self.find(instance_id)
+        if runner is not None and runner.instance.exists:
+            if self._created_already(runner.instance, event):
+                if runner.instance.facts.completed is not None:
+                    self.finish(runner)
+                return True
+            if not await self._may_begin_anew(runner):
+                return False
+        start = event.executionStarted
+        due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
+        if start.HasField("scheduledStartTimestamp"):
+            due = max(due, history.nanoseconds(start.scheduledStartTimestamp) / 1e9)
+        await self.put_wake(instance_id, due, 0)
+        if runner is None:
+            if instance_id in self.runners or instance_id in self._reading:
+                return False
+            runner = self.runners[instance_id] = Runner(self, Instance(instance_id))
+        elif runner.closed:
+            return False
+        runner.wake_due = due
+        before = runner.instance.facts
+        async with runner.lock:
+            instance = runner.instance
+            if instance.facts is not before or (instance.inbox and instance.facts.length == 0):
+                return False
+            reset = instance.facts.length > 0
+            mail = Mail.of(event)
+            propagated = (
+                request.propagatedHistory.SerializeToString() if request.HasField("propagatedHistory") else None
+            )
+            step = Step(
+                [mail], instance.generation + 1 if reset else instance.generation, reset=reset, writes_status=reset,
+                writes_outbox=reset, propagated=propagated, drops_propagated=reset and propagated is None,
+            )  # fmt: skip
+            try:
+                await runner.begin(step)
+            except BaseException as error:
+                self._discard(runner, NotReady(str(error)))
+                raise
+        runner.mail = [mail]
+        self.changed(instance_id)
+        runner.kick()
+        return True
+
+    def _created_already(self, instance: Instance, event: Event) -> bool:
+        """Whether this very start is what made the instance: the answer to an earlier request was lost."""
+        own = instance.start_event
+        if own is None:
+            return False
+        old, new = own.executionStarted, event.executionStarted
+        old_id = history.absent_or(old.workflowInstance, "executionId")
+        new_id = history.absent_or(new.workflowInstance, "executionId")
+        parent, asks = parent_of(own), parent_of(event)
+        if parent is None or asks is None:
+            return parent is asks and old_id is not None and old_id == new_id
+        same = (
+            parent.workflowInstance.instanceId == asks.workflowInstance.instanceId
+            and parent.taskScheduledId == asks.taskScheduledId
+            and parent.appID == asks.appID
+        )
+        if not same or instance.facts.completed is None:
+            return same
+        # A parent that continued as new may ask for the same child again, and means another one.
+        return parent.workflowInstance.executionId.value == asks.workflowInstance.executionId.value
+
+    def finish(self, runner: Runner, last_tasks: set[int] | None = None) -> None:
+        """See to the last duties of a finished instance, unless that is being done."""
+        if runner.finishing is None and not runner.closed:
+            runner.finishing = self.tasks.start(duties.finish(self, runner, last_tasks), "finish")
+
+    async def _may_begin_anew(self, runner: Runner) -> bool:
+        """Whether a finished instance may be replaced; False: its last duties have just ended, read it again."""
+        instance_id = runner.instance_id
+        if runner.instance.facts.completed is None:
+            raise InstanceActive(f"an active workflow with ID '{instance_id}' already exists")
+        if runner.finishing is not None:
+            _, late = await asyncio.wait([runner.finishing], timeout=FINISH_WAIT_S)
+            if late:
+                raise NotReady(f"the finished workflow '{instance_id}' still has something to tell")
+            return False
+        for child in runner.instance.facts.descendants:
+            if not await duties.is_over(self, child):
+                raise DescendantsActive(
+                    f"a workflow with ID '{instance_id}' has finished, but its child '{child.instance_id}' has not"
+                )
+        return True
+
+    async def adopt(self, instance_id: str, step: Step) -> bool:
+        """Create an instance with a history (3.9); False when there is one already."""
+        runner = await self.find(instance_id)
+        if runner is not None:
+            return False
+        due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
+        await self.put_wake(instance_id, due, 0)
+        if await self.find(instance_id) is not None:
+            return False
+        runner = self.runners[instance_id] = Runner(self, Instance(instance_id))
+        runner.wake_due = due
+        async with runner.lock:
+            try:
+                await runner.begin(step)
+            except BaseException as error:
+                self._discard(runner, NotReady(str(error)))
+                raise
+        self.changed(instance_id)
+        await self.resume(runner)
+        return True
+
+    def moved(self, instance_id: str) -> None:
+        """The instance is driven elsewhere from now on."""
+        runner = self.runners.get(instance_id)
+        if runner is not None:
+            self._discard(runner, Moved(f"workflow '{instance_id}' has moved"))
+
+    async def add(self, instance_id: str, event: Event) -> None:
+        """Take an event for an instance. Raises `InstanceMissing`, `InstanceStalled`, `Moved`."""
+        runner = await self.find(instance_id)
+        if runner is None:
+            raise InstanceMissing
+        try:
+            await runner.add(event)
+        finally:
+            self.rest(runner)
+
+    async def look(self, instance_id: str) -> Snapshot | None:
+        """How the instance stands, as committed."""
+        runner = self.runners.get(instance_id)
+        if runner is not None and not runner.closed and runner.instance.exists:
+            return runner.instance.snapshot()
+        instance = await self.rows.load(instance_id)
+        return None if instance is None else instance.snapshot()
+
+    def watch(self, instance_id: str) -> asyncio.Future[None]:
+        """A future that is done at the next change of the instance; cancel it when it is not wanted any more."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(instance_id, []).append(future)
+        return future
+
+    def unwatch(self, instance_id: str, future: asyncio.Future[None]) -> None:
+        waiting = self._watchers.get(instance_id)
+        if waiting is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._watchers[instance_id]
+
+    def changed(self, instance_id: str) -> None:
+        for future in self._watchers.pop(instance_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    async def tell(self, actor_type: str, instance_id: str, event: Event) -> None:
+        """Bring an event to an instance, wherever it lives. Raises its fault."""
+        call = ActorCall(
+            actor_type, instance_id, ADD, body=event.SerializeToString(), headers=self.caller(),
+            content_type=PROTOBUF, verb="",
+        )  # fmt: skip
+        try:
+            await self.surroundings.actors.invoke(call)
+        except RemoteFailure as error:
+            raise from_remote(error) from error
+
+    async def leave_result(self, actor_type: str, instance_id: str, event: Event) -> None:
+        """Leave a result with the scheduler, which brings it when the workflow can be reached (3.2)."""
+        payload = wellknown.Any()
+        payload.Pack(event)
+        surroundings = self.surroundings
+        name = f"activity-result-{surroundings.random.getrandbits(64):016x}"
+        job = Job(
+            due_time=rfc3339(surroundings.clock.now()), payload=payload.SerializeToString(),
+            failure_policy=Constant(1.0, None),
+        )  # fmt: skip
+        await surroundings.scheduler.schedule(self.key(actor_type, instance_id, name), job, overwrite=True)
+
+    def caller(self) -> list[tuple[bytes, bytes]]:
+        names = self.surroundings.names
+        return [(_CALLER, names.app_id.encode()), (_CALLER_NAMESPACE, names.namespace.encode())]
+
+    def check_activity(self, call: ActorCall, name: str) -> None:
+        policies = self.surroundings.policies()
+        if policies is None:
+            return
+        caller, namespace = caller_of(call)
+        if caller and not policies.activity(caller, namespace, name):
+            raise AccessDenied
+
+    def waiting_for(self, item: Item, since: float) -> Wait:
+        """Why a turn is not over."""
+        if item.holder is not None:
+            return Wait("turn", item.name, attempts=item.losses, since=item.since)
+        kind = "worker" if self.workers.count == 0 else "turn"
+        return Wait(kind, item.name, attempts=item.losses, since=since)
+
+    def waiting_unread(self, instance: Instance) -> tuple[Wait, ...]:
+        """What an instance waits for that is not driven here."""
+        return Runner(self, instance).waiting()
+
+    def unpark(self) -> None:
+        """Another worker came: what stalled may go on with it."""
+        for runner in list(self.runners.values()):
+            if runner.instance.facts.stalled is not None:
+                runner.unpark()
+
+    async def close(self) -> None:
+        """End everything; what is under way is taken up again by whoever owns the instances next."""
+        self._closed = True
+        self.workers.close()
+        self.timers.close()
+        if self._slow_handle is not None:
+            self._slow_handle.cancel()
+        for runner in list(self.runners.values()):
+            self._discard(runner, NotReady("the workflow engine is shutting down"))
+        await self.tasks.close()
+
+    def __repr__(self) -> str:
+        return f"<Engine {len(self.runners)} instances in memory, {len(self._idle)} idle, {self.workers!r}>"
+
+
+def caller_of(call: ActorCall) -> tuple[str, str]:
+    """The application and namespace that call, "" when the sidecar itself does."""
+    caller = namespace = ""
+    for name, value in call.headers:
+        if name == _CALLER:
+            caller = value.decode("utf-8", "replace")
+        elif name == _CALLER_NAMESPACE:
+            namespace = value.decode("utf-8", "replace")
+    return caller, namespace
+
+
+def _wake(due: float, count: int) -> Job:
+    held = wellknown.Any()
+    held.Pack(wellknown.Int32Value(value=count))
+    return Job(
+        due_time=rfc3339(-(-due // 1)), payload=held.SerializeToString(), failure_policy=Constant(1.0, None)
+    )  # fmt: skip
+
+
+def _wake_count(payload: bytes | None) -> int:
+    if not payload:
+        return 0
+    held = wellknown.Any.FromString(payload)
+    count = wellknown.Int32Value()
+    return count.value if held.Unpack(count) else 0
+
+
+__all__ = ["ADD", "CREATE", "Engine", "caller_of"]

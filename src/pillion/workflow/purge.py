@@ -1,0 +1,95 @@
+"""Deleting instances: rows, jobs, and with them the subtree of children (spec `actors-workflows-jobs.md` 3.9).
+
+Knows: what must be over before an instance may go, and in which order its parts go. Never knows: who asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pillion.kinds.actors import ActorCall, RemoteFailure
+from pillion.wire.messages import taskhub as m
+from pillion.workflow.engine import FINISH_WAIT_S
+from pillion.workflow.faults import InstanceMissing, InstanceStalled, NotCompleted, NotReady, from_remote
+from pillion.workflow.surroundings import RETENTION, WAKE
+
+if TYPE_CHECKING:
+    from pillion.workflow.engine import Engine
+    from pillion.workflow.instance import Child
+    from pillion.workflow.runner import Runner
+
+PURGE, PURGE_TREE = "PurgeWorkflowState", "RecursivePurgeWorkflowState"
+FORCE = b"purgeforce"
+"""Header of a call: delete whatever the state is."""
+
+
+async def purge(engine: Engine, instance_id: str, *, force: bool = False) -> None:
+    """Delete one instance that lives here. Raises `InstanceMissing`, `NotCompleted`, `InstanceStalled`."""
+    await _delete(engine, await _deletable(engine, instance_id, force=force), force=force)
+
+
+async def purge_tree(engine: Engine, instance_id: str, *, force: bool = False) -> int:
+    """Delete an instance that lives here after all that it started, wherever that lives; return how many went."""
+    runner = await _deletable(engine, instance_id, force=force)
+    count = 0
+    for child in list(runner.instance.facts.descendants):
+        try:
+            count += await _purge_child(engine, child, force=force)
+        except InstanceMissing:
+            continue
+    runner = await _deletable(engine, instance_id, force=force)
+    await _delete(engine, runner, force=force)
+    return count + 1
+
+
+async def _deletable(engine: Engine, instance_id: str, *, force: bool) -> Runner:
+    runner = await engine.find(instance_id)
+    if runner is None or not runner.instance.exists:
+        raise InstanceMissing
+    if force:
+        return runner
+    facts = runner.instance.facts
+    if facts.stalled is not None:
+        raise InstanceStalled
+    if facts.completed is None:
+        if facts.started is None:
+            raise InstanceMissing  # one that has not begun is not there yet, to a purge (3.9)
+        raise NotCompleted
+    if runner.finishing is not None:
+        _, late = await asyncio.wait([runner.finishing], timeout=FINISH_WAIT_S)
+        if late:
+            raise NotCompleted
+        found = await engine.find(instance_id)
+        if found is None:
+            raise InstanceMissing
+        return found
+    return runner
+
+
+async def _delete(engine: Engine, runner: Runner, *, force: bool) -> None:
+    """Delete the rows, then the jobs: a job without an instance deletes itself when it fires."""
+    instance_id = runner.instance_id
+    async with runner.lock:
+        if runner.closed:
+            raise NotReady(f"workflow '{instance_id}' has just been put away")
+        await engine.rows.delete(runner.instance)
+        engine.release(runner)
+    engine.changed(instance_id)
+    surroundings = engine.surroundings
+    await surroundings.scheduler.delete(engine.key(engine.workflow_type, instance_id, WAKE))
+    if force or surroundings.config.retention != type(surroundings.config.retention)():
+        await surroundings.scheduler.delete(engine.key(surroundings.names.retentioner(), instance_id, RETENTION))
+
+
+async def _purge_child(engine: Engine, child: Child, *, force: bool) -> int:
+    headers = [*engine.caller(), *([(FORCE, b"true")] if force else [])]
+    call = ActorCall(
+        engine.surroundings.names.workflow(child.app_id), child.instance_id, PURGE_TREE, headers=headers,
+        content_type=b"application/x-protobuf", verb="",
+    )  # fmt: skip
+    try:
+        reply = await engine.surroundings.actors.invoke(call)
+    except RemoteFailure as error:
+        raise from_remote(error) from error
+    return m.PurgeInstancesResponse.FromString(reply.body).deletedInstanceCount

@@ -1,0 +1,475 @@
+"""The driver of one instance on the host that owns it: takes what comes, runs turns, writes, then acts on that.
+
+    event -> (inbox row) -> turn -> worker -> one transaction -> activities, children, timers, messages
+
+One writer: everything that touches the store goes through `lock`, and the ETag of the metadata row sees to it that no
+other host writes beside it. Nothing is dispatched that is not saved. Results of activities go straight into a turn;
+they are written to the inbox only when the turn takes long, for a lost one is made again by running the activity anew.
+
+Knows: one instance. Never knows: routing, gRPC, which instances there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pillion.errors import ComponentError
+from pillion.kinds.actors import LostPlace, Moved
+from pillion.wire.messages import taskhub as m
+from pillion.workflow import outbox
+from pillion.workflow import turn as turns
+from pillion.workflow.faults import InstanceStalled, StoreUnfit
+from pillion.workflow.history import nanoseconds
+from pillion.workflow.instance import Mail
+from pillion.workflow.rows import Step
+from pillion.workflow.snapshot import Status, Wait
+from pillion.workflow.workers import Item
+
+if TYPE_CHECKING:
+    from pillion.workflow.activities import Run
+    from pillion.workflow.deliveries import Delivery
+    from pillion.workflow.engine import Engine
+    from pillion.workflow.history import Event
+    from pillion.workflow.instance import Instance
+    from pillion.workflow.outbox import Send
+    from pillion.workflow.turn import Decision, Turn
+
+log = logging.getLogger("pillion.workflow")
+
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 10.0
+_RESULTS = frozenset({
+    "taskCompleted", "taskFailed", "timerFired", "childWorkflowInstanceCompleted", "childWorkflowInstanceFailed",
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class Trouble:
+    """Why the instance does not get on: since when (seconds since 1970), how often it was tried."""
+
+    kind: str
+    since: float
+    error: str
+    attempts: int = 1
+
+
+class Gone(Exception):
+    """The runner was closed while it waited: another host, or nobody, has the instance now."""
+
+
+class Runner:
+    """Drives one committed instance. `mail` is what waits for a turn, in its order."""
+
+    def __init__(self, engine: Engine, instance: Instance) -> None:
+        self.engine = engine
+        self.instance = instance
+        self.mail: list[Mail] = list(instance.inbox)
+        self.in_turn: list[Mail] = []
+        self.incoming: list[tuple[Mail, asyncio.Future[None]]] = []
+        self.activities: dict[int, Run] = {}
+        self.deliveries: dict[str, Delivery] = {}
+        self.settled: list[asyncio.Future[None]] = []
+        self.sends: list[Send] = []
+        self.lock = asyncio.Lock()
+        self.item: Item | None = None
+        self.answer: asyncio.Future[m.WorkflowResponse] | None = None
+        self.finishing: asyncio.Task[None] | None = None
+        self.trouble: Trouble | None = None
+        self.wake_due = 0.0
+        self.wakes = 0
+        self.serial = 0
+        self.turn_since = 0.0
+        self.slow = False
+        self.driving = False
+        self.flushing = False
+        self.closed = False
+
+    # --- what comes ---
+
+    @property
+    def instance_id(self) -> str:
+        return self.instance.instance_id
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way here: the instance could be read again when something comes."""
+        return not (
+            self.driving or self.flushing or self.mail or self.activities or self.deliveries or self.finishing
+            or self.incoming
+        )  # fmt: skip
+
+    async def add(self, event: Event) -> None:
+        """Take an event from outside: durable when this returns. What was seen before, and what comes too late, is
+        taken without effect. Raises `InstanceStalled`, `Moved`.
+        """
+        facts = self.instance.facts
+        if facts.completed is not None:
+            return
+        if event.HasField("eventRaised"):
+            if facts.stalled is not None:
+                raise InstanceStalled
+            if self._repeated(event):
+                return
+        mail = Mail.of(event)
+        done = asyncio.get_running_loop().create_future()
+        self.incoming.append((mail, done))
+        if not self.flushing:
+            self.flushing = True
+            self.engine.tasks.start(self._flush(), "inbox")
+        await done
+
+    def _repeated(self, event: Event) -> bool:
+        mark = (event.eventRaised.name, nanoseconds(event.timestamp))
+        if mark in self.instance.facts.raised:
+            return True
+        return any(
+            one.event.HasField("eventRaised") and (one.event.eventRaised.name, nanoseconds(one.event.timestamp)) == mark
+            for one in (*self.in_turn, *self.mail)
+        )
+
+    async def _flush(self) -> None:
+        """Write what came to the inbox, all of it at once, and let its senders go."""
+        taken: list[tuple[Mail, asyncio.Future[None]]] = []
+        try:
+            while self.incoming and not self.closed:
+                async with self.lock:
+                    most = self.engine.rows.most_mail
+                    taken, self.incoming = self.incoming[:most], self.incoming[most:]
+                    if self.instance.facts.completed is None:
+                        mail = [one for one, _ in taken]
+                        await self._write(Step([*self.instance.inbox, *mail], self.instance.generation))
+                        self.mail += mail
+                for _, done in taken:
+                    if not done.done():
+                        done.set_result(None)
+                taken = []
+                self.unpark()
+        except (Gone, LostPlace) as error:
+            self.engine.drop(self, error)
+        finally:
+            self.flushing = False
+            for _, done in taken:
+                if not done.done():
+                    done.set_exception(Moved(f"workflow '{self.instance_id}' has moved"))
+        self.engine.rest(self)
+
+    def deliver(self, mail: Mail) -> None:
+        """Take an event that is not durable and need not be: a result that would be made again, a timer."""
+        if self.closed:
+            return
+        self.mail.append(mail)
+        if self.slow:
+            self.persist()
+        self.kick()
+
+    def persist(self) -> None:
+        """Write what came and has no row yet: the turn takes long."""
+        self.slow = True
+        if not self.closed and any(_precious(one) for one in (*self.in_turn, *self.mail)):
+            self.engine.tasks.start(self._persist(), "inbox")
+
+    async def _persist(self) -> None:
+        try:
+            async with self.lock:
+                loose = [one for one in (*self.in_turn, *self.mail) if _precious(one)]
+                if loose and not self.closed:
+                    await self._write(Step([*self.instance.inbox, *loose], self.instance.generation))
+        except (Gone, LostPlace) as error:
+            self.engine.drop(self, error)
+
+    # --- turns ---
+
+    def kick(self) -> None:
+        """Begin to work on what waits, unless that is being done or is not due."""
+        if self.driving or self.closed or not self.mail or self.instance.facts.stalled is not None or not self._due():
+            return
+        self.driving = True
+        self.engine.tasks.start(self._drive(), "turn")
+
+    def unpark(self) -> None:
+        """Try again what stalled: another worker came, a limit grew, an event wants to end it."""
+        if self.driving or self.closed or not self.mail or not self._due():
+            return
+        self.driving = True
+        self.engine.tasks.start(self._drive(), "turn")
+
+    def _due(self) -> bool:
+        """Whether the instance has begun, or may begin now; a termination need not wait for a start."""
+        if self.instance.facts.started is not None:
+            return True
+        at_ns = self.start_ns
+        if at_ns is None or at_ns <= self.engine.surroundings.now_ns():
+            return True
+        if any(one.event.HasField("executionTerminated") for one in self.mail):
+            return True
+        self.engine.timers.arm_start(self, at_ns)
+        return False
+
+    @property
+    def start_ns(self) -> int | None:
+        """When the instance is to begin, if it was started for a later time."""
+        start = self.instance.start_event
+        if start is None or not start.executionStarted.HasField("scheduledStartTimestamp"):
+            return None
+        return nanoseconds(start.executionStarted.scheduledStartTimestamp)
+
+    async def _drive(self) -> None:
+        try:
+            again = True
+            while again and self.mail and not self.closed and self._due():
+                again = await self._turn()
+        except (Gone, LostPlace) as error:
+            self.engine.drop(self, error)
+        except Exception as error:
+            # A fault of ours, or rows that cannot be understood: the instance is read anew, later and later.
+            log.exception("workflow '%s': the turn failed", self.instance_id)
+            self.engine.failed(self, error)
+        finally:
+            self.driving = False
+        if not self.closed:
+            self.engine.rest(self)
+
+    async def _turn(self) -> bool:
+        """One turn, from what came to what was written; False: it stalled."""
+        surroundings = self.engine.surroundings
+        most = self.engine.rows.most_mail
+        mail, self.mail = self.mail[:most], self.mail[most:]
+        self.in_turn = mail
+        now_ns = surroundings.now_ns()
+        turn = turns.begin(self.instance, mail, now_ns)
+        if turn is None:
+            self.in_turn = []
+            if any(one.stored for one in mail):
+                async with self.lock:
+                    await self._write(Step(self._without(mail), self.instance.generation))
+            return True
+        self.serial += 1
+        self.turn_since = now_ns / 1e9
+        due = self.start_ns
+        if turn.terminating is not None and turn.facts.started is None and due is not None and due > now_ns:
+            decision = turns.force(turn, now_ns)
+        else:
+            if any(_precious(one) for one in mail):
+                self.engine.watch_turn(self)
+            turn, decision = await self._ask(turn)
+        self.slow = False
+        await self._commit(turn, decision, mail)
+        return not decision.stalled
+
+    async def _ask(self, turn: Turn) -> tuple[Turn, Decision]:
+        """Have a worker run the turn, and those that follow it in place."""
+        engine = self.engine
+        surroundings = engine.surroundings
+        most = surroundings.bounds.most_bytes
+        while True:
+            now_ns = surroundings.now_ns()
+            size = len(turn.framed) + sum([len(raw) + 4 for _, raw in turn.fresh]) + len(turn.propagated or b"")
+            if size > most:
+                if turn.terminating is not None:
+                    return turn, turns.force(turn, now_ns)
+                said = f"history of {size} bytes exceeds {most} bytes, 95% of the largest message"
+                return turn, turns.stall(turn, m.PAYLOAD_SIZE_EXCEEDED, said, now_ns)
+            started = turn.started
+            name = started.executionStarted.name if started is not None else ""
+            engine.surroundings.meter.payload(name, size / surroundings.bounds.max_body)
+            answer = self.answer = asyncio.get_running_loop().create_future()
+            mark = (0, 0) if turn.reset else self.instance.mark
+            self.item = Item(self.instance_id, name, self._answered, turn=turn, mark=mark)
+            engine.workers.offer(self.item)
+            try:
+                said_ = await answer
+            finally:
+                self.item = self.answer = None
+            decision = turns.apply(turn, said_, engine.setting, surroundings.now_ns())
+            if decision.again is None:
+                return turn, decision
+            turn = decision.again
+
+    def _answered(self, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
+        if self.answer is not None and not self.answer.done() and isinstance(answer, m.WorkflowResponse):
+            self.answer.set_result(answer)
+
+    def _without(self, mail: list[Mail]) -> list[Mail]:
+        """The inbox without these."""
+        inbox = self.instance.inbox
+        if not inbox:
+            return []
+        gone = {id(one) for one in mail}
+        return [one for one in inbox if id(one) not in gone]
+
+    async def _commit(self, turn: Turn, decision: Decision, mail: list[Mail]) -> None:
+        """Write what was decided, then act on it."""
+        instance = self.instance
+        seen = len(turn.fresh)
+        async with self.lock:
+            if not decision.stalled:
+                made = outbox.numbered(decision.sends, self.engine.surroundings.now_ns())
+                step = self._step(decision, mail, made)
+                at = 0 if decision.reset else len(instance.framed)
+                count = (0 if decision.reset else instance.facts.length) + seen
+                try:
+                    await self._write(step)
+                except StoreUnfit as error:
+                    decision = turns.stall(turn, m.PAYLOAD_SIZE_EXCEEDED, str(error), self.engine.surroundings.now_ns())
+                else:
+                    self.sends += made
+                    shown = sum([_framed_size(raw) for _, raw in decision.events[:seen]])
+                    instance.mark = (count, at + shown)
+            if decision.stalled:
+                # The past may have been given up in memory only: what is written down is that it stalled.
+                if decision.events:
+                    await self._write(Step(instance.inbox, instance.generation, events=decision.events))
+                self.mail = mail + self.mail
+        self.in_turn = []
+        instance.facts.satisfied.clear()
+        if self.closed:
+            raise Gone
+        if decision.reset and not decision.stalled:
+            self.engine.forget(self)
+            self.mail = [*decision.carried, *(one for one in self.mail if not _is_result(one))]
+        self.engine.committed(self, decision, seen)
+
+    def _step(self, decision: Decision, mail: list[Mail], made: list[Send]) -> Step:
+        kept = self._without(mail)
+        if decision.reset:
+            kept = [one for one in kept if not _is_result(one)]
+        return Step(
+            [*decision.carried, *kept], decision.generation, events=decision.events, reset=decision.reset,
+            writes_status=decision.writes_status, custom_status=decision.custom_status,
+            writes_outbox=bool(made), outbox=outbox.pack([*self.sends, *made]) if made else b"",
+        )  # fmt: skip
+
+    async def _write(self, step: Step) -> None:
+        """Write a step, for as long as it takes; only the store's own failures are tried again.
+
+        Raises `LostPlace`, `StoreUnfit`, and `Gone` when the runner is closed meanwhile.
+        """
+        prepared = self.engine.rows.prepare(self.instance, step)
+        pause_s = FIRST_PAUSE_S
+        while True:
+            if self.closed:
+                raise Gone
+            try:
+                await self.engine.rows.write(self.instance, step, prepared)
+            except (LostPlace, StoreUnfit):
+                raise
+            except ComponentError as error:
+                now = self.engine.surroundings.clock.now()
+                if self.trouble is None:
+                    self.trouble = Trouble("store", now, str(error))
+                    log.warning("workflow '%s': the state store fails, trying again: %s", self.instance_id, error)
+                else:
+                    self.trouble.attempts += 1
+                    self.trouble.error = str(error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            else:
+                self.trouble = None
+                return
+
+    async def begin(self, step: Step) -> None:
+        """Write the step that creates the instance; the caller holds `lock`."""
+        await self._write(step)
+
+    async def sent(self, done: Send) -> None:
+        """One of `sends` has arrived; when it was the last, the row goes."""
+        self.sends.remove(done)
+        if self.sends:
+            return
+        try:
+            async with self.lock:
+                if not self.sends:
+                    await self._write(
+                        Step(self.instance.inbox, self.instance.generation, writes_outbox=True, outbox=b"")
+                    )
+        except (Gone, LostPlace) as error:
+            self.engine.drop(self, error)
+
+    def close(self, error: Exception) -> None:
+        """The instance is not ours any more, or not needed now: end everything that is under way, write nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self.engine.forget(self)
+        if self.item is not None:
+            self.engine.workers.withdraw(self.item)
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(Gone())
+        if self.finishing is not None and self.finishing is not asyncio.current_task():
+            self.finishing.cancel()
+        for _, done in self.incoming:
+            if not done.done():
+                done.set_exception(Moved(str(error)))
+        self.incoming.clear()
+
+    # --- how it stands ---
+
+    def waiting(self) -> tuple[Wait, ...]:
+        """What the instance waits for; never empty while it is not finished."""
+        facts = self.instance.facts
+        found: list[Wait] = []
+        if self.trouble is not None:
+            one = self.trouble
+            found.append(Wait(one.kind, attempts=one.attempts, error=one.error, since=one.since))
+        if self.item is not None:
+            found.append(self.engine.waiting_for(self.item, self.turn_since))
+        if facts.stalled is not None:
+            found.append(Wait("stalled", m.StalledReason.Name(facts.stalled.reason), error=facts.stalled.description))
+        if facts.completed is not None:
+            found += [delivery.wait() for delivery in self.deliveries.values()]
+            return tuple(found)
+        if facts.started is None and (at_ns := self.start_ns) is not None:
+            found.append(Wait("start", until=at_ns / 1e9))
+        if facts.suspended is not None:
+            found.append(Wait("suspended", since=nanoseconds(facts.suspended.timestamp) / 1e9))
+        for task_id, event in facts.tasks.items():
+            run = self.activities.get(task_id)
+            since = nanoseconds(event.timestamp) / 1e9
+            found.append(
+                Wait("activity", event.taskScheduled.name, task_id, since=since)
+                if run is None
+                else run.wait(self.engine, since)
+            )
+        for timer_id, timer in facts.timers.items():
+            kind = "event" if timer.event_name else "timer"
+            until = None if timer.endless else timer.fire_ns / 1e9
+            found.append(Wait(kind, timer.event_name, timer_id, until=until))
+        for task_id, event in facts.children.items():
+            delivery = self.deliveries.get(f"child-{task_id}")
+            found.append(
+                Wait(
+                    "child", event.childWorkflowInstanceCreated.instanceId, task_id,
+                    attempts=0 if delivery is None else delivery.attempts,
+                    error="" if delivery is None else delivery.error,
+                    since=nanoseconds(event.timestamp) / 1e9,
+                )
+            )  # fmt: skip
+        found += [one.wait() for key, one in self.deliveries.items() if not key.startswith("child-")]
+        if not found and facts.status is Status.RUNNING:
+            # Nothing that the history knows: an event that the worker waits for without a timer.
+            found.append(Wait("event" if not self.mail else "turn"))
+        return tuple(found)
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.instance!r}{' driving' if self.driving else ''}{' closed' if self.closed else ''}>"
+
+
+def _precious(mail: Mail) -> bool:
+    """Whether losing it would cost work: a result without a row. Timers fire again by themselves."""
+    return not mail.stored and not mail.event.HasField("timerFired")
+
+
+def _is_result(mail: Mail) -> bool:
+    return mail.event.WhichOneof("eventType") in _RESULTS
+
+
+def _framed_size(raw: bytes) -> int:
+    size = len(raw)
+    head = 2
+    while size > 0x7F:
+        head += 1
+        size >>= 7
+    return len(raw) + head
