@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError
-
 from pillion.errors import Code, ComponentError
 from pillion.kinds.actors import (
     ActorCall,
@@ -19,16 +17,16 @@ from pillion.kinds.actors import (
     NoHost,
     NoPlacement,
     RuntimeClosed,
-    Tick,
     TooDeep,
 )
 from pillion.net.exchange import Method, RpcError
 from pillion.observe.spans import actor_span, http_error
 from pillion.observe.tracing import SpanKind
+from pillion.peers.actors import read_tick
 from pillion.peers.call import SERVICE
 from pillion.wire import envelope, trace
 from pillion.wire.http1 import HOP_BY_HOP
-from pillion.wire.messages import internals, wellknown
+from pillion.wire.messages import internals
 from pillion.wire.methods import VERBS, BadMethod, from_metadata_name, normalise
 
 if TYPE_CHECKING:
@@ -105,12 +103,12 @@ class InternalActors:
 
     async def _tick(self, call: ServerCall, request: bytes) -> bytes:
         try:
-            reminder = internals.Reminder.FromString(request)
-        except DecodeError as error:
+            tick = read_tick(request)
+        except envelope.BadEnvelope as error:
             raise _malformed(str(error)) from error
-        self._check(call, reminder.actor_type, reminder.name)
+        self._check(call, tick.actor_type, tick.name)
         try:
-            await self._actors.tick(read_tick(reminder), remote=True)
+            await self._actors.tick(tick, remote=True)
         except ComponentError as error:
             raise status(error) from error
         return b""
@@ -157,17 +155,6 @@ class InternalActors:
     def _check(self, call: ServerCall, actor_type: str, method: str) -> None:
         if self._admit is not None:
             self._admit(call, actor_type, method)
-
-
-def read_tick(reminder: internals.Reminder) -> Tick:
-    """Return a reminder or timer that another sidecar passed on."""
-    payload = reminder.data.SerializeToString() if reminder.HasField("data") else b""
-    kept = wellknown.BytesValue()
-    data = kept.value if payload and reminder.data.Unpack(kept) else None
-    return Tick(
-        reminder.actor_type, reminder.actor_id, reminder.name, data, reminder.due_time, reminder.period,
-        is_timer=reminder.is_timer, payload=payload,
-    )  # fmt: skip
 
 
 def status(error: ComponentError) -> RpcError:
