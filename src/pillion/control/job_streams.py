@@ -19,6 +19,8 @@ from pillion.net.exchange import RpcError
 from pillion.wire.messages import scheduler as m
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from pillion.kinds.jobs import Trigger
     from pillion.net.exchange import ServerCall
 
@@ -41,19 +43,13 @@ class JobStream:
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
 
-    async def deliver(self, trigger: Trigger) -> Outcome:
-        """Send a trigger and wait for its answer; a stream that ends takes it for undeliverable. Never raises."""
-        while len(self._open) >= self._window and not self._over:
-            waiter = self._loop.create_future()
-            self._room.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
-                    self._free()  # the room that was for this one is for the next
-                raise
-        if self._over:
-            return Outcome.UNDELIVERABLE
+    def deliver(self, trigger: Trigger) -> Awaitable[Outcome]:
+        """Send a trigger; what is returned resolves with its answer. A stream that ends takes it for undeliverable."""
+        if len(self._open) < self._window and not self._room and not self._over:
+            return self._sent(trigger)
+        return self._sent_later(trigger)
+
+    def _sent(self, trigger: Trigger) -> asyncio.Future[Outcome]:
         number, self._next = self._next, self._next + 1
         key = trigger.key
         message = m.WatchJobsResponse(name=key.name, id=number, metadata=metadata_of(key, trigger.concurrency_key))
@@ -63,11 +59,20 @@ class JobStream:
         self._open[number] = answer
         self._outgoing.append(message.SerializeToString())
         self._wake.set()
+        return answer
+
+    async def _sent_later(self, trigger: Trigger) -> Outcome:
+        if self._over:
+            return Outcome.UNDELIVERABLE
+        waiter = self._loop.create_future()
+        self._room.append(waiter)
         try:
-            return await answer
-        finally:
-            if self._open.pop(number, None) is not None:
-                self._free()
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._free()  # the room that was for this one is for the next
+            raise
+        return Outcome.UNDELIVERABLE if self._over else await self._sent(trigger)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Serve until the sidecar or the scheduler has enough. Raises `RpcError` for an answer to nothing."""
