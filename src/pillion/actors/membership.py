@@ -191,7 +191,7 @@ class HaltAll:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """End the stream. `Lost` need not be fed for it."""
+    """End the stream, once everything is halted: until then the server must count on us. `Lost` is not fed for it."""
 
     why: str
 
@@ -330,7 +330,7 @@ class Membership:
         return []
 
     def _give_up(self, why: str) -> list[Effect]:
-        return [Disconnect(why), *self._halt(why)]
+        return [*self._halt(why), Disconnect(why)]
 
     def _halt(self, why: str) -> list[Effect]:
         held = self.standing is not Standing.NONE or bool(self.table.rings)

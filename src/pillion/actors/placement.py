@@ -220,7 +220,7 @@ class Placement:
             case p.Disconnect(why):
                 log.warning("the stream to placement is given up: %s", why)
                 if self._link is not None:
-                    self._link.abort()
+                    self._tasks.start(self._leave(self._link), "leave")
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, None
@@ -247,6 +247,14 @@ class Placement:
         if before is not None and not before.done():
             await asyncio.wait((before,))
         await self._hosting.halt_all()
+
+    async def _halted(self) -> None:
+        if self._halting is not None:
+            await asyncio.wait((self._halting,))
+
+    async def _leave(self, link: Link) -> None:
+        await self._halted()
+        link.abort()
 
     # -- the stream ---------------------------------------------------------------------------------------------------
 
@@ -318,9 +326,7 @@ class Placement:
 
     async def _session(self, address: str) -> tuple[bool, bool]:
         """Hold one stream until it ends. Return whether its server led, and whether it is known not to lead now."""
-        if self._halting is not None:
-            await asyncio.wait((self._halting,))
-            self._halting = None
+        await self._halted()
         try:
             link = await self._dial(address)
         except LinkLost as lost:
@@ -353,6 +359,7 @@ class Placement:
         if self._meter is not None and order.operation in _ORDERS:
             self._meter.ordered(order.operation)
         if self._machine.phase is p.Phase.AWAY:
+            await self._halted()
             raise LinkLost("the stream was given up", gone=False)
         if order.operation == "lock":
             self._feed(p.Lock(order.version))
