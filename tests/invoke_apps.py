@@ -29,7 +29,7 @@ class HttpApp:
         self.port = 0
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[HttpApp]:
+    async def running(self, port: int = 0) -> AsyncIterator[HttpApp]:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("*", "/status/{code}", self._status)
         app.router.add_route("*", "/stream", self._stream)
@@ -42,7 +42,7 @@ class HttpApp:
         app.router.add_route("*", "/{rest:.*}", self._echo)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, LOCALHOST, 0)
+        site = web.TCPSite(runner, LOCALHOST, port)
         await site.start()
         self.port = runner.addresses[0][1]
         try:

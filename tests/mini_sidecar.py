@@ -78,6 +78,7 @@ class MiniSidecar:
         host_address: str = "10.0.0.1",
         max_body: int = 4 << 20,
         retry_wait_s: float = 0.01,
+        retries: int = 3,
     ) -> None:
         self.names, self.app_id, self.namespace = names, app_id, namespace
         self.app: AppChannel | None = None
@@ -94,9 +95,11 @@ class MiniSidecar:
             self.pool,
             host_address=host_address,
             host_name="host-" + app_id,
-            retry=Retry("test", 3, retry_wait_s),
+            retry=lambda: Retry("test", 3, retry_wait_s),
         )
-        self.external = External({} if endpoints is None else endpoints)
+        self.external = External(
+            {} if endpoints is None else endpoints, retry=lambda: Retry("test", retries, retry_wait_s)
+        )
         block = self.block = InvokeBlock(app_id, namespace, lambda: self.app, self.peers, self.external, policies)
         proxy = Proxy(app_id, namespace, self._open_app, self.peers, policies=policies, authorize=authorize)
         http_api = HttpApi(block.operations(), HttpSettings(api_token=api_token), block.http)

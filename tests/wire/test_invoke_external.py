@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import pytest
 import trustme
 from aiohttp import web
 from yarl import URL
@@ -15,9 +16,12 @@ from yarl import URL
 from invoke_apps import LOCALHOST, HttpApp
 from mini_sidecar import MiniSidecar, Names
 from pillion.peers.endpoints import Endpoint
+from servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from pillion.kinds.invocation import InvokePolicy
 
 
 def run(
@@ -202,3 +206,47 @@ def test_what_is_not_there() -> None:
                 assert (await got.json())["errorCode"] == "ERR_DIRECT_INVOKE"
 
     run(test)
+
+
+@pytest.mark.parametrize("as_url", [False, True])
+def test_a_server_that_opens_late(as_url: bool) -> None:
+    """Spec `runtime.md` 4.3: what could not be connected to is tried again, with any verb, since nothing was sent; not
+    when a policy targets the name, nor a body without a length.
+    """
+
+    async def whole() -> None:
+        port = free_port()
+        base = f"http://{LOCALHOST}:{port}"
+        names, endpoints = Names(), {"out": Endpoint("out", base)}
+        path = f"/v1.0/invoke/{base if as_url else 'out'}/method/m"
+        async with (
+            aiohttp.ClientSession() as client,
+            MiniSidecar(names, "patient", endpoints=endpoints, retries=10_000) as patient,
+            MiniSidecar(names, "short", endpoints=endpoints) as short,
+            MiniSidecar(names, "told", endpoints=endpoints, retries=10_000, policies=Explicit()) as told,
+        ):
+            waiting = asyncio.create_task(client.post(URL(patient.url + path, encoded=True), data=b"once"))
+            for url in (short.url, told.url):  # three times in vain, or not at all
+                async with client.post(URL(url + path, encoded=True), data=b"x") as got:
+                    assert (got.status, (await got.json())["errorCode"]) == (500, "ERR_DIRECT_INVOKE")
+
+            async def chunks() -> AsyncIterator[bytes]:
+                yield b"x"
+
+            async with client.post(URL(patient.url + path, encoded=True), data=chunks()) as got:
+                assert got.status == 500
+            assert not waiting.done()
+            async with HttpApp().running(port) as app:
+                app.gate.set()
+                async with await waiting as got:
+                    assert (await got.json())["body"] == "once"
+                assert app.calls == 1
+
+    asyncio.run(whole())
+
+
+class Explicit:
+    """Policies in which everybody is named, without any policy."""
+
+    def find(self, app_id: str, method: str) -> tuple[InvokePolicy | None, bool]:
+        return None, False

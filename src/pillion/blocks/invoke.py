@@ -203,13 +203,13 @@ class InvokeBlock:
             if app is None:
                 raise ComponentError(NO_LOCAL_APP)
             return invoke_app(app, invocation)
-        return self._outside(target, invocation)
+        return self._outside(target, invocation, built_in=built_in and invocation.fixed)
 
-    async def _outside(self, target: Target, invocation: Invocation) -> Reply:
+    async def _outside(self, target: Target, invocation: Invocation, *, built_in: bool) -> Reply:
         request = app_request(invocation)
         if target.place is Place.URL:
-            return read_response(await self._external.request_url(target.name, request))
-        return read_response(await self._external.request_endpoint(target.name, request))
+            return read_response(await self._external.request_url(target.name, request, built_in=built_in))
+        return read_response(await self._external.request_endpoint(target.name, request, built_in=built_in))
 
 
 def quoted(error: BaseException) -> str:

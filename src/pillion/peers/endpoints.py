@@ -7,24 +7,31 @@ deliberately not sent to third parties.
 from __future__ import annotations
 
 import asyncio
+import logging
+import random
 import ssl
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from pillion.errors import ComponentError
+from pillion.errors import Code, ComponentError
 from pillion.net.exchange import Request
 from pillion.net.http_client import HttpClient
+from pillion.net.http_connection import ConnectFailed
 from pillion.net.tls import client_context
+from pillion.resiliency.builtin import BUILT_IN, BuiltIn
+from pillion.resiliency.failures import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pillion.kinds.invocation import Headers
     from pillion.net.exchange import Response
     from pillion.net.middleware import Pipeline
+    from pillion.resiliency.machine import Retry
 
+log = logging.getLogger("pillion.peers")
 DIAL_TIMEOUT_S = 15.0
 MOST_REDIRECTS = 10
 MOST_CLIENTS = 256
@@ -64,30 +71,38 @@ class External:
     max_head: int = 65536
     pipeline: Pipeline | None = None
     """The middleware on the way out, None when there is none."""
+    retry: Callable[[], Retry] = lambda: BUILT_IN[BuiltIn.SERVICE]
+    """The built-in policy, which a Resiliency resource may change at any time."""
     _clients: OrderedDict[tuple[str, str, int, Endpoint | None], _Kept] = field(default_factory=OrderedDict)
     _closing: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def request_url(self, base_url: str, request: Request) -> Response:
-        """Send `request` below a URL that the caller gave; redirects are the caller's to follow."""
+    async def request_url(self, base_url: str, request: Request, *, built_in: bool = False) -> Response:
+        """Send `request` below a URL that the caller gave; redirects are the caller's to follow.
+
+        With `built_in` a server that cannot be connected to is tried again, as the built-in policy says: nothing was
+        sent then, so that nothing happens twice.
+        """
         base = base_url.rstrip("/")
         if self.pipeline is None:
-            return await self._send(base, request, None)
-        return await self.pipeline.run(request, lambda changed: self._send(base, changed, None))
+            return await self._send_at_last(base, request, None, built_in)
+        return await self.pipeline.run(request, lambda changed: self._send_at_last(base, changed, None, built_in))
 
-    async def request_endpoint(self, name: str, request: Request) -> Response:
-        """Send `request` below the base URL of a resource, whose headers overwrite the caller's; follows redirects."""
+    async def request_endpoint(self, name: str, request: Request, *, built_in: bool = False) -> Response:
+        """Send `request` below the base URL of a resource, whose headers overwrite the caller's; follows redirects.
+        `built_in` as of `request_url`.
+        """
         endpoint = self.endpoints.get(name)
         if endpoint is None:
             raise ComponentError(f"HTTPEndpoint {name} is not known any more")
         if self.pipeline is None:
-            return await self._request_endpoint(endpoint, request)
-        return await self.pipeline.run(request, lambda changed: self._request_endpoint(endpoint, changed))
+            return await self._request_endpoint(endpoint, request, built_in)
+        return await self.pipeline.run(request, lambda changed: self._request_endpoint(endpoint, changed, built_in))
 
-    async def _request_endpoint(self, endpoint: Endpoint, request: Request) -> Response:
+    async def _request_endpoint(self, endpoint: Endpoint, request: Request, built_in: bool) -> Response:
         own = {key.lower().encode(): value.encode() for key, value in endpoint.headers}
         request.headers = [pair for pair in request.headers if pair[0] not in own] + list(own.items())
         base = endpoint.base_url.rstrip("/")
-        response = await self._send(base, request, endpoint)
+        response = await self._send_at_last(base, request, endpoint, built_in)
         url = base + request.target.decode("latin-1")
         for _ in range(MOST_REDIRECTS):
             location = next((value for key, value in response.headers if key == b"location"), b"")
@@ -108,6 +123,23 @@ class External:
             response = await self._send(f"{parts.scheme}://{parts.netloc}", request, endpoint, whole_target=True)
         await _close(response)
         raise ComponentError(f"stopped after {MOST_REDIRECTS} redirects")
+
+    async def _send_at_last(self, base: str, request: Request, endpoint: Endpoint | None, built_in: bool) -> Response:
+        loop = asyncio.get_running_loop()
+        began, retries = loop.time(), 0
+        while True:
+            try:
+                return await self._send(base, request, endpoint)
+            except ConnectFailed as error:
+                retry = self.retry()
+                if not built_in or not retry.repeats(Failure(Code.UNAVAILABLE)):
+                    raise
+                wait_s = retry.wait(retries, loop.time() - began, random.random)
+                if wait_s is None:
+                    raise
+                log.debug("trying %s again: %s", base, error)
+            retries += 1
+            await asyncio.sleep(wait_s)
 
     async def _send(
         self, base: str, request: Request, endpoint: Endpoint | None, *, whole_target: bool = False

@@ -145,7 +145,10 @@ class Surface:
         # To the application, to other sidecars, to servers outside.
         self.channel = _channel(options, environment, meters, pipelines.app)
         channel = self.channel
-        self._external = External(endpoints, max_head=options.read_buffer_size * HEAD_SLACK, pipeline=pipelines.app)
+        self._external = External(
+            endpoints, max_head=options.read_buffer_size * HEAD_SLACK, pipeline=pipelines.app,
+            retry=lambda: policies.retry(BuiltIn.SERVICE),
+        )  # fmt: skip
         self._directory = Directory(resolver)
 
         def dial(address: str, target: Target) -> GrpcChannel:
