@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from pillion.kinds.conversation import (
     ToolResult,
     Usage,
 )
+from pillion.kinds.resources import ComponentResource
+from pillion.sidecar import python_files
 from pillion.testing.conversation_kit import FORM, WEATHER, ConversationKit, user
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
     from servers import Certificates
 
+EXAMPLE = Path(__file__).parents[2] / "examples/conversation"
 ENVIRONMENT = (
     "OPENAI_MODEL", "AZURE_OPENAI_MODEL", "OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_ORGANIZATION",
     "OLLAMA_MODEL", "ANTHROPIC_MODEL",
@@ -358,3 +362,14 @@ def test_tls(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> Non
         for kind in (OpenAIConversation, AnthropicConversation):
             reply = ask(made(kind, key=KEY, endpoint=server.url), user("x"))
             assert reply.choices[0].text == "You said: x"
+
+
+class TestPythonFile(ConversationKit):
+    """The example beside its YAML, loaded as a sidecar loads it."""
+
+    @asynccontextmanager
+    async def model(self) -> AsyncIterator[ConversationModel]:
+        resource = ComponentResource(
+            name="stand-in", type="conversation.python", version="v1", where=f"{EXAMPLE}/stand-in.yaml:1"
+        )
+        yield python_files.construct(resource, {"pillion.file": "stand_in.py"}, Context("stand-in"))

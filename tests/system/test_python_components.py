@@ -6,11 +6,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidecars import SidecarProcess, component
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 DOC = Path(__file__).parents[2] / "docs" / "python-components.md"
 
 
@@ -116,3 +118,31 @@ def test_several_kinds_from_one_file(folder: Path) -> None:
         assert sidecar.request("GET", "/v1.0/secrets/vault/bulk").json() == {"door": {"door": "open"}}
         answer = sidecar.post_json("/v1.0/bindings/echo", {"operation": "echo", "data": 17})
         assert (answer.status, answer.body, answer.headers["metadata.by"]) == (200, b"17", "echo")
+
+
+def test_the_example_that_converses(tmp_path: Path) -> None:
+    """`examples/conversation` as it is: rules, a tool, a form, and its settings from the YAML."""
+
+    def said(text: str, **more: object) -> Any:
+        asked = {"inputs": [{"messages": [{"ofUser": {"content": [{"text": text}]}}]}], **more}
+        answer = sidecar.post_json("/v1.0-alpha2/conversation/stand-in/converse", asked)
+        assert answer.status == 200, answer
+        return answer.json()["outputs"][0]["choices"][0]
+
+    with SidecarProcess(tmp_path, resources_path=EXAMPLES / "conversation") as sidecar:
+        assert said("how is the weather?")["message"]["content"] == "It is sunny."
+        assert said("what now?")["message"]["content"] == "what now?"
+        tool = {"function": {"name": "clock", "description": "d", "parameters": {"type": "object"}}}
+        called = said("tell me", tools=[tool], toolChoice="required")
+        assert called["finishReason"] == "tool_calls"
+        assert called["message"]["toolCalls"][0]["function"]["name"] == "clock"
+    text = (EXAMPLES / "conversation/stand-in.yaml").read_text()
+    broken = text.replace('{"weather"', "{weather").replace("stand_in.py", "broken.py")
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "broken.py").write_text((EXAMPLES / "conversation/stand_in.py").read_text())
+    (folder / "broken.yaml").write_text(broken)
+    wrong = SidecarProcess(tmp_path, "wrong", resources_path=folder).start(ready=False)
+    assert wrong.process is not None
+    assert wrong.process.wait(20) == 1
+    assert "stand-in (conversation.python/v1): answers: " in wrong.log()

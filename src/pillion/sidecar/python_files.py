@@ -20,6 +20,7 @@ from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.bindings import InputBinding, OutputBinding
 from pillion.kinds.component import decode
 from pillion.kinds.configuration import ConfigurationStore
+from pillion.kinds.conversation import ConversationModel
 from pillion.kinds.crypto import CryptoProvider
 from pillion.kinds.lock import LockStore
 from pillion.kinds.pubsub import PubSub
@@ -45,6 +46,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     "configuration.python": (ConfigurationStore,),
     "crypto.python": (CryptoProvider,),
     "lock.python": (LockStore,),
+    "conversation.python": (ConversationModel,),
     "middleware.http.python": (Middleware,),
 }
 """Component types, and the Protocols of which their class satisfies one at least."""
