@@ -96,7 +96,7 @@ class Hub:
             (names.activity(), engine.activities, None),
             (names.retentioner(), self._retentioner, None),
         ):
-            hosted.append(Hosted(actor_type, handler, idle_timeout_s=FOREVER_S, locked=False, settled=settled))  # type: ignore[arg-type]
+            hosted.append(Hosted(actor_type, handler, idle_timeout_s=FOREVER_S, locked=False, settled=settled))
         return hosted
 
     # --- requests ---
