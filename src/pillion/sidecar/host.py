@@ -198,6 +198,7 @@ class Sidecar:
         self._surface = surface
         self._stack.push_async_callback(surface.close, LISTENER_GRACE_S)
         await surface.declare(resources.subscriptions)
+        surface.workflows.declare(resources.workflow_access_policies)
         for target in (RUNTIME, *(TARGETS if self._reload is not None else ())):
             self.inbound.expect(target)
         self.outbound.expect(RUNTIME)
@@ -214,7 +215,9 @@ class Sidecar:
                 live.policies_changed()
 
             replacing = self._replacing(endpoints, components)
-            running = Running(components, surface.declare, replacing, resilience, self._restart, self.fail)
+            running = Running(
+                components, surface.declare, replacing, resilience, surface.workflows.declare, self._restart, self.fail
+            )
             self._reload.follow(resources, config, running, self.inbound)
         self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
 

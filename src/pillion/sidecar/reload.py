@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
     from pillion.blocks.health import Readiness
     from pillion.kinds.config import Configuration
-    from pillion.kinds.resources import ComponentResource, HTTPEndpointResource, SubscriptionResource
+    from pillion.kinds.resources import (
+        ComponentResource,
+        HTTPEndpointResource,
+        SubscriptionResource,
+        WorkflowAccessPolicyResource,
+    )
     from pillion.sidecar.components import Components
     from pillion.sidecar.load import Resources
 
@@ -89,6 +94,7 @@ class Running:
     declare: Callable[[Sequence[SubscriptionResource]], Awaitable[None]]
     endpoints: Callable[[Sequence[HTTPEndpointResource]], Awaitable[None]]
     policies: Callable[[Resources], None]
+    access: Callable[[Sequence[WorkflowAccessPolicyResource]], None]
     restart: Callable[[], None] | None
     fail: Callable[[Exception], None]
 
@@ -203,6 +209,9 @@ class Reload:
         if (resources.resiliencies, resources.fault_injections) != (before.resiliencies, before.fault_injections):
             self._running.policies(resources)
             log.info("Resiliency changed: there are %d", len(resources.resiliencies))
+        if resources.workflow_access_policies != before.workflow_access_policies:
+            self._running.access(resources.workflow_access_policies)
+            log.info("WorkflowAccessPolicies changed: there are %d", len(resources.workflow_access_policies))
         await self._components(resources.components, complete)
         if resources.http_endpoints != before.http_endpoints:
             await self._running.endpoints(resources.http_endpoints)

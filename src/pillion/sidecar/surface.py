@@ -69,6 +69,7 @@ from pillion.sidecar.actors import ActorRuntime
 from pillion.sidecar.holding import holding_for
 from pillion.sidecar.loading import category
 from pillion.sidecar.scheduling import Scheduling
+from pillion.sidecar.workflows import WorkflowRuntime
 from pillion.tasks import Tasks
 from pillion.wire.durations import render_duration
 from pillion.wire.h2_limits import Limits
@@ -211,6 +212,12 @@ class Surface:
         )  # fmt: skip
         live.actors_changed = self.actors.component_changed
 
+        # Workflows, which live in actors of their own.
+        self.workflows = WorkflowRuntime(
+            options, config, namespace=namespace, actors=self.actors, scheduler=scheduler, meters=meters,
+            address=f"{host}:{internal_port}",
+        )  # fmt: skip
+
         # The blocks and their rows.
         self._configuration = ConfigurationBlock(
             live.configurations, lambda: channel, live.updates, timed=meters.of("configuration")
@@ -248,6 +255,7 @@ class Surface:
             *JobsBlock(app_id, namespace, scheduler).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
             *self.actors.operations(),
+            *self.workflows.operations(),
             *invoke.operations(),
             *metadata,
             *health,
@@ -368,6 +376,7 @@ class Surface:
         await asyncio.gather(
             self.end_messages(grace_s), self._configuration.close(grace_s), self._outbox.close(grace_s)
         )
+        await self.workflows.close()
         await self.actors.halt()
 
     async def close(self, grace_s: float) -> None:
