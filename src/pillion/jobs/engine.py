@@ -127,6 +127,7 @@ class Engine(Steering):
         self._until = 0.0
         self._certain = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._closing = False
         self._tasks = Tasks(f"scheduler {member.id}")
         self._save, self._load, self._renew = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -342,10 +343,10 @@ class Engine(Steering):
         at = loop.time() + wait
         timer = self._timer
         if timer is not None:
-            if timer.when() <= at:
+            if self._timer_at <= at:  # not `timer.when()`: a time that has come makes uvloop a handle without one
                 return
             timer.cancel()
-        self._timer = loop.call_at(at, self._turn)
+        self._timer, self._timer_at = loop.call_at(at, self._turn), at
 
     def _turn(self) -> None:
         """Fire what is due, a bounded number at a time, while it is certain that it is ours."""
