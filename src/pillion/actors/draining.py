@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pillion.actors")
 
-BESIDE = 16
+BESIDE = 64
 """Deactivations of one type that run at the same time."""
 CUT_S = 1.0
 """What a turn that was cut gets to clean up behind itself."""

@@ -429,8 +429,10 @@ class ActorHost:
             self._refresh()
 
     def _refresh(self) -> None:
+        if self._closed:
+            return
         effective: dict[str, Hosted] = {}
-        if self._has_store and not self._closed:
+        if self._has_store:
             for types in self._wanted.values():
                 effective |= types
         withdrawn = []
