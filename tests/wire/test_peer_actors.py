@@ -11,7 +11,7 @@ from actor_cluster import Cluster, Tales, hosted
 from pillion.errors import Code
 from pillion.kinds.actors import ActorCall, ActorReply, AppRefused, MethodMissing, Moved, Owner, RemoteFailure, Tick
 from pillion.net import listen
-from pillion.net.exchange import Method, RpcError, ServerCall
+from pillion.net.exchange import Method, RpcError, ServerCall, Unary
 from pillion.net.grpc_client import Channel
 from pillion.net.h2_server import H2Server
 from pillion.peers.actors import CALL_ACTOR, PeerActors
@@ -32,7 +32,7 @@ class Methods:
 
     def __init__(self, actors: InternalActors) -> None:
         self.methods = actors.methods()
-        self.answer: Callable[[ServerCall, bytes], Awaitable[bytes]] | None = None
+        self.answer: Unary | None = None
 
     def find(self, method: str, metadata: Metadata) -> Method | None:
         if self.answer is not None and method == CALL_ACTOR:
