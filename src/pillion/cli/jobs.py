@@ -108,8 +108,8 @@ def rfc3339(seconds: float | None) -> str:
     """Return seconds since 1970 as RFC 3339 in UTC, with as many digits as there are; "" for None."""
     if seconds is None:
         return ""
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
-    return re.sub(r"\.?0+\+00:00$", "", text) + "Z" if "." in text else text.replace("+00:00", "Z")
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return text.rstrip("0").rstrip(".") + "Z"
 
 
 # --- documents -----------------------------------------------------------------------------------------------------

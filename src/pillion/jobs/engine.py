@@ -253,6 +253,10 @@ class Engine(Steering):
             self._answered(entry, Outcome.UNDELIVERABLE)
         self._arm()
 
+    def gates(self) -> dict[str, tuple[int, int]]:
+        """How many triggers are inside each concurrency gate, and how many wait, by its key."""
+        return self._gates.standing()
+
     # -- what changes rows; memory follows what is durable
 
     def _begin(self, key: str) -> None:

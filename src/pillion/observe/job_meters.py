@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from pillion.kinds.jobs import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from pillion.observe.metrics import Registry
 
 OPERATION = "job_trigger_op"
@@ -26,9 +28,14 @@ class JobMeter:
 
 
 class SchedulerMeter:
-    """What a scheduler registers, fires and serves. `kind` is "job", "actor" or "unknown"."""
+    """What a scheduler registers, fires and serves. `kind` is "job", "actor" or "unknown".
+
+    `gates`, once it is set, tells how many triggers are inside each concurrency gate, and how many wait.
+    """
 
     def __init__(self, registry: Registry) -> None:
+        self.gates: Callable[[], Mapping[str, tuple[int, int]]] = dict
+        registry.collect(self._measure)
         self._sidecars = registry.number("scheduler_sidecars_connected")
         self._created = registry.number("scheduler_jobs_created_total")
         self._not_created = registry.number("scheduler_jobs_created_failed_total")
@@ -38,8 +45,21 @@ class SchedulerMeter:
         self._failed = registry.number("scheduler_jobs_failed_total")
         self._undelivered = registry.number("scheduler_jobs_undelivered_total")
         self._latency = registry.histogram("scheduler_trigger_latency")
+        self._inside = registry.number("scheduler_concurrency_inflight")
+        self._pending = registry.number("scheduler_concurrency_pending")
         self._throttled = registry.number("scheduler_concurrency_throttled_total")
         self._errors = registry.number("scheduler_sidecar_errors_total")
+
+    def _measure(self) -> str:
+        """Look at the gates when somebody asks for the metrics; one that is gone stands at 0."""
+        standing = self.gates()
+        for family, at in ((self._inside, 0), (self._pending, 1)):
+            for (key,), series in family.series.items():
+                if key not in standing:
+                    series.value = 0
+            for key, counts in standing.items():
+                family.child(key).value = counts[at]
+        return ""
 
     def created(self, kind: str) -> None:
         self._created.child(kind).value += 1
