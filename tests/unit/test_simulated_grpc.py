@@ -116,8 +116,8 @@ def test_both_ends_learn_of_a_break(fate: str) -> None:
         case "killed client":
             two.kill()
         case "cut":
-            network.cut.add(frozenset(("one", "two")))
-            world.later(60, lambda: network.cut.clear())
+            network.cut("one", "two")
+            world.later(60, network.mend)
         case _:
             one.pause()
             world.later(30, one.resume)

@@ -4,10 +4,10 @@
     network.serve("10.0.0.1:50005", host_one, service)          # any `GrpcService`
     channel = network.channel(host_two, "10.0.0.1:50005")       # a `GrpcChannel` as drivers get from their `dial`
 
-Messages of one call arrive in order, as TCP has it, each a while later. A call breaks when its pair of hosts is cut
-apart, when an end is dead or stands still longer than keepalive allows, and now and then by chance: then each end
-learns of it at a time of its own, with what was on its way lost. A break is UNAVAILABLE to the client, and a cancelled
-handler to the server.
+Messages of one call arrive in order, as TCP has it, each a while later. Now and then a connection is reset: both ends
+learn of it soon. An end that is cut off, or whose peer is dead or stands still, learns of it by keepalive, `notice_s`
+seconds after the last word. What was on its way is lost. A break is UNAVAILABLE to the client, and a cancelled handler
+to the server.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pillion.net.exchange import ClientStream, GrpcChannel, GrpcService, Metadata
     from pillion.testing.simulation import Host, World
 
+LOOK_S = 0.5
+"""How often both ends look whether they have heard of each other."""
 _ORDER_S = 1e-6
 """What lies between two messages that would arrive at the same moment."""
 
@@ -32,8 +34,8 @@ _ORDER_S = 1e-6
 class Network:
     """The wires and who listens at their ends.
 
-    `delay_s` is the range of a message's time, `breaking` the chance that a message breaks its call instead. Keepalive
-    notices after `notice_s`.
+    `delay_s` is the range of a message's time, `breaking` the chance that a message resets its call instead; `notice_s`
+    is the range of the time after which keepalive notices silence.
     """
 
     def __init__(
@@ -42,13 +44,13 @@ class Network:
         *,
         delay_s: tuple[float, float] = (0.0002, 0.01),
         breaking: float = 0.0,
-        notice_s: float = 5.0,
+        notice_s: tuple[float, float] = (3.0, 5.0),
     ) -> None:
         self.world = world
         self.delay_s = delay_s
         self.breaking = breaking
         self.notice_s = notice_s
-        self.cut: set[frozenset[str]] = set()
+        self._cut: dict[frozenset[str], float] = {}
         self._servers: dict[str, tuple[Host, GrpcService]] = {}
 
     def serve(self, address: str, host: Host, service: GrpcService) -> None:
@@ -62,8 +64,24 @@ class Network:
         found = self._servers.get(address)
         return found if found is not None and found[0].alive else None
 
-    def is_cut(self, one: Host, other: Host) -> bool:
-        return frozenset((one.name, other.name)) in self.cut
+    def cut(self, one: str, other: str) -> None:
+        """Let nothing pass between two hosts from now on."""
+        self.world.tell(f"{one} and {other} are cut apart")
+        self._cut.setdefault(frozenset((one, other)), self.world.now)
+
+    def mend(self) -> None:
+        """Let everything pass again."""
+        if self._cut:
+            self.world.tell("the network is whole again")
+        self._cut.clear()
+
+    def cut_since(self, one: Host, other: Host) -> float | None:
+        return self._cut.get(frozenset((one.name, other.name)))
+
+    def silent_since(self, listener: Host, other: Host) -> float | None:
+        """Since when `listener` can have heard nothing of `other`, None when it can."""
+        known = [since for since in (other.still_since, self.cut_since(listener, other)) if since is not None]
+        return min(known, default=None)
 
 
 class _Channel:
@@ -115,9 +133,11 @@ class _Call:
         self.target: Host | None = None
         self.ended: Callable[[_Call], object] = lambda call: None
         self.over = False
+        self._gone = False
         self._arrival = {"up": 0.0, "down": 0.0}
         self.client = _Client(self)
         self.server: _Server | None = None
+        self.notice_s = network.world.random.uniform(*network.notice_s)
         self._timer: asyncio.TimerHandle | None = None
         if timeout_s is not None:
             self._timer = source.loop.call_later(timeout_s, self._late)
@@ -126,35 +146,30 @@ class _Call:
     def _connect(self, address: str, method: str, metadata: Metadata, timeout_s: float | None) -> None:
         def arrive() -> None:
             found = self.network.find(address)
-            if found is None or self.network.is_cut(self.source, found[0]):
-                self._to_client(lambda: self.client.end(RpcError(Code.UNAVAILABLE, f"{address} cannot be reached")))
+            if found is None:
+                refused = RpcError(Code.UNAVAILABLE, f"{address} cannot be reached: connection refused")
+                self._later("down", lambda: self._at_client(lambda: self.client.end(refused)))
+                return
+            if self.network.cut_since(self.source, found[0]) is not None:
+                late = RpcError(Code.UNAVAILABLE, f"{address} cannot be reached: timed out")
+                self.world.later(self.notice_s, lambda: self._at_client(lambda: self.client.end(late)))
                 return
             self.target, service = found
             self.server = _Server(self, method, metadata, timeout_s, self.target)
             self.target.call(self.server.begin, service)
 
         self._later("up", arrive)
-        self.world.later(self.network.notice_s, self._look)
+        self.world.later(LOOK_S, self._look)
 
     # -- between the ends
 
     def up(self, act: Callable[[], None]) -> None:
         """Let something reach the server."""
-
-        def arrive() -> None:
-            if self.target is not None and self.target.alive and not self._broken():
-                self.target.call(act)
-
-        self._later("up", arrive)
+        self._later("up", lambda: self._at_server(act))
 
     def down(self, act: Callable[[], None]) -> None:
         """Let something reach the client."""
-
-        def arrive() -> None:
-            if not self._broken():
-                self._to_client(act)
-
-        self._later("down", arrive)
+        self._later("down", lambda: self._at_client(act))
 
     def finish(self) -> None:
         """The client has its end: nothing more is of interest."""
@@ -163,54 +178,60 @@ class _Call:
             self._timer.cancel()
         self.ended(self)
 
+    def silence(self) -> float:
+        """Seconds since the server can have heard of the client."""
+        assert self.target is not None
+        since = self.network.silent_since(self.target, self.source)
+        return 0.0 if since is None else self.world.now - since
+
     def _later(self, way: str, arrive: Callable[[], None]) -> None:
         network, world = self.network, self.world
         if network.breaking and world.random.random() < network.breaking:
-            self._break()
-        delay = world.random.uniform(*network.delay_s)
-        at = max(world.now + delay, self._arrival[way] + _ORDER_S)
+            self._reset()
+        if self._gone:
+            return
+        at = max(world.now + world.random.uniform(*network.delay_s), self._arrival[way] + _ORDER_S)
         self._arrival[way] = at
-        world.later(at - world.now, arrive)
+        world.later(at - world.now, lambda: None if self._gone else arrive())
 
-    def _to_client(self, act: Callable[[], None]) -> None:
-        if self.source.alive:
+    def _at_client(self, act: Callable[[], None]) -> None:
+        if self.source.alive and (self.target is None or self.network.cut_since(self.source, self.target) is None):
             self.source.call(act)
 
-    def _broken(self) -> bool:
-        if self.target is not None and self.network.is_cut(self.source, self.target):
-            self._break()
-        return self._is_broken
+    def _at_server(self, act: Callable[[], None]) -> None:
+        target = self.target
+        if target is not None and target.alive and self.network.cut_since(self.source, target) is None:
+            target.call(act)
 
-    _is_broken = False
-
-    def _break(self) -> None:
-        """The connection is gone; each end notices in its own time."""
-        if self._is_broken or self.over:
+    def _reset(self) -> None:
+        """The connection is gone, and both ends hear of it."""
+        if self._gone:
             return
-        self._is_broken = True
-        world, most = self.world, self.network.notice_s
-        error = RpcError(Code.UNAVAILABLE, "the connection broke")
-        world.later(world.random.uniform(0, most), lambda: self._to_client(lambda: self.client.end(error)))
-        world.later(world.random.uniform(0, most), self._drop_server)
+        self._gone, world = True, self.world
+        world.later(world.random.uniform(*self.network.delay_s), lambda: self._at_client(self._broken_client))
+        world.later(world.random.uniform(*self.network.delay_s), lambda: self._at_server(self._cancel_server))
 
-    def _drop_server(self) -> None:
-        if self.server is not None and self.server.host.alive:
-            self.server.host.call(self.server.drop)
+    def _broken_client(self) -> None:
+        self.client.end(RpcError(Code.UNAVAILABLE, "the connection broke"))
 
     def _look(self) -> None:
-        """What keepalive does: notice an end that does not answer any more."""
-        server_over = self.server is None or self.server.over
-        if self._is_broken or (self.over and server_over):
+        """What keepalive does at both ends: notice a peer that is silent for too long, and close; the peer hears of
+        that when it can."""
+        world, target, server = self.world, self.target, self.server
+        if (self.over or not self.source.alive) and (server is None or server.over or not server.host.alive):
             return
-        target = self.target
-        gone = target is not None and (not target.alive or target.paused or self.network.is_cut(self.source, target))
-        if gone or not self.source.alive or self.source.paused:
-            self._break()
-            if self.over:  # the client left in order, but its word cannot reach the server any more
-                self._is_broken = True
-                self._drop_server()
-            return
-        self.world.later(self.network.notice_s, self._look)
+        if target is not None:
+            quiet = self.network.silent_since(self.source, target)
+            if quiet is not None and world.now - quiet >= self.notice_s and self.source.alive and not self.over:
+                self._gone = True
+                self.source.call(self._broken_client)
+                self._at_server(self._cancel_server)
+            quiet = self.network.silent_since(target, self.source)
+            if quiet is not None and world.now - quiet >= self.notice_s and target.alive:
+                self._gone = True
+                target.call(self._cancel_server)
+                self._at_client(self._broken_client)
+        world.later(LOOK_S, self._look)
 
     def _late(self) -> None:
         self.client.end(RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"))
@@ -417,6 +438,10 @@ class _Server:
     async def send_last(self, message: bytes) -> None:
         await self.send(message)
         self._end(None)
+
+    def silence(self) -> float:
+        """Seconds since this end can have heard of the other."""
+        return self._call.silence()
 
     def first(self, name: str) -> str | bytes | None:
         return next((value for key, value in self.metadata if key == name), None)

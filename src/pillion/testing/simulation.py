@@ -154,6 +154,8 @@ class Host:
         self.offset_s = offset_s
         self.rate = rate
         self.born = world.now
+        self.still_since: float | None = None
+        """Since when it has not run, in the world's time: dead or paused."""
         self.ready: deque[asyncio.Handle] = deque()
         self.queued = False
 
@@ -171,6 +173,7 @@ class Host:
         """End the host between two callbacks, as `kill -9` does: nothing of it runs any more."""
         self.world.tell(f"{self.name} is killed")
         self.alive = False
+        self.still_since = self.world.now
         self.ready.clear()
         self.world._forget(self)
 
@@ -178,11 +181,13 @@ class Host:
         """Stop the host, as SIGSTOP does; what comes meanwhile waits."""
         self.world.tell(f"{self.name} is paused")
         self.paused = True
+        self.still_since = self.world.now
         self.world._forget(self)
 
     def resume(self) -> None:
         self.world.tell(f"{self.name} goes on")
         self.paused = False
+        self.still_since = None
         if self.ready:
             self.world._runs(self)
 
