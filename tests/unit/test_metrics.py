@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pillion.errors import Code
 from pillion.kinds.config import LabelRule, Metric, MetricRule
-from pillion.net.exchange import Request, Response
+from pillion.net.exchange import Request, Response, RpcError, UnaryReply
 from pillion.observe import http_meters
+from pillion.observe.grpc_meters import CountedChannel, client
 from pillion.observe.meters import Meters, untimed
 from pillion.observe.metrics import LONGEST_VALUE, OTHER, Registry
 from pillion.observe.paths import Labels, fold
@@ -18,6 +20,8 @@ from pillion.observe.rows import LATENCIES_MS, ROWS, SIZES_BYTES, Kind
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from pillion.net.exchange import ClientStream, Metadata
 
 
 def _registry(**more: object) -> Registry:
@@ -237,3 +241,36 @@ def test_only_the_current_state_of_a_breaker_is_one() -> None:
     assert next(iter(registry.number("resiliency_cb_state").series))[:5] == (
         "app", "policies", "circuitbreaker", "prod", "outbound",
     )  # fmt: skip
+
+
+def test_unary_calls_of_other_sidecars_are_counted_and_streams_are_not() -> None:
+    class Peer:
+        async def unary(
+            self, method: str, request: bytes, *, metadata: Metadata | None = None, timeout_s: float | None = None
+        ) -> UnaryReply:
+            if request == b"fail":
+                raise RpcError(Code.UNAVAILABLE, "gone")
+            return UnaryReply(b"four")
+
+        def stream(
+            self, method: str, *, metadata: Metadata | None = None, timeout_s: float | None = None
+        ) -> ClientStream:
+            raise NotImplementedError(method)
+
+        async def close(self) -> None:
+            raise ConnectionError
+
+    counts = _registry()
+    channel = CountedChannel(Peer(), client(counts))
+    assert asyncio.run(channel.unary("/s/CallActor", b"ask")).message == b"four"
+    with pytest.raises(RpcError):
+        asyncio.run(channel.unary("/s/CallActor", b"fail"))
+    with pytest.raises(NotImplementedError):
+        channel.stream("/s/CallLocalStream")
+    with pytest.raises(ConnectionError):
+        asyncio.run(channel.close())
+    text = "\n".join(_text(counts))
+    for status in ("OK", "Unavailable"):
+        labels = f'app_id="app",grpc_client_method="/s/CallActor",grpc_client_status="{status}"'
+        assert f"dapr_grpc_io_client_completed_rpcs{{{labels}}} 1" in text
+    assert 'dapr_grpc_io_client_received_bytes_per_rpc_sum{app_id="app",grpc_client_method="/s/CallActor"} 4' in text

@@ -19,6 +19,7 @@ from pillion.kinds.message_timing import undelayed
 from pillion.kinds.pubsub import Rejected, Withheld
 from pillion.kinds.rules import RuleError, choose
 from pillion.kinds.topics import Event, Unprocessed, Verdict
+from pillion.repeats import Repeats
 from pillion.resiliency.failures import Refused
 from pillion.wire import trace
 from pillion.wire.cloudevents import CHEAP_PARSE, NotAnEvent, binary_event, expired, parse, recognise, wrap_raw
@@ -123,11 +124,12 @@ def decide(plan: Plan, delivery: Delivery, now: float, new_id: Identifiers) -> t
 class DeadLetters:
     """The last resort of one subscription: another topic, or none."""
 
-    __slots__ = ("_broker", "topic")
+    __slots__ = ("_broker", "_repeats", "topic")
 
-    def __init__(self, broker: Broker, topic: str) -> None:
+    def __init__(self, broker: Broker, topic: str, repeats: Repeats) -> None:
         self._broker = broker
         self.topic = topic
+        self._repeats = repeats
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
         """Publish a message as it came to the dead-letter topic; raises `Rejected` when that fails too."""
@@ -141,7 +143,7 @@ class DeadLetters:
         except (ComponentError, TimeoutError) as error:
             log.error("a message of topic %s could not go to dead-letter topic %s: %s", delivery.topic, topic, error)
             raise Rejected(f"dead-letter topic {topic}: {described(error)}") from error
-        log.warning("a message of topic %s went to dead-letter topic %s: %s", delivery.topic, topic, reason)
+        self._repeats.warning("a message of topic %s went to dead-letter topic %s: %s", delivery.topic, topic, reason)
 
 
 class Carrier:
@@ -151,7 +153,8 @@ class Carrier:
         self, broker: Broker, plan: Plan, *, clock: Clock, new_id: Identifiers, meter: Meter | None = None
     ) -> None:
         self.plan = plan
-        self.dead = DeadLetters(broker, plan.subscription.dead_letter)
+        self._repeats = Repeats(log)
+        self.dead = DeadLetters(broker, plan.subscription.dead_letter, self._repeats)
         self.broker = broker
         self._closing = False
         self._clock = clock
@@ -168,6 +171,7 @@ class Carrier:
     def begin_close(self) -> None:
         """From now on new messages, and those that fail, are withheld; nobody waits for another attempt."""
         self._closing = True
+        self._repeats.flush()
         for task in self._resting:
             self._woken.add(task)
             task.cancel()
@@ -219,7 +223,7 @@ class Carrier:
             log.error("a message of topic %s cannot be delivered and is refused: %s", delivery.topic, reason)
             raise Rejected(reason)
         else:
-            log.warning("a message of topic %s is dropped: %s", delivery.topic, reason)
+            self._repeats.warning("a message of topic %s is dropped: %s", delivery.topic, reason)
         return "drop"
 
     async def dropped(self, delivery: Delivery) -> str:
@@ -227,7 +231,7 @@ class Carrier:
         if self.dead.topic:
             await self.dead.bury(delivery, "the application dropped it")
         else:
-            log.warning("a message of topic %s was dropped by the application", delivery.topic)
+            self._repeats.warning("a message of topic %s was dropped by the application", delivery.topic)
         return "drop"
 
     async def refused(self, delivery: Delivery, error: Exception) -> str:
@@ -239,9 +243,10 @@ class Carrier:
         if self.dead.topic and not held:
             await self.dead.bury(delivery, described(error))
             return "drop"
-        log.log(
-            logging.INFO if held else logging.WARNING, "a message of topic %s is refused: %s", delivery.topic, error
-        )
+        if held:
+            log.info("a message of topic %s is refused: %s", delivery.topic, error)
+        else:
+            self._repeats.warning("a message of topic %s is refused: %s", delivery.topic, error)
         raise Rejected(described(error)) from error
 
     def count(self, status: str, started: float) -> None:

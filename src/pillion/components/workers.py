@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pillion.kinds.pubsub import Delivery, Rejected
+from pillion.repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -62,6 +63,7 @@ class Workers(Generic[D]):
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._watch: asyncio.TimerHandle | None = None
+        self._repeats = Repeats(log)
 
     @property
     def held(self) -> int:
@@ -101,6 +103,7 @@ class Workers(Generic[D]):
 
     def stop(self) -> None:
         """End the workers; what is still in a handler is cut short."""
+        self._repeats.flush()
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -145,7 +148,7 @@ class Workers(Generic[D]):
             if not slot.overdue:
                 raise
             outcome = Outcome.OVERDUE
-            log.warning("the handler of topic %s took longer than %g s", delivery.topic, self._timeout_s)
+            self._repeats.warning("the handler of topic %s took longer than %g s", delivery.topic, self._timeout_s)
         except Exception:
             outcome = Outcome.REJECTED
             log.exception("the handler of topic %s failed", delivery.topic)

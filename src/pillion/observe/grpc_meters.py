@@ -1,4 +1,4 @@
-"""What is counted of gRPC: calls served, calls of the application (spec `runtime.md` 6.1).
+"""What is counted of gRPC: calls served, calls of the application and of other sidecars (spec `runtime.md` 6.1).
 
 Unary calls are counted by their method; streams only where they are proxied for an application, as in the reference.
 """
@@ -14,7 +14,7 @@ from pillion.net.exchange import Method, RpcError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pillion.net.exchange import Metadata, ServerCall, Streaming, UnaryReply
+    from pillion.net.exchange import GrpcChannel, Metadata, ServerCall, Streaming, UnaryReply
     from pillion.observe.metrics import Family, Histogram, Registry
 
     CallUnary = Callable[[str, bytes, Metadata | None, float | None], Awaitable[UnaryReply]]
@@ -102,8 +102,28 @@ class ServerMeter:
         return streaming
 
 
+class CountedChannel:
+    """A channel to another sidecar whose unary calls are counted; streams there carry invocations, which are not."""
+
+    def __init__(self, channel: GrpcChannel, wrap: Callable[[CallUnary], CallUnary]) -> None:
+        def call(
+            method: str, message: bytes, metadata: Metadata | None, timeout_s: float | None
+        ) -> Awaitable[UnaryReply]:
+            return channel.unary(method, message, metadata=metadata, timeout_s=timeout_s)
+
+        self._unary = wrap(call)
+        self.stream = channel.stream
+        self.close = channel.close
+
+    async def unary(
+        self, method: str, request: bytes, *, metadata: Metadata | None = None, timeout_s: float | None = None
+    ) -> UnaryReply:
+        """As of the channel."""
+        return await self._unary(method, request, metadata, timeout_s)
+
+
 def client(registry: Registry) -> Callable[[CallUnary], CallUnary]:
-    """Return what wraps unary calls of an application."""
+    """Return what wraps unary calls: of an application, of other sidecars."""
     latency = registry.histogram("grpc_io_client_roundtrip_latency")
     sizes = (
         registry.histogram("grpc_io_client_received_bytes_per_rpc"),

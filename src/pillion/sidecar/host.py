@@ -140,7 +140,7 @@ class Sidecar:
         config = self._configuration()
         telemetry = Telemetry(options, config, self.environment)
         self._stack.push_async_callback(telemetry.close)
-        await telemetry.open()
+        await telemetry.open(self.inbound)
         meters = telemetry.meters
         self._reload = self._watch_files() if config.enabled(FEATURE) else None
         resources = self._resources()

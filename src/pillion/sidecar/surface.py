@@ -49,6 +49,7 @@ from pillion.net.http_client import HttpClient
 from pillion.net.http_server import HttpServer
 from pillion.observe.binding_delivery import TracedBindings
 from pillion.observe.delivery import TracedTopics
+from pillion.observe.grpc_meters import CountedChannel
 from pillion.observe.job_meters import JobMeter
 from pillion.observe.logs import ApiLog
 from pillion.peers.client import PeerClient
@@ -153,7 +154,8 @@ class Surface:
         self._directory = Directory(resolver)
 
         def dial(address: str, target: Target) -> GrpcChannel:
-            return Channel(address, max_receive=_no_limit(options.max_body_size), options=PEER_POOL)
+            opened = Channel(address, max_receive=_no_limit(options.max_body_size), options=PEER_POOL)
+            return opened if meters.grpc_client is None else CountedChannel(opened, meters.grpc_client)
 
         pool = Pool(dial)
         self._peers = PeerClient(

@@ -24,6 +24,7 @@ from pillion.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pillion.blocks.health import Readiness
     from pillion.kinds.config import Configuration
     from pillion.net.exchange import HttpService
     from pillion.observe.tracing import Span
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pillion.sidecar.flags import Options
 
 log = logging.getLogger("pillion.sidecar")
+METRICS = "metrics-exporter"
+"""The health target (spec `runtime.md` 1.7)."""
 GRACE_S = 1.0
 """How long a scrape may go on once the sidecar stops."""
 
@@ -63,15 +66,20 @@ class Telemetry:
         self._stack = AsyncExitStack()
         self._tasks = Tasks("telemetry")
 
-    async def open(self) -> None:
-        """Listen on the ports that are switched on, and make ready to send spans. Raises `ConfigError`."""
+    async def open(self, readiness: Readiness) -> None:
+        """Listen on the ports that are switched on, and make ready to send spans. Raises `ConfigError`.
+
+        The health target of metrics becomes ready also when their port is taken: the sidecar works without.
+        """
         options = self._options
         self._stack.push_async_callback(self._tasks.close)
         self._trace()
         if options.enable_metrics:
+            readiness.expect(METRICS)
             await self._serve(
                 "metrics", MetricsApi(self.registry), (options.metrics_listen_address,), options.metrics_port
             )
+            readiness.ready(METRICS)
         if options.enable_profiling:
             where = options.dapr_listen_addresses or ("",)
             await self._serve("profiles", ProfilingApi(), where, options.profile_port)
