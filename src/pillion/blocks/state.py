@@ -189,18 +189,30 @@ class StateBlock:
     def _set_request(
         self, store: Store, item: object, shared: dict[str, str], *, named: bool = True, may_be_empty: bool = False
     ) -> Set:
-        fields = _fields(item)
-        key = _text(fields, "key")
+        if item is not None and not isinstance(item, dict):
+            raise _no_object(item)
+        key = etag = content_type = concurrency = consistency = ""
+        value: object = None
+        metadata = shared
+        for given, part in (item or {}).items():
+            name = given.lower()
+            if name == "key":
+                key = _string(part, name)
+            elif name == "value":
+                value = part
+            elif name == "etag":
+                etag = _string(part, name)
+            elif name == "metadata":
+                metadata = {**_strings(part), **shared}
+            elif name == "options":
+                concurrency, consistency = _options(part)
+            elif name == "contenttype":
+                content_type = _string(part, name)
         if not key and not may_be_empty:
             raise ApiError(faults.EMPTY_KEY)
-        metadata = _metadata(fields)
-        if shared:
-            metadata = {**metadata, **shared}
-        concurrency, consistency = _options(fields)
-        value = orjson.dumps(fields.get("value"), option=orjson.OPT_SORT_KEYS)
         return Set(
-            self._stores.key(store, key, http=True, named=named), value, _text(fields, "etag") or None, concurrency,
-            consistency, metadata, _text(fields, "contenttype"), is_json=True,
+            self._stores.key(store, key, http=True, named=named), orjson.dumps(value, option=orjson.OPT_SORT_KEYS),
+            etag or None, concurrency, consistency, metadata, content_type, True,
         )  # fmt: skip
 
     async def delete(self, call: HttpCall) -> Response:
@@ -276,7 +288,7 @@ class StateBlock:
         if kind != "delete":
             raise ApiError(faults.UNKNOWN_OPERATION, operation=kind)
         inner = _fields(request)
-        concurrency, consistency = _options(inner)
+        concurrency, consistency = _options(inner.get("options"))
         key = self._stores.key(store, _text(inner, "key"), http=True, named=False)
         return Delete(key, _text(inner, "etag") or None, concurrency, consistency, {**_metadata(inner), **shared})
 
@@ -427,12 +439,19 @@ def _fields(item: object) -> dict[str, Any]:
     if item is None:
         return {}
     if not isinstance(item, dict):
-        raise ValueError(f"json: cannot unmarshal {_kind(item)} where an object is expected")
+        raise _no_object(item)
     return {name.lower(): value for name, value in item.items()}
 
 
+def _no_object(item: object) -> ValueError:
+    return ValueError(f"json: cannot unmarshal {_kind(item)} where an object is expected")
+
+
 def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
+    return _string(fields.get(name), name)
+
+
+def _string(value: object, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -441,7 +460,10 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, str]:
-    value = fields.get("metadata")
+    return _strings(fields.get("metadata"))
+
+
+def _strings(value: object) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
@@ -449,8 +471,8 @@ def _metadata(fields: dict[str, Any]) -> dict[str, str]:
     return dict(value)
 
 
-def _options(fields: dict[str, Any]) -> tuple[str, str]:
-    options = _fields(fields.get("options"))
+def _options(item: object) -> tuple[str, str]:
+    options = _fields(item)
     if not options:
         return "", ""
     return _text(options, "concurrency"), _text(options, "consistency")

@@ -47,6 +47,8 @@ LEVEL = 1
 """Migrations that this layout stands for; kept as text in the metadata table under `migrations`."""
 
 _ALIVE = "(expiration_time IS NULL OR expiration_time > CURRENT_TIMESTAMP)"
+_ROWS = (64, 32, 16, 8, 4, 2, 1)
+"""Numbers of values that one INSERT writes: each statement hands the interpreter over to other threads once."""
 _CHUNKS = (1, 8, 64, 512)
 """Numbers of keys that one SELECT asks for: few different statements, so that each stays prepared."""
 
@@ -92,11 +94,12 @@ class _Write:
 
     @classmethod
     def of(cls, operation: Operation) -> _Write:
-        check_options(operation.concurrency, operation.consistency)
+        if operation.concurrency or operation.consistency:
+            check_options(operation.concurrency, operation.consistency)
         etag = operation.etag or None
         if isinstance(operation, Delete):
             return cls(operation.key, None, False, etag, False, None)
-        ttl = ttl_of(operation.metadata)
+        ttl = ttl_of(operation.metadata) if operation.metadata else None
         value = escaped(operation.value) if operation.is_json else base64.b64encode(operation.value)
         return cls(
             operation.key,
@@ -106,6 +109,16 @@ class _Write:
             operation.concurrency == "first-write",
             ttl if ttl and ttl > 0 else None,
         )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this overwrites whatever is there."""
+        return self.value is not None and self.etag is None and not self.first_write
+
+    @property
+    def expiry(self) -> str | None:
+        """The modifier of `datetime` that tells when the value goes."""
+        return None if self.ttl_s is None else f"+{self.ttl_s} seconds"
 
 
 class SqliteState:
@@ -138,14 +151,16 @@ class SqliteState:
         )
         self._level = f"SELECT value FROM {metadata} WHERE key = 'migrations'"
         self._set_level = f"INSERT OR REPLACE INTO {metadata} (key, value) VALUES ('migrations', ?)"
-        self._upsert = (
-            f"INSERT INTO {table} (key, value, is_binary, etag, expiration_time, update_time)"
-            " VALUES (?, ?, ?, ?, datetime('now', ?), CURRENT_TIMESTAMP) ON CONFLICT (key) DO UPDATE SET"
-            " value = excluded.value, is_binary = excluded.is_binary, etag = excluded.etag,"
-            " expiration_time = excluded.expiration_time, update_time = excluded.update_time"
-        )
+        self._upserts = {
+            size: f"INSERT INTO {table} (key, value, is_binary, etag, expiration_time, update_time) VALUES "
+            + ", ".join(["(?, ?, ?, ?, datetime('now', ?), CURRENT_TIMESTAMP)"] * size)
+            + " ON CONFLICT (key) DO UPDATE SET value = excluded.value, is_binary = excluded.is_binary,"
+            " etag = excluded.etag, expiration_time = excluded.expiration_time, update_time = excluded.update_time"
+            for size in _ROWS
+        }
         self._insert_first = (
-            f"{self._upsert} WHERE {table}.expiration_time IS NOT NULL AND {table}.expiration_time <= CURRENT_TIMESTAMP"
+            f"{self._upserts[1]} WHERE {table}.expiration_time IS NOT NULL"
+            f" AND {table}.expiration_time <= CURRENT_TIMESTAMP"
         )
         self._update = (
             f"UPDATE {table} SET value = ?, is_binary = ?, etag = ?, expiration_time = datetime('now', ?),"
@@ -268,7 +283,29 @@ class SqliteState:
         return [_found(*rows[key]) if key in rows else Found(key) for key in keys]
 
     def _write_many(self, db: sqlite3.Connection, writes: Sequence[_Write]) -> list[EtagMismatch | None]:
-        return [self._write(db, write) for write in writes]
+        outcomes: list[EtagMismatch | None] = []
+        plain: list[_Write] = []
+        for write in writes:
+            if write.is_plain:
+                plain.append(write)
+                outcomes.append(None)
+            else:
+                self._put_many(db, plain)
+                plain.clear()
+                outcomes.append(self._write(db, write))
+        self._put_many(db, plain)
+        return outcomes
+
+    def _put_many(self, db: sqlite3.Connection, writes: Sequence[_Write]) -> None:
+        """Write values that overwrite whatever is there, in order."""
+        done, count = 0, len(writes)
+        for size in _ROWS:
+            while count - done >= size:
+                values: list[Any] = []
+                for write in writes[done : done + size]:
+                    values += (write.key, write.value, write.is_binary, write.new_etag, write.expiry)
+                db.execute(self._upserts[size], values)
+                done += size
 
     def _write(self, db: sqlite3.Connection, write: _Write) -> EtagMismatch | None:
         """Apply one operation; a mismatch has changed nothing."""
@@ -278,14 +315,15 @@ class SqliteState:
                 return None
             changed = db.execute(self._delete_version, (write.key, write.etag)).rowcount
             return None if changed else EtagMismatch()
-        expiry = None if write.ttl_s is None else f"+{write.ttl_s} seconds"
         if write.etag is not None:
-            values = (write.value, write.is_binary, write.new_etag, expiry, write.key, write.etag)
+            values = (write.value, write.is_binary, write.new_etag, write.expiry, write.key, write.etag)
             changed = db.execute(self._update, values).rowcount
             return None if changed else EtagMismatch()
-        statement = self._insert_first if write.first_write else self._upsert
-        changed = db.execute(statement, (write.key, write.value, write.is_binary, write.new_etag, expiry)).rowcount
-        return None if changed else EtagMismatch()
+        if not write.first_write:
+            self._put_many(db, (write,))
+            return None
+        row = (write.key, write.value, write.is_binary, write.new_etag, write.expiry)
+        return None if db.execute(self._insert_first, row).rowcount else EtagMismatch()
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         db.execute(self._make_metadata)

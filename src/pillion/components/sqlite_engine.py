@@ -33,13 +33,14 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pillion.components.sqlite_location import Location
 from pillion.errors import ComponentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     Batch = Callable[[sqlite3.Connection, Sequence[Any]], Sequence[Any]]
     """Takes the arguments of consecutive calls, in order; returns one result each. A result that is an exception is
@@ -108,8 +109,9 @@ class _Lane:
         self._writes = writes
         self._waiting: deque[_Call[Any]] = deque()
         self._held_back: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
-        self._wake = threading.Semaphore(0)
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._idle = False
+        self._waking: asyncio.AbstractEventLoop | None = None
         self._ending = False
         self._db: sqlite3.Connection
         self._opened = threading.Event()
@@ -128,7 +130,7 @@ class _Lane:
     def stop(self) -> None:
         """Do what is waiting, then end the thread."""
         self._ending = True
-        self._wake.release()
+        self._wake.put(None)
         self._thread.join()
 
     # --- on an event loop ---
@@ -137,11 +139,18 @@ class _Lane:
         if self._ending:
             raise ComponentError("sqlite: the database is closed")
         self._waiting.append(call)
-        # A missed wake-up cannot happen: the thread sets `_idle` before its last look at the queue.
+        # A missed wake-up cannot happen: the thread sets `_idle` before its last look at the queue. It is woken when
+        # the turn of the loop is over, so that all calls of the turn share a transaction.
+        if self._idle and self._waking is not call.loop:
+            self._waking = call.loop
+            call.loop.call_soon(self._rouse)
+        return call.future
+
+    def _rouse(self) -> None:
+        self._waking = None
         if self._idle:
             self._idle = False
-            self._wake.release()
-        return call.future
+            self._wake.put(None)
 
     @property
     def full(self) -> bool:
@@ -184,7 +193,7 @@ class _Lane:
                 break
             if self._ending:
                 return []
-            self._wake.acquire()
+            self._wake.get()
         self._idle = False
         batch: list[_Call[Any]] = []
         with suppress(IndexError):
@@ -390,17 +399,13 @@ class Engine:
             await self._scanner.room()
         return await self._scanner.submit(_Call(asyncio.get_running_loop(), work))
 
-    async def write_row(self, batch: Batch, argument: Any) -> Any:
+    def write_row(self, batch: Batch, argument: Any) -> Awaitable[Any]:
         """Give `argument` to the next call of `batch` and return its result after the COMMIT."""
-        if self._writer.full:
-            await self._writer.room()
-        return await self._writer.submit(_Call(asyncio.get_running_loop(), None, batch, argument))
+        return _row(self._writer, batch, argument)
 
-    async def read_row(self, batch: Batch, argument: Any) -> Any:
+    def read_row(self, batch: Batch, argument: Any) -> Awaitable[Any]:
         """As `write_row`, for a query; on a thread of its own, so that long reads do not delay short ones."""
-        if self._reader.full:
-            await self._reader.room()
-        return await self._reader.submit(_Call(asyncio.get_running_loop(), None, batch, argument))
+        return _row(self._reader, batch, argument)
 
     async def close(self) -> None:
         """Give back one `open_engine`. The last one waits for what is waiting and ends the threads."""
@@ -418,6 +423,16 @@ class Engine:
 
     def __repr__(self) -> str:
         return f"<Engine {self.location.uri}, {self._users} users, {len(self._lanes)} threads>"
+
+
+def _row(lane: _Lane, batch: Batch, argument: Any) -> Awaitable[Any]:
+    call: _Call[Any] = _Call(asyncio.get_running_loop(), None, batch, argument)
+    return _in_turn(lane, call) if lane.full else lane.submit(call)
+
+
+async def _in_turn(lane: _Lane, call: _Call[Any]) -> Any:
+    await lane.room()
+    return await lane.submit(call)
 
 
 _engines: dict[tuple[Location, float, float], Engine] = {}
