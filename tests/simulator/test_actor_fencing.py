@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
@@ -222,6 +221,5 @@ def test_no_write_is_lost_or_made_on_what_was_replaced(seed: int, first_version:
     assert not missing, world.told(f"acknowledged, and gone: {missing}")
     assert last.result().body.decode() == kept[-1]
     assert sim.answered > 40
-    for name in "abc":
-        world.hosts[name].start(sim.hosts[name].close())
-    world.run(until=lambda: True)
+    ends = [world.hosts[name].start(sim.hosts[name].close()) for name in "abc"]
+    world.run(until=lambda: all(end.done() for end in ends))
