@@ -478,7 +478,7 @@ def test_metrics(shop: SidecarProcess, scheduler: SchedulerProcess, app: Worker)
     assert any(line.startswith('dapr_scheduler_jobs_created_total{type="job"}') for line in lines)
     assert any(line.startswith('dapr_scheduler_jobs_triggered_total{type="job"}') for line in lines)
     assert any(line.startswith('dapr_scheduler_trigger_latency_bucket{type="job",le="100"}') for line in lines)
-    connected = next(line for line in lines if line.startswith("dapr_scheduler_sidecars_connected"))
+    connected = next(line for line in lines if line.startswith("dapr_scheduler_sidecars_connected "))
     assert int(connected.split()[-1]) >= 3
 
 

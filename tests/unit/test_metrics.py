@@ -38,7 +38,7 @@ def test_every_row_is_one_metric_with_its_labels() -> None:
         assert row.name == name
         assert row.exposed == (f"pillion_{name}" if name.startswith("trace_spans") else f"dapr_{name}")
         assert len(set(row.labels)) == len(row.labels)
-        assert row.labels[:1] == ("app_id",) or name.startswith("scheduler_")
+        assert row.labels[:1] == ("app_id",) or name.startswith(("scheduler_", "placement_"))
         assert list(row.bounds) == sorted(set(row.bounds))
         assert (row.kind is Kind.HISTOGRAM) == bool(row.bounds)
         for counter in row.counters:

@@ -16,7 +16,7 @@ import click
 from pillion.cli import find, jobs, places, say
 from pillion.cli.listing import age
 from pillion.cli.tables import Column, show
-from pillion.errors import ComponentError
+from pillion.errors import Code, ComponentError
 from pillion.jobs.remote_admin import RemoteAdmin
 from pillion.kinds.jobs import JobExists, JobFilter, JobMissing, SchedulerFailed
 from pillion.net.grpc_client import Channel
@@ -86,7 +86,7 @@ def _do(work: Callable[[RemoteAdmin], Awaitable[T]]) -> T:
     try:
         return asyncio.run(run())
     except SchedulerFailed as error:
-        hint = ": it is not one of ours" if "unknown method" in str(error).lower() else ""
+        hint = " (it is not one of ours)" if error.code is Code.UNIMPLEMENTED else ""
         raise click.ClickException(f"the scheduler at {address}: {error}{hint}") from error
     except ComponentError as error:
         raise click.ClickException(f"the scheduler at {address}: {error}") from error

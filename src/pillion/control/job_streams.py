@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from pillion.errors import Code
-from pillion.jobs.protocol import any_of, metadata_of
+from pillion.jobs.protocol import metadata_of
 from pillion.kinds.jobs import Outcome
 from pillion.net.exchange import RpcError
 from pillion.wire.messages import scheduler as m
@@ -54,7 +54,7 @@ class JobStream:
         key = trigger.key
         message = m.WatchJobsResponse(name=key.name, id=number, metadata=metadata_of(key, trigger.concurrency_key))
         if trigger.payload:
-            message.data.CopyFrom(any_of(trigger.payload))
+            message.data.MergeFromString(trigger.payload)
         answer: asyncio.Future[Outcome] = self._loop.create_future()
         self._open[number] = answer
         self._outgoing.append(message.SerializeToString())

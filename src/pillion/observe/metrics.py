@@ -261,7 +261,8 @@ def _numbers(row: Row, series: list[tuple[str, S]], value: Callable[[S], float])
     name = row.exposed
     lines = [head(name, row.kind.value, row.about)]
     for labels, one in series:
-        lines.append(f"{name}{{{labels}}} {number_text(value(one))}\n")
+        braced = f"{{{labels}}}" if labels else ""
+        lines.append(f"{name}{braced} {number_text(value(one))}\n")
         if len(lines) >= PIECE * 8:
             yield "".join(lines)
             lines = []
