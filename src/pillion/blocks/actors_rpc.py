@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pillion.kinds.jobs import Job
 
 EMPTY = wellknown.Empty()
+JSON = b"application/json"
 
 
 class ActorsRpc:
@@ -155,8 +156,11 @@ class ActorsRpc:
 
 
 def _headers(request: m.InvokeActorRequest) -> tuple[bytes, Headers]:
-    """Return content type and headers of the metadata of a call. Raises `RpcError` for what no header can be."""
-    content_type = b""
+    """Return content type and headers of the metadata of a call. Raises `RpcError` for what no header can be.
+
+    Data without a type are called JSON: that is what SDKs send, and HTTP frameworks read no body without a type.
+    """
+    content_type = JSON if request.data else b""
     headers: Headers = []
     for name, text in request.metadata.items():
         key, value = name.lower().encode(), text.encode()
