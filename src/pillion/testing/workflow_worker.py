@@ -354,18 +354,9 @@ class _Replay:
     def _end(self, result: Any) -> None:
         if self.ended is not None:
             return
-        ctx = self.ctx
-        if ctx.continued is not None:
-            input, keep = ctx.continued
-            kept = [
-                m.HistoryEvent(
-                    eventId=-1, timestamp=timestamp(ctx.now_ns),
-                    eventRaised=m.EventRaisedEvent(name=name, input=_text(data)),
-                )
-                for name, data in (ctx.left() if keep else ())
-            ]  # fmt: skip
+        if self.ctx.continued is not None:
             self.ended = m.CompleteWorkflowAction(
-                workflowStatus=m.ORCHESTRATION_STATUS_CONTINUED_AS_NEW, result=_text(input), carryoverEvents=kept
+                workflowStatus=m.ORCHESTRATION_STATUS_CONTINUED_AS_NEW, result=_text(self.ctx.continued[0])
             )
             return
         self.ended = m.CompleteWorkflowAction(workflowStatus=m.ORCHESTRATION_STATUS_COMPLETED, result=_text(result))
@@ -375,8 +366,18 @@ class _Replay:
             details = m.TaskFailureDetails(errorType=type(error).__name__, errorMessage=str(error))
             self.ended = m.CompleteWorkflowAction(workflowStatus=m.ORCHESTRATION_STATUS_FAILED, failureDetails=details)
 
+    def _carry_over(self) -> None:
+        """Events that came and were not waited for go on with the next generation, those of this turn included."""
+        ctx = self.ctx
+        if self.ended is None or ctx.continued is None or not ctx.continued[1] or self.ended.carryoverEvents:
+            return
+        for name, data in ctx.left():
+            raised = m.EventRaisedEvent(name=name, input=_text(data))
+            self.ended.carryoverEvents.add(eventId=-1, timestamp=timestamp(ctx.now_ns), eventRaised=raised)
+
     def answer(self, token: str, version: list[str] | None) -> m.WorkflowResponse:
         ctx = self.ctx
+        self._carry_over()
         answer = m.WorkflowResponse(instanceId=ctx.instance_id, completionToken=token)
         if self.unavailable:
             answer.actions.add(id=0).workflowVersionNotAvailable.SetInParent()

@@ -152,7 +152,7 @@ class Engine:
             duties.create_child(self, runner, event)
         for event in list(facts.tasks.values()):
             await self.activities.dispatch(runner, event)
-        runner.unpark()
+        runner.kick()
         self.rest(runner)
 
     def _arm(self, runner: Runner) -> None:
@@ -433,7 +433,7 @@ class Engine:
         runner.wake_due = due
         self._arm(runner)
         await self.put_wake(instance_id, due, count + 1)
-        runner.unpark()
+        runner.kick()
 
     # --- requests ---
 
@@ -651,7 +651,7 @@ class Engine:
         """Another worker came: what stalled may go on with it."""
         for runner in list(self.runners.values()):
             if runner.instance.facts.stalled is not None:
-                runner.unpark()
+                runner.kick()
 
     async def close(self) -> None:
         """End everything; what is under way is taken up again by whoever owns the instances next."""

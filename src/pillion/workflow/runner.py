@@ -41,6 +41,8 @@ log = logging.getLogger("pillion.workflow")
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
+RAISED = 1024
+"""So many raised events are known again although they are no longer, or not yet, in the history."""
 _RESULTS = frozenset({
     "taskCompleted", "taskFailed", "timerFired", "childWorkflowInstanceCompleted", "childWorkflowInstanceFailed",
 })  # fmt: skip
@@ -67,6 +69,9 @@ class Runner:
         self.engine = engine
         self.instance = instance
         self.mail: list[Mail] = list(instance.inbox)
+        self._raised: dict[tuple[str, int], asyncio.Future[None] | None] = {
+            _mark(one.event): None for one in instance.inbox if one.event.HasField("eventRaised")
+        }
         self.in_turn: list[Mail] = []
         self.incoming: list[tuple[Mail, asyncio.Future[None]]] = []
         self.activities: dict[int, Run] = {}
@@ -108,27 +113,28 @@ class Runner:
         facts = self.instance.facts
         if facts.completed is not None:
             return
+        mail = Mail.of(event)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if event.HasField("eventRaised"):
             if facts.stalled is not None:
                 raise InstanceStalled
-            if self._repeated(event):
+            mark = _mark(event)
+            if mark in facts.raised:
                 return
-        mail = Mail.of(event)
-        done = asyncio.get_running_loop().create_future()
+            if mark in self._raised:
+                # The sender heard no answer and tries again: it hears one when the first is durable.
+                first = self._raised[mark]
+                if first is not None:
+                    await asyncio.shield(first)
+                return
+            self._raised[mark] = done
+            if len(self._raised) > RAISED:
+                del self._raised[next(iter(self._raised))]
         self.incoming.append((mail, done))
         if not self.flushing:
             self.flushing = True
             self.engine.tasks.start(self._flush(), "inbox")
-        await done
-
-    def _repeated(self, event: Event) -> bool:
-        mark = (event.eventRaised.name, nanoseconds(event.timestamp))
-        if mark in self.instance.facts.raised:
-            return True
-        return any(
-            one.event.HasField("eventRaised") and (one.event.eventRaised.name, nanoseconds(one.event.timestamp)) == mark
-            for one in (*self.in_turn, *self.mail)
-        )
+        await asyncio.shield(done)
 
     async def _flush(self) -> None:
         """Write what came to the inbox, all of it at once, and let its senders go."""
@@ -146,14 +152,14 @@ class Runner:
                     if not done.done():
                         done.set_result(None)
                 taken = []
-                self.unpark()
+                self.kick()
         except (Gone, LostPlace) as error:
             self.engine.drop(self, error)
         finally:
             self.flushing = False
             for _, done in taken:
                 if not done.done():
-                    done.set_exception(Moved(f"workflow '{self.instance_id}' has moved"))
+                    _refuse(done, Moved(f"workflow '{self.instance_id}' has moved"))
         self.engine.rest(self)
 
     def deliver(self, mail: Mail) -> None:
@@ -183,14 +189,7 @@ class Runner:
     # --- turns ---
 
     def kick(self) -> None:
-        """Begin to work on what waits, unless that is being done or is not due."""
-        if self.driving or self.closed or not self.mail or self.instance.facts.stalled is not None or not self._due():
-            return
-        self.driving = True
-        self.engine.tasks.start(self._drive(), "turn")
-
-    def unpark(self) -> None:
-        """Try again what stalled: another worker came, a limit grew, an event wants to end it."""
+        """Begin to work on what waits, unless that is being done or is not due; try again what stalled."""
         if self.driving or self.closed or not self.mail or not self._due():
             return
         self.driving = True
@@ -319,9 +318,12 @@ class Runner:
                     shown = sum([_framed_size(raw) for _, raw in decision.events[:seen]])
                     instance.mark = (count, at + shown)
             if decision.stalled:
-                # The past may have been given up in memory only: what is written down is that it stalled.
-                if decision.events:
-                    await self._write(Step(instance.inbox, instance.generation, events=decision.events))
+                # The past may have been given up in memory only: what is written down is that it stalled, and all
+                # that came, for this may take days.
+                loose = [one for one in (*mail, *self.mail) if _precious(one)]
+                if decision.events or loose:
+                    step = Step([*instance.inbox, *loose], instance.generation, events=decision.events)
+                    await self._write(step)
                 self.mail = mail + self.mail
         self.in_turn = []
         instance.facts.satisfied.clear()
@@ -402,7 +404,7 @@ class Runner:
             self.finishing.cancel()
         for _, done in self.incoming:
             if not done.done():
-                done.set_exception(Moved(str(error)))
+                _refuse(done, Moved(str(error)))
         self.incoming.clear()
 
     # --- how it stands ---
@@ -455,6 +457,17 @@ class Runner:
 
     def __repr__(self) -> str:
         return f"<Runner {self.instance!r}{' driving' if self.driving else ''}{' closed' if self.closed else ''}>"
+
+
+def _mark(event: Event) -> tuple[str, int]:
+    """What tells one raised event from another."""
+    return event.eventRaised.name, nanoseconds(event.timestamp)
+
+
+def _refuse(done: asyncio.Future[None], error: Exception) -> None:
+    """End a wait; its caller may have gone already."""
+    done.set_exception(error)
+    done.exception()
 
 
 def _precious(mail: Mail) -> bool:

@@ -299,7 +299,7 @@ def _continue(
     started.workflowInstance.executionId.value = setting.new_id()
     start = history.execution_started(now_ns, started, before.router if before and before.HasField("router") else None)
     generation = turn.generation + 1
-    carried = [Mail.of(event) for event in body.carryoverEvents]
+    carried = _carried(body, now_ns)
     if turn.rounds + 1 > MOST_ROUNDS:
         status = answer.customStatus.SerializeToString() if answer.HasField("customStatus") else None
         return Decision(
@@ -313,6 +313,23 @@ def _continue(
         sends=sends, terminating=terminating,
     )  # fmt: skip
     return Decision(generation, again=following)
+
+
+def _carried(body: m.CompleteWorkflowAction, now_ns: int) -> list[Mail]:
+    """Events that the worker did not use. Workers make them anew, often without a time: each is given one of its own,
+    so that none is taken for another one.
+    """
+    found: list[Mail] = []
+    marks: set[tuple[str, int]] = set()
+    for number, event in enumerate(body.carryoverEvents):
+        if event.HasField("eventRaised"):
+            mark = (event.eventRaised.name, nanoseconds(event.timestamp))
+            if mark[1] == 0 or mark in marks:
+                event.timestamp.CopyFrom(timestamp(now_ns + number))
+            else:
+                marks.add(mark)
+        found.append(Mail.of(event))
+    return found
 
 
 # --- one for each action that becomes an event -----------------------------------------------------------------------
