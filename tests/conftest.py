@@ -16,6 +16,7 @@ from hypothesis import settings
 
 from servers import (
     Certificates,
+    EtcdServer,
     PostgresServer,
     RedisCluster,
     RedisSentinel,
@@ -118,4 +119,11 @@ def postgres_server() -> Iterator[PostgresServer]:
 def private_postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL that the test may stop, kill or pause."""
     with _running(PostgresServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def etcd_server() -> Iterator[EtcdServer]:
+    """An etcd."""
+    with _running(EtcdServer) as server:
         yield server

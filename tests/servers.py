@@ -344,6 +344,36 @@ class RedisSentinel:
         self.close()
 
 
+class EtcdServer(Server):
+    """One etcd, without users."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peer_port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def command(self) -> Sequence[str]:
+        peer = f"http://{self.host}:{self.peer_port}"
+        flags = {
+            "data-dir": str(self.folder / "data"),
+            "listen-client-urls": self.url,
+            "advertise-client-urls": self.url,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"default={peer}",
+        }
+        return [program("etcd", "etcd-server"), *(f"--{name}={value}" for name, value in flags.items())]
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=1) as probe:
+            probe.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            return b'"true"' in probe.recv(4096) + probe.recv(4096)
+        return False
+
+
 class PostgresServer(Server):
     """PostgreSQL with one superuser and one database, both `pillion`, and a password. It refuses to run as root: then
     it runs as `postgres` or `nobody`.

@@ -78,7 +78,8 @@ class Hosting(Protocol):
         its type may drain: others may be about to take over."""
 
     def settled(self, types: frozenset[str]) -> None:
-        """Look-ups of these types are answered again, by a table in which their owners may be others."""
+        """A table is in force: look-ups of these types, which may be none, are answered again, by owners that may be
+        others."""
 
 
 class Meter(Protocol):

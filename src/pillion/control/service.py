@@ -98,10 +98,13 @@ class Outlets:
     A port that is taken is fatal for health, which others rely on, and an error in the log for metrics.
     """
 
-    def __init__(self, options: Common, readiness: Readiness, registry: Registry) -> None:
+    def __init__(
+        self, options: Common, readiness: Readiness, registry: Registry, front: Callable[[HttpService], HttpService]
+    ) -> None:
         self._options = options
         self._readiness = readiness
         self._registry = registry
+        self._front = front
         self._stack = AsyncExitStack()
         self.healthz_port = options.healthz_port
 
@@ -109,7 +112,7 @@ class Outlets:
         """Raises `CannotListen`."""
         options = self._options
         self.healthz_port = await self._serve(
-            Health(self._readiness), options.healthz_listen_address, options.healthz_port
+            self._front(Health(self._readiness)), options.healthz_listen_address, options.healthz_port
         )
         if not options.enable_metrics:
             return
@@ -137,11 +140,13 @@ def main(
     check: Callable[[O, frozenset[str]], Sequence[str]],
     argv: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
+    *,
+    front: Callable[[Any, HttpService], HttpService] | None = None,
 ) -> int:
     """Read the command line and run a program until a signal ends it; return the exit status.
 
     `check` is given the options and the names of the flags that were written; it raises `ConfigError`, or returns what
-    deserves a warning.
+    deserves a warning. `front`, given the program and the health check, returns what serves on the health port.
     """
     environ = os.environ if environ is None else environ
     rows = arguments.rows_of(options)
@@ -168,7 +173,9 @@ def main(
     surroundings = environment.read(environ)
 
     async def run() -> int:
-        return await _run(program, make(chosen, surroundings, readiness, registry), chosen, readiness, registry)
+        made = make(chosen, surroundings, readiness, registry)
+        outlets = Outlets(chosen, readiness, registry, lambda health: front(made, health) if front else health)
+        return await _run(program, made, outlets)
 
     try:
         return run_loop(run())
@@ -191,7 +198,7 @@ def _check(options: Common) -> None:
         raise ConfigError("this program runs in standalone mode alone", where="--mode", mend="leave it out")
 
 
-async def _run(name: str, program: Program, options: Common, readiness: Readiness, registry: Registry) -> int:
+async def _run(name: str, program: Program, outlets: Outlets) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
@@ -203,7 +210,6 @@ async def _run(name: str, program: Program, options: Common, readiness: Readines
         stop.set()
 
     _on_signals(loop, asked)
-    outlets = Outlets(options, readiness, registry)
     try:
         await outlets.open()
         opening = asyncio.ensure_future(program.open())

@@ -14,11 +14,24 @@ class Leadership(Protocol):
     async def open(self) -> None:
         """Reach the engine and stand as a candidate. Raises `ComponentError` for what will not mend itself."""
 
+    @property
+    def inherited(self) -> bool:
+        """Whether another leader may have been before this one; known once `elected` has returned."""
+
+    def holds(self) -> bool:
+        """Whether leadership can be vouched for at this very moment.
+
+        To be asked before whatever only a leader may do: a process that stood still is told of its loss too late.
+        """
+
     async def elected(self) -> int:
         """Wait until this process is the leader; return a term that is greater than that of every earlier leader."""
 
     def lost(self, tell: Callable[[str], None]) -> None:
-        """`tell(why)` is called, once, the moment leadership can no longer be vouched for."""
+        """`tell(why)` is called, once for each time it is won, the moment leadership can no longer be vouched for.
+
+        `elected` may then be awaited again.
+        """
 
     async def close(self) -> None:
         """Resign, so that the next one follows at once."""

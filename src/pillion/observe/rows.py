@@ -191,6 +191,11 @@ _ALL = (
               "grpc_io_client_completed_rpcs"),
     *_latency("grpc_io_healthprobes_roundtrip_latency", "app_id grpc_client_status", "gRPC health probes",
               "grpc_io_healthprobes_completed_count"),
+    # Placement
+    *_row(Kind.GAUGE, "placement_runtimes_total", "host_namespace", "Sidecars that are connected.", fixed=()),
+    *_row(Kind.GAUGE, "placement_actor_runtimes_total", "host_namespace", "Of these, those that host actors.",
+          fixed=()),
+    *_row(Kind.GAUGE, "placement_leader_status placement_raft_leader_status", "", "1: this process leads.", fixed=()),
     # The scheduler
     *_row(Kind.GAUGE, "scheduler_sidecars_connected", "", "Streams of sidecars that take triggers.", fixed=()),
     *_counters("scheduler_jobs_created_total", "type", "Jobs that were registered.", fixed=()),

@@ -1,0 +1,149 @@
+"""Leadership by PostgreSQL: an advisory lock that lives as long as one dedicated connection.
+
+Knows: the lock, the table of terms, how long a check vouches. Never knows: what is led.
+
+The server drops the lock when it ends the session, and the holder may not know yet. So the holder asks every `CHECK_S`
+and vouches for itself only until `VOUCH_S` after it last *sent* a question that was answered; whoever gets the lock
+waits longer than that before it leads, unless the last leader resigned or there was none. A primary that loses commits
+when it fails over loses the lock with them: use synchronous replication there, as for any lock in a database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import asyncpg
+
+from pillion.components.leadership_file import APART
+from pillion.components.postgresql_pool import parse_connection_string
+from pillion.errors import ComponentError, ConfigError
+from pillion.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pillion.clock import Clock
+
+log = logging.getLogger("pillion.components.leadership")
+CHECK_S, VOUCH_S, WAIT_S = 1.0, 4.0, 5.0
+RETRY_S = 1.0
+IDLE_S = 6.0
+"""The server ends a session that asks nothing for so long, and the lock with it: its process stands still."""
+_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_TABLE = """CREATE TABLE IF NOT EXISTS pillion_leadership (
+  name text PRIMARY KEY, term bigint NOT NULL, resigned boolean NOT NULL)"""
+_TERM = """INSERT INTO pillion_leadership AS l (name, term, resigned) VALUES ($1, $2, false)
+ON CONFLICT (name) DO UPDATE SET term = greatest(l.term + $3, $2), resigned = false RETURNING term"""
+
+
+class PostgresLock:
+    """A `Leadership` named `name` in the database of a connection string."""
+
+    def __init__(self, connection_string: str, clock: Clock, *, name: str = "placement") -> None:
+        try:
+            self._dsn = f"postgresql://?{urlencode(parse_connection_string(connection_string))}"
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self.inherited = False
+        self._clock, self._name = clock, name
+        self._key = int.from_bytes(
+            hashlib.sha256(f"pillion leadership {name}".encode()).digest()[:8], "big", signed=True
+        )
+        self._connection: Any = None
+        self._vouched_until = float("-inf")
+        self._leads = False
+        self._tell: Callable[[str], None] | None = None
+        self._tasks = Tasks("leadership")
+
+    async def open(self) -> None:
+        """Raises `ComponentError` when the database cannot be used as it is: what is wrong with it now stays wrong."""
+        try:
+            await self._connect()
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+            raise ComponentError(f"leadership by PostgreSQL: {error}") from error
+        except _LOST as error:
+            log.warning("leadership: PostgreSQL is not reached yet: %s", error)
+
+    def holds(self) -> bool:
+        return self._leads and self._clock.monotonic() < self._vouched_until
+
+    def lost(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    async def elected(self) -> int:
+        while True:
+            try:
+                return await self._stand()
+            except _LOST as error:
+                log.warning("leadership: %s; standing again", error)
+                self._drop()
+                await asyncio.sleep(RETRY_S)
+
+    async def _connect(self) -> Any:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(
+                self._dsn, timeout=10, server_settings={"application_name": "pillion leadership"}
+            )
+            await self._connection.execute(_TABLE)
+            try:
+                await self._connection.execute(f"SET idle_session_timeout = {int(IDLE_S * 1000)}")
+            except asyncpg.UndefinedObjectError:
+                log.warning("leadership: this PostgreSQL, older than 14, keeps the lock of a process that stands still")
+        return self._connection
+
+    async def _stand(self) -> int:
+        connection = await self._connect()
+        await connection.execute("SELECT pg_advisory_lock($1)", self._key)  # waits in the server for its turn
+        before = await connection.fetchrow(
+            "SELECT resigned FROM pillion_leadership WHERE name = $1", self._name, timeout=5
+        )
+        if before is not None and not before["resigned"]:
+            await connection.execute("SELECT pg_sleep($1)", WAIT_S)
+        now_ms = int(self._clock.now() * 1000)
+        asked = self._clock.monotonic()
+        term = int(await connection.fetchval(_TERM, self._name, now_ms, APART, timeout=VOUCH_S))
+        self.inherited = before is not None
+        self._vouched_until, self._leads = asked + VOUCH_S, True
+        self._tasks.start(self._check(connection), "check")
+        return term
+
+    async def _check(self, connection: Any) -> None:
+        """Vouch for this process as long as its session answers."""
+        try:
+            while True:
+                await asyncio.sleep(CHECK_S)
+                asked = self._clock.monotonic()
+                left = self._vouched_until - asked
+                if left <= 0:
+                    raise TimeoutError("this process stood still")
+                async with asyncio.timeout(left):
+                    await connection.execute("SELECT 1")
+                self._vouched_until = asked + VOUCH_S
+        except _LOST as error:
+            self._drop()
+            if self._tell is not None:
+                self._tell(f"PostgreSQL: {error or type(error).__name__}")
+
+    def _drop(self) -> None:
+        self._leads = False
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            connection.terminate()
+
+    async def close(self) -> None:
+        await self._tasks.close()
+        connection = self._connection
+        if self._leads and connection is not None:
+            self._leads = False
+            try:
+                await connection.execute(
+                    "UPDATE pillion_leadership SET resigned = true WHERE name = $1", self._name, timeout=2
+                )
+                await connection.close(timeout=2)
+            except _LOST as error:
+                log.warning("leadership: resigning: %s", error)
+        self._drop()
