@@ -132,8 +132,8 @@ def test_in_this_process(tmp_path: Path) -> None:
             await far.schedule(JobKey("ns", "j", "app"), Job(due_time="0s"))
             await carrier.until({"j"})
             await near.schedule(JobKey("ns", "later", "app"), Job(due_time="1h"))
-            assert [key.name for key, _ in await far.list_jobs("ns", "app")] == ["later"]
-            assert [stored.key.name for stored in await near.find(JobFilter())] == ["later"]
+            assert [key.name for key, _ in await far.list_jobs("ns", "app", "l")] == ["later"]
+            assert [stored.key.name for stored in await near.find(JobFilter("app||ns||app||l"))] == ["later"]
             await scheduling.close(1)
 
     asyncio.run(bounded(test()))

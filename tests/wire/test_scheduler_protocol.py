@@ -246,12 +246,14 @@ def test_a_stream_that_dies_gives_its_triggers_back() -> None:
     run(test)
 
 
-def test_undeliverable_has_no_word_but_an_end() -> None:
-    """A consumer that cannot take a trigger ends the stream: others on it are answered, none is lost."""
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_consumer_cannot_take_goes_back(ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our scheduler is told so. To others the end of the stream says it: the rest is answered first, none is lost."""
+    if not ours:
+        monkeypatch.setattr("pillion.jobs.remote_watch.OURS", "another")
 
     async def test() -> None:
-        slow = asyncio.Event()
-        entered = asyncio.Event()
+        slow, entered = asyncio.Event(), asyncio.Event()
 
         async def deliver(trigger: Trigger) -> Outcome:
             if trigger.key.name == "slow":
@@ -269,7 +271,10 @@ def test_undeliverable_has_no_word_but_an_end() -> None:
             await entered.wait()
             assert await one.fake.fire(KEY) is Outcome.UNDELIVERABLE
             assert await answered is Outcome.SUCCESS
-            await one.fake.until(lambda watches: len(watches) == 1 and watches[0] is not first)
+            if ours:
+                assert one.fake.watches == [first]
+            else:
+                await one.fake.until(lambda watches: len(watches) == 1 and watches[0] is not first)
 
     run(test)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from pillion.errors import Code
-from pillion.jobs.protocol import metadata_of
+from pillion.jobs.protocol import UNDELIVERABLE, metadata_of
 from pillion.kinds.jobs import Outcome
 from pillion.net.exchange import RpcError
 from pillion.wire.messages import scheduler as m
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WINDOW = 1024
 """Triggers of one stream that wait for an answer; further ones wait for room."""
+_OUTCOMES = {m.SUCCESS: Outcome.SUCCESS, m.FAILED: Outcome.FAILED, UNDELIVERABLE: Outcome.UNDELIVERABLE}
 
 
 class JobStream:
@@ -110,7 +111,7 @@ class JobStream:
                 raise RpcError(Code.INVALID_ARGUMENT, f"no job with id {request.result.id} waits for a result")
             self._free()
             if not answer.done():
-                answer.set_result(Outcome.SUCCESS if request.result.status == m.SUCCESS else Outcome.FAILED)
+                answer.set_result(_OUTCOMES.get(request.result.status, Outcome.FAILED))
 
     @property
     def _over(self) -> bool:

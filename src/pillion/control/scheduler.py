@@ -17,6 +17,7 @@ from pillion.errors import Code, ComponentError
 from pillion.jobs.protocol import (
     CATCH_UP,
     CATCH_UP_PER_SECOND,
+    OURS,
     SERVICE,
     catch_up_of,
     interest_of,
@@ -266,6 +267,7 @@ class SchedulerService:
         self._count_streams()
         watch = self._scheduler.watch(interest, stream.deliver)
         try:
+            call.initial_metadata.append((OURS, "1"))
             await call.send_headers()
             await stream.run(self._stopping)
         except RpcError as error:

@@ -21,6 +21,11 @@ SERVICE = "/dapr.proto.scheduler.v1.Scheduler/"
 CATCH_UP, CATCH_UP_PER_SECOND = "pillion-catch-up", "pillion-catch-up-per-second"
 """Metadata of ScheduleJob for what its message has no fields for; a reference scheduler passes over them."""
 
+OURS = "pillion-scheduler"
+"""Metadata that a scheduler of ours begins a stream of triggers with: it understands `UNDELIVERABLE`."""
+UNDELIVERABLE = 2
+"""A status of results that the reference has not: the trigger is for somebody else, and cost no attempt."""
+
 
 def key_of(name: str, metadata: m.JobMetadata) -> JobKey:
     """Return the key of a job. Raises `JobInvalid` for metadata that are not whole."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 
 from pillion.errors import code_name
-from pillion.jobs.protocol import SERVICE, interest_message, key_of
+from pillion.jobs.protocol import OURS, SERVICE, UNDELIVERABLE, interest_message, key_of
 from pillion.kinds.jobs import JobInvalid, Outcome, Trigger
 from pillion.net.exchange import RpcError
 from pillion.tasks import Tasks
@@ -34,7 +34,7 @@ MOST_OPEN = 2048
 """Triggers of one stream that are carried out at once; the scheduler's further ones wait in the connection."""
 GIVE_BACK_S = 1.0
 """How long a stream that gives a trigger back waits for the others that it carries out."""
-_STATUS = {Outcome.SUCCESS: m.SUCCESS, Outcome.FAILED: m.FAILED}
+_STATUS = {Outcome.SUCCESS: m.SUCCESS, Outcome.FAILED: m.FAILED, Outcome.UNDELIVERABLE: UNDELIVERABLE}
 
 
 class RemoteWatch:
@@ -130,8 +130,14 @@ class _Session:
 
     async def run(self, first: bytes) -> None:
         """Serve until the stream breaks, a trigger has to be given back, or this is cancelled. Raises `RpcError`."""
+        try:
+            await self._stream.send(first)
+            await self._serve()
+        finally:
+            self._stream.cancel()
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        await self._stream.send(first)
         work = [loop.create_task(each) for each in (self._receive(), self._send(), self._giving_back.wait())]
         broken = False
         try:
@@ -150,7 +156,6 @@ class _Session:
                 if self._giving_back.is_set() and self._open:
                     await asyncio.wait(self._open, timeout=GIVE_BACK_S)
                 await self._part()
-            self._stream.cancel()
 
     async def _part(self) -> None:
         """Send the answers that are there, and say that there will be no more."""
@@ -185,15 +190,18 @@ class _Session:
         payload = message.data.SerializeToString() if message.HasField("data") else b""
         key = key_of(message.name, message.metadata)
         outcome = await self._deliver(Trigger(key, payload, 0.0, message.metadata.concurrency_key))
-        status = _STATUS.get(outcome)
-        if status is None:
+        if outcome is Outcome.UNDELIVERABLE and not await self._understood():
             # The protocol has no word for it: a stream that ends without an answer says the same.
             self._giving_back.set()
             return
         answer = m.WatchJobsRequest()
-        answer.result.id, answer.result.status = message.id, status
+        answer.result.id, answer.result.status = message.id, _STATUS[outcome]
         self._answers.append(answer.SerializeToString())
         self._wake.set()
+
+    async def _understood(self) -> bool:
+        """Whether the scheduler is one of ours; its first words are there, since a trigger is."""
+        return any(name == OURS for name, _ in await self._stream.initial_metadata())
 
     async def _send(self) -> None:
         while True:

@@ -65,7 +65,7 @@ FORCED = 1
 RUNTIME = "runtime"
 SCHEDULER = "scheduler-watch-hosts"
 """The health target that says that the scheduler has been found."""
-SCHEDULER_POOL = PoolOptions(keepalive=Keepalive(ping_after_s=10.0, idle_s=None, always=True))
+SCHEDULER_POOL = PoolOptions(connect_timeout_s=5.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=None, always=True))
 """A scheduler pings every three seconds; one that is silent for longer is asked."""
 
 
