@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import planes
 from judges import SDK, TIMEOUT_S, built, judged, programs, shop, tool
 from sidecars import SidecarProcess, component, free_ports
 
@@ -20,6 +21,9 @@ CLIENT = {"state", "publish", "secrets", "invoke", "lock", "bindings", "metadata
 CLIENT_GRPC = {"configuration", "crypto"}
 SERVER = {"health", "invoke", "subscribe", "retry", "dead letter", "input binding"}
 SERVER_HTTP = {"bulk"}
+ACTORS = {
+    f"{what}, {how}" for what in ("methods and state", "timers", "reminders", "errors") for how in ("http", "grpc")
+}
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(TIMEOUT_S)]
 
@@ -33,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
         tool([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], where)
 
     home = built("node", [HERE / "package.json"], install)
-    for name in ("judge.mjs", "server.mjs", "load.mjs"):
+    for name in ("judge.mjs", "server.mjs", "load.mjs", "actors.mjs"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "node_modules").symlink_to(home / "node_modules")
     return tmp_path
@@ -65,3 +69,15 @@ def test_an_application_made_with_it(folder: Path, protocol: str) -> None:
     with SidecarProcess(folder, "front", app_port=port, resources=resources, arguments=arguments) as sidecar:
         held = judged(["node", "server.mjs", protocol, str(port)], sidecar, folder)
     assert held == (SERVER if protocol == "grpc" else SERVER | SERVER_HTTP)
+
+
+def test_actors(folder: Path) -> None:
+    """Hosted behind HTTP, called over both protocols."""
+    (port,) = free_ports(1)
+    store = component("store", "state.sqlite", connectionString=str(folder / "s.db"), actorStateStore="true")
+    with planes.placement(folder) as placement, planes.scheduler(folder) as scheduler:
+        arguments = planes.flags(placement=placement, scheduler=scheduler)
+        resources = {"s.yaml": store}
+        with SidecarProcess(folder, "front", app_port=port, resources=resources, arguments=arguments) as sidecar:
+            held = judged(["node", "actors.mjs", str(port)], sidecar, folder)
+    assert held == ACTORS
