@@ -253,10 +253,16 @@ def test_without_a_scheduler(folder: Path) -> None:
         assert "scheduler" not in sidecar.request("GET", "/v1.0/metadata").json()
 
 
-def test_metadata_and_health_tell_of_the_scheduler(shop: SidecarProcess, scheduler: SchedulerProcess) -> None:
-    """`connected_addresses` in snake case; a sidecar whose scheduler is not there is not ready."""
+def test_metadata_and_health_tell_of_the_scheduler(
+    shop: SidecarProcess, scheduler: SchedulerProcess, folder: Path
+) -> None:
+    """`connected_addresses` in snake case; a sidecar whose scheduler has not been found is not ready, but works."""
     told = shop.request("GET", "/v1.0/metadata").json()["scheduler"]
     assert told == {"connected_addresses": [scheduler.address]}
+    with attached(folder, "127.0.0.1:1", "lost") as lost:
+        reply = lost.request("GET", "/v1.0/healthz")
+        assert reply.status == 500
+        assert "scheduler-watch-hosts" in reply.json()["message"]
 
 
 # --- delivery ------------------------------------------------------------------------------------------------------
@@ -485,15 +491,16 @@ def test_metrics(shop: SidecarProcess, scheduler: SchedulerProcess, app: Worker)
 def test_the_command(shop: SidecarProcess, scheduler: SchedulerProcess, app: Worker, tmp_path: Path) -> None:
     """List, get, pause, resume, skip, run-now, backfill, export, delete, import."""
 
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "pillion.cli.main", "scheduler", "--address", scheduler.address, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    def run(*arguments: str, where: Sequence[str] = ("--address", scheduler.address)) -> str:
+        command = [sys.executable, "-m", "pillion.cli.main", "scheduler", *where, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=shop.env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     put(shop, "steered", schedule="@every 1h", data={"a": 1})
     name = "app/shop/steered"
     assert name in run("list", "--filter", "app")
+    assert name in run("list", where=())  # the scheduler of a sidecar that runs here
     assert run("list", "--filter", "workflow").strip() == "There are no such jobs."
     run("pause", name)
     (row,) = json.loads(run("get", name, "--json"))

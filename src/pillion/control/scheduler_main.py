@@ -14,7 +14,7 @@ from pillion.clock import SystemClock
 from pillion.control.scheduler_server import SchedulerServer
 from pillion.control.service import Common
 from pillion.control.service import main as run_program
-from pillion.errors import ConfigError
+from pillion.errors import ConfigError, MissingExtra
 from pillion.observe.job_meters import SchedulerMeter
 from pillion.sidecar import address
 from pillion.sidecar.arguments import Kind, option, rows_of
@@ -106,8 +106,10 @@ def check(options: Options, given: frozenset[str]) -> list[str]:
 def store_of(options: Options) -> JobStore:
     """Return the database, closed. Raises `ConfigError`."""
     if options.pillion_store == "postgresql":
-        from pillion.components.jobs_postgresql import PostgresJobs
-
+        try:
+            from pillion.components.jobs_postgresql import PostgresJobs
+        except ModuleNotFoundError as error:
+            raise MissingExtra("--pillion-store postgresql", "postgresql") from error
         return PostgresJobs(options.pillion_postgresql_connection_string)
     from pillion.components.jobs_sqlite import SqliteJobs
 
