@@ -106,7 +106,11 @@ class PostgresJobs:
         await self._pool.close()
 
     async def put(self, partition: int, stored: Stored, *, overwrite: bool) -> bool:
-        return await self._puts.get((partition, stored, overwrite))
+        ours = partition in self._mine
+        put = await self._puts.get((partition, stored, overwrite))
+        if put and ours and partition not in self._mine:  # it has changed hands meanwhile: its owner was not told
+            await self._pool.execute("SELECT pg_notify($1, $2)", CHANNEL, _notes(self._name, [stored.key.text])[0])
+        return put
 
     async def get(self, key: str) -> Stored | None:
         return await self._gets.get(key)

@@ -60,9 +60,10 @@ class _Put:
     """One waiting `put`."""
 
     key: str
+    partition: int
     row: str
     overwrite: bool
-    foreign: bool
+    owner: str
 
 
 class SqliteJobs:
@@ -79,7 +80,7 @@ class SqliteJobs:
         self._tasks: Tasks | None = None
         self._rung = asyncio.Event()
         self._seen = 0
-        self._mine: frozenset[int] = frozenset()
+        self._me = "-"
         self._dead: set[str] = set()
 
     async def open(self) -> None:
@@ -124,9 +125,9 @@ class SqliteJobs:
     async def put(self, partition: int, stored: Stored, *, overwrite: bool) -> bool:
         key = stored.key.text
         row = orjson.dumps([key, partition, *_numbers(stored), encode_job(stored.key, stored.job)]).decode()
-        foreign = partition not in self._mine
-        put: bool = await self._opened().write_row(_put, _Put(key, row, overwrite, foreign))
-        if foreign and put:
+        put: bool
+        put, noted = await self._opened().write_row(_put, _Put(key, partition, row, overwrite, self._me))
+        if noted:
             self._ring(b"c")
         return put
 
@@ -135,9 +136,9 @@ class SqliteJobs:
         return None if text is None else _stored(text)
 
     async def remove(self, keys: Sequence[str]) -> int:
-        alone = len(self._mine) == PARTITIONS
-        removed: int = await self._opened().write_row(_remove, (keys, not alone))
-        if removed and not alone:
+        removed: int
+        removed, noted = await self._opened().write_row(_remove, (keys, self._me))
+        if noted:
             self._ring(b"c")
         return removed
 
@@ -147,7 +148,7 @@ class SqliteJobs:
                 "SELECT json_group_array(key) FROM jobs WHERE key >= ? AND key < ?", (prefix, prefix + _LAST)
             ).fetchone()
             keys: list[str] = orjson.loads(found)
-            _remove(db, [(keys, True)])
+            _remove(db, [(keys, "")])
             return keys
 
         removed = await self._opened().write(remove)
@@ -192,14 +193,13 @@ class SqliteJobs:
                     self._dead.add(bell)
         boot, dead, bell = _boot(), sorted(self._dead), self._bell_name
         share, stirred = await self._opened().write(lambda db: _lease(db, member, seconds, bell, boot, dead))
-        self._mine = share.partitions
+        self._me = f"{member.id}/{member.incarnation}"
         self._rung.set()  # a ring may have been lost
         if stirred:
             self._ring(b"m")
         return share
 
     async def leave(self, member: Member) -> None:
-        self._mine = frozenset()
         await self._opened().write(lambda db: _leave(db, member))
         self._ring(b"m")
 
@@ -243,7 +243,7 @@ class SqliteJobs:
         return self._engine
 
     def __repr__(self) -> str:
-        return f"<SqliteJobs {self._path}, {len(self._mine)} partitions>"
+        return f"<SqliteJobs {self._path}, member {self._me}>"
 
 
 # -- rows
@@ -310,21 +310,27 @@ def _there(db: sqlite3.Connection, keys: Sequence[str], what: str) -> list[Any]:
     return found
 
 
-def _put(db: sqlite3.Connection, puts: Sequence[_Put]) -> list[bool]:
+def _put(db: sqlite3.Connection, puts: Sequence[_Put]) -> list[tuple[bool, bool]]:
+    """Return for each whether it was put, and whether others are to be told: somebody else has its partition now."""
+    mine = {owner: _partitions(db, owner) for owner in {one.owner for one in puts}}
     careful = [one.key for one in puts if not one.overwrite]
     there = set(_there(db, careful, "key")) if careful else set()
-    results: list[bool] = []
+    results: list[tuple[bool, bool]] = []
+    noted: list[str] = []
     rows: dict[str, str] = {}
     for one in puts:
         taken = one.overwrite or one.key not in there
-        results.append(taken)
+        foreign = taken and one.partition not in mine[one.owner]
+        results.append((taken, foreign))
         if taken:
             there.add(one.key)
             rows[one.key] = one.row
+        if foreign:
+            noted.append(one.key)
     if rows:
         columns = ", ".join(f"value->>{number}" for number in range(12))
         db.execute(f"INSERT OR REPLACE INTO jobs SELECT {columns} FROM json_each(?)", (f"[{','.join(rows.values())}]",))
-    _note(db, [one.key for one in puts if one.foreign])
+    _note(db, noted)
     return results
 
 
@@ -333,7 +339,10 @@ def _get(db: sqlite3.Connection, keys: Sequence[str]) -> list[str | None]:
     return [found.get(key) for key in keys]
 
 
-def _remove(db: sqlite3.Connection, calls: Sequence[tuple[Sequence[str], bool]]) -> list[int]:
+def _remove(db: sqlite3.Connection, calls: Sequence[tuple[Sequence[str], str]]) -> list[tuple[int, bool]]:
+    """Take keys and the owner that asks; return for each how many there were, and whether others are to be told."""
+    owners = {owner for _, owner in calls}
+    alone = len(owners) == 1 and len(_partitions(db, min(owners))) == PARTITIONS
     wanted = [key for keys, _ in calls for key in keys]
     there = set(_there(db, wanted, "key"))
     counts = []
@@ -341,10 +350,10 @@ def _remove(db: sqlite3.Connection, calls: Sequence[tuple[Sequence[str], bool]])
         mine = there.intersection(keys)
         there -= mine
         counts.append(len(mine))
-    if any(counts):
+    if removed := any(counts):
         db.execute("DELETE FROM jobs WHERE key IN (SELECT value FROM json_each(?))", (orjson.dumps(wanted).decode(),))
-        _note(db, [key for keys, noted in calls if noted for key in keys])
-    return counts
+        _note(db, [] if alone else wanted)
+    return [(count, removed and not alone) for count in counts]
 
 
 def _apply(
@@ -383,6 +392,14 @@ def _apply(
     if not epochs:
         _note(db, [change.key for change in changes])
     return done
+
+
+def _partitions(db: sqlite3.Connection, owner: str) -> frozenset[int]:
+    """Return what this member has at the moment of this transaction."""
+    [text] = db.execute(
+        "SELECT json_group_array(part) FROM job_leases WHERE owner = ? AND leaving = 0", (owner,)
+    ).fetchone()
+    return frozenset(orjson.loads(text))
 
 
 def _note(db: sqlite3.Connection, keys: Sequence[str]) -> None:

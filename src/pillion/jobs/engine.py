@@ -60,6 +60,8 @@ MARGIN = 0.9
 """The part of a lease after which we fire no more unless it was renewed: clocks differ in speed."""
 WINDOW_S = 30.0
 """How far ahead jobs are kept in memory."""
+OVERDUE_S = 1.0
+"""What is later than this should be known to us."""
 MOST_NEAR = 50_000
 MOST_STAGED = 20_000
 PAGE = 2000
@@ -124,6 +126,8 @@ class Engine(Steering):
         self._writing: dict[str, int] = {}
         self._overlapping: set[str] = set()
         self._reading = 0
+        self._overdue = False
+        self._looked_to = NOTHING
         self._until = 0.0
         self._certain = False
         self._timer: asyncio.TimerHandle | None = None
@@ -605,6 +609,8 @@ class Engine(Steering):
             try:
                 while self._stale:
                     await self._reread()
+                if self._overdue:
+                    await self._look_for_overdue()
                 while await self._read_page():  # noqa: ASYNC110 - others have their turn between two pages
                     await asyncio.sleep(0)
                 pause = 0.0
@@ -652,6 +658,20 @@ class Engine(Steering):
         self._arm()
         return last is not None
 
+    async def _look_for_overdue(self) -> None:
+        """Look through a page of what should have been fired by now: what others put and nobody told us of is there."""
+        self._overdue, owned = False, self.share.partitions
+        after = None if self._looked_to == NOTHING else self._looked_to
+        with _Reader(self._readers) as written:
+            rows = await self.store.due(owned, self.clock.now() - OVERDUE_S, PAGE, after=after) if owned else []
+        last = rows[-1] if len(rows) == PAGE else None
+        self._looked_to = NOTHING if last is None else (last.next or 0.0, last.key.text)
+        for row in rows:
+            key = row.key.text
+            if key not in written:
+                self._found(key, row)
+        self._arm()
+
     def _found(self, key: str, row: Stored | None) -> None:
         """Storage has this row (None: none) for `key`."""
         entry = self._near.get(key)
@@ -690,6 +710,8 @@ class Engine(Steering):
                 log.warning("the share of the jobs cannot be renewed, no job is fired: %s", error)
             self._owner()
             self._sweep()
+            self._overdue = True
+            self._load.set()
 
     def _sweep(self) -> None:
         """Let end what is set aside and has outlived its ttl."""

@@ -85,7 +85,7 @@ class MemoryJobStore:
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
         self._tell: Callable[[Sequence[str]], None] | None = None
-        self._mine: frozenset[int] = frozenset()
+        self._me: tuple[str, int] | None = None
 
     async def open(self) -> None:
         self._jobs.stores[self] = None
@@ -146,13 +146,12 @@ class MemoryJobStore:
 
     async def lease(self, member: Member, seconds: float) -> Share:
         share, stirred = self._jobs.lease(member, seconds)
-        self._mine = share.partitions
+        self._me = (member.id, member.incarnation)
         if stirred:
             self._tell_others(())
         return share
 
     async def leave(self, member: Member) -> None:
-        self._mine = frozenset()
         self._jobs.leave(member)
         self._tell_others(())
 
@@ -164,8 +163,12 @@ class MemoryJobStore:
         self._ring(rung)
         return len(rung)
 
+    def _owns(self, partition: int) -> bool:
+        lease = self._jobs.leases[partition]
+        return lease.owner == self._me and not lease.leaving
+
     def _ring(self, changed: Sequence[tuple[int, str]]) -> None:
-        if keys := [key for partition, key in changed if partition not in self._mine]:
+        if keys := [key for partition, key in changed if not self._owns(partition)]:
             self._tell_others(keys)
 
     def _tell_others(self, keys: Sequence[str]) -> None:
