@@ -426,19 +426,19 @@ def test_real_components(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_foreign_catalogue_entries(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_catalogue_entries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     """Other packages add components by entry point; a broken one is logged and harms nobody."""
-    from importlib.metadata import EntryPoint, EntryPoints
-
     module = sys.modules["pillion_probes"]
     module.ROWS = (Entry("state.foreign", "v1", "pillion_probes:Probe"), Entry("state.in-memory", "v1", "x:Y"))  # type: ignore[attr-defined]
-    points = EntryPoints(
-        (
-            EntryPoint("good", "pillion_probes:ROWS", "pillion.components"),
-            EntryPoint("bad", "pillion_probes:NONE", "pillion.components"),
-        )
+    installed = tmp_path / "probes-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: probes\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(
+        "[pillion.components]\ngood = pillion_probes:ROWS\nbad = pillion_probes:NONE\n"
     )
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
+    monkeypatch.syspath_prepend(tmp_path)
     catalogue = Catalogue.installed()
     entry = catalogue.find("state.foreign", "")
     assert entry is not None
