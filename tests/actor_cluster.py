@@ -11,7 +11,8 @@ from pillion.kinds.actors import ActorCall, ActorError, ActorReply, Hosted, NoHo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
-    from pillion.actors.host import Guards, Meter
+    from pillion.actors.host import Guards
+    from pillion.actors.meter import Meter
 
 
 class Cluster:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorClosed
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pillion.actors.instances import Instance, Kind
+    from pillion.actors.meter import Meter
     from pillion.kinds.actors import ActorError, Hosted
 
 log = logging.getLogger("pillion.actors")
@@ -27,14 +28,6 @@ CUT_S = 1.0
 """What a turn that was cut gets to clean up behind itself."""
 DEACTIVATE_S = 5.0
 """What an application gets to answer that an actor is gone; afterwards it is gone anyway."""
-
-
-class Meter(Protocol):
-    """What is counted of ends (spec 1.13). `rebalanced`: a turn's host let an actor go, idle ones included."""
-
-    def rebalanced(self, actor_type: str) -> None: ...
-
-    def deactivated(self, actor_type: str, *, success: bool) -> None: ...
 
 
 async def end(kind: Kind, hosted: Hosted, instances: Sequence[Instance], meter: Meter, *, limit_s: float) -> None:

@@ -17,6 +17,7 @@ from pillion.wire.durations import render_duration
 from pillion.wire.iso8601 import parse_period
 
 if TYPE_CHECKING:
+    from pillion.actors.meter import Meter
     from pillion.kinds.jobs import FailurePolicy, Scheduler, Trigger
 
 log = logging.getLogger("pillion.actors")
@@ -31,12 +32,6 @@ class Ticking(Protocol):
     def hosts(self, actor_type: str) -> bool: ...
 
     async def tick(self, tick: Tick) -> bool: ...
-
-
-class Meter(Protocol):
-    """What is counted of reminders (spec 1.13)."""
-
-    def reminder_fired(self, actor_type: str, *, success: bool) -> None: ...
 
 
 class SchedulerReminders:

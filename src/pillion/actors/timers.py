@@ -23,6 +23,7 @@ from pillion.wire.iso8601 import Period, parse_period, parse_point
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pillion.actors.meter import Meter
     from pillion.clock import Clock
 
 log = logging.getLogger("pillion.actors")
@@ -38,14 +39,6 @@ class Ticking(Protocol):
     def hosts(self, actor_type: str) -> bool: ...
 
     async def tick(self, tick: Tick, *, still: Callable[[], bool] | None = None) -> bool: ...
-
-
-class Meter(Protocol):
-    """What is counted of timers (spec 1.13)."""
-
-    def timers(self, actor_type: str, change: int) -> None: ...
-
-    def timer_fired(self, actor_type: str, *, success: bool) -> None: ...
 
 
 class TimerInvalid(ComponentError):

@@ -1,0 +1,39 @@
+"""What is counted of actors (spec `actors-workflows-jobs.md` 1.13)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Meter(Protocol):
+    """`rebalanced` counts every instance that ended here, idle ones included; `pending` are calls that wait for their
+    turn.
+    """
+
+    def rebalanced(self, actor_type: str) -> None: ...
+
+    def deactivated(self, actor_type: str, *, success: bool) -> None: ...
+
+    def pending(self, actor_type: str, change: int) -> None: ...
+
+    def timers(self, actor_type: str, change: int) -> None: ...
+
+    def timer_fired(self, actor_type: str, *, success: bool) -> None: ...
+
+    def reminder_fired(self, actor_type: str, *, success: bool) -> None: ...
+
+
+class Uncounted:
+    """A `Meter` for when nothing is counted."""
+
+    def rebalanced(self, actor_type: str) -> None: ...
+
+    def deactivated(self, actor_type: str, *, success: bool) -> None: ...
+
+    def pending(self, actor_type: str, change: int) -> None: ...
+
+    def timers(self, actor_type: str, change: int) -> None: ...
+
+    def timer_fired(self, actor_type: str, *, success: bool) -> None: ...
+
+    def reminder_fired(self, actor_type: str, *, success: bool) -> None: ...
