@@ -15,7 +15,6 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pillion.clock import rfc3339
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, ActorReply, RemoteFailure
 from pillion.kinds.jobs import Constant, Job
@@ -27,6 +26,7 @@ from pillion.workflow.history import Event
 from pillion.workflow.instance import Mail
 from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
 from pillion.workflow.snapshot import Wait
+from pillion.workflow.surroundings import moment
 from pillion.workflow.turn import propagate
 from pillion.workflow.workers import Item
 
@@ -248,7 +248,7 @@ class Activities:
         payload = wellknown.Any()
         payload.Pack(asked)
         job = Job(
-            due_time=rfc3339(surroundings.clock.now()), payload=payload.SerializeToString(),
+            due_time=moment(surroundings.clock.now()), payload=payload.SerializeToString(),
             failure_policy=Constant(1.0, None), concurrency_key=asked.historyEvent.taskScheduled.name,
         )  # fmt: skip
         await surroundings.scheduler.schedule(

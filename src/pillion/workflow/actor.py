@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from pillion.kinds.actors import Tick
     from pillion.workflow.engine import Engine
-    from pillion.workflow.snapshot import Snapshot
+    from pillion.workflow.snapshot import Snapshot, Status
 
 log = logging.getLogger("pillion.workflow")
 
@@ -165,23 +165,25 @@ class WorkflowActor:
         self._engine.moved(actor_id)
 
     async def stream(self, call: ActorCall) -> AsyncIterator[bytes]:
-        """`WaitForRuntimeStatus`: how the instance stands, now and after each change, until it is finished. An instance
-        that does not exist yet is waited for.
+        """`WaitForRuntimeStatus`: how the instance stands, now and whenever its status changes, until it is finished.
+
+        An instance that does not exist yet is waited for.
         """
         if call.method != WAIT:
             raise ComponentError(f"unsupported stream method: {call.method}")
         await self._check(call, "get")
         engine = self._engine
-        shown: Snapshot | None = None
+        shown: Status | None = None
         while True:
             change = engine.watch(call.actor_id)
             try:
-                snapshot = await engine.look(call.actor_id)
-                if snapshot is not None and snapshot != shown:
-                    shown = snapshot
-                    yield packed(snapshot)
-                    if snapshot.status.terminal:
-                        return
+                if engine.status(call.actor_id) is not shown or shown is None:
+                    snapshot = await engine.look(call.actor_id)
+                    if snapshot is not None and snapshot.status is not shown:
+                        shown = snapshot.status
+                        yield packed(snapshot)
+                        if shown.terminal:
+                            return
                 await change
             finally:
                 engine.unwatch(call.actor_id, change)

@@ -11,7 +11,6 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pillion.clock import rfc3339
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.kinds.jobs import Constant, Job
@@ -21,7 +20,7 @@ from pillion.workflow.faults import AccessDenied, DescendantsUnknown, InstanceAc
 from pillion.workflow.instance import Mail
 from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
 from pillion.workflow.snapshot import TERMINAL, Status
-from pillion.workflow.surroundings import RETENTION, WAKE
+from pillion.workflow.surroundings import RETENTION, WAKE, moment
 from pillion.workflow.turn import child_start, parent_of, propagate, told_to_parent
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ async def _retain(engine: Engine, runner: Runner) -> None:
     due = history.nanoseconds(completed.timestamp) / 1e9 + after_s
     held = wellknown.Any()
     held.Pack(wellknown.Empty())
-    job = Job(due_time=rfc3339(-(-due // 1)), payload=held.SerializeToString(), failure_policy=Constant(1.0, None))
+    job = Job(due_time=moment(due), payload=held.SerializeToString(), failure_policy=Constant(1.0, None))
     key = engine.key(engine.surroundings.names.retentioner(), instance.instance_id, RETENTION)
     await _until_done(lambda: engine.surroundings.scheduler.schedule(key, job, overwrite=True))
 

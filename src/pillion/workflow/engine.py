@@ -15,7 +15,6 @@ import logging
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
-from pillion.clock import rfc3339
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, LostPlace, Moved, NoHost, RemoteFailure
 from pillion.kinds.jobs import Constant, Job, JobExists, JobKey
@@ -37,7 +36,7 @@ from pillion.workflow.outbox import unpack
 from pillion.workflow.rows import Rows, Step
 from pillion.workflow.runner import Runner
 from pillion.workflow.snapshot import Status, Wait
-from pillion.workflow.surroundings import WAKE
+from pillion.workflow.surroundings import WAKE, moment
 from pillion.workflow.timers import START, Alarm, Timers
 from pillion.workflow.turn import Setting, parent_of
 from pillion.workflow.workers import Workers
@@ -88,7 +87,15 @@ class Engine:
         self._slow: deque[tuple[float, Runner, int]] = deque()
         self._slow_handle: asyncio.TimerHandle | None = None
         self._failures: dict[str, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop on which everything of this engine runs; looked up once."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     # --- names ---
 
@@ -194,6 +201,7 @@ class Engine:
             del self.runners[instance_id]
         self._in_use(instance_id)
         runner.close(Moved(f"workflow '{instance_id}' is not in memory"))
+        self.changed(instance_id)
         if not self._closed:
             self.tasks.start(self._halt(instance_id), "halt")
 
@@ -219,6 +227,7 @@ class Engine:
             del self.runners[runner.instance_id]
         self._in_use(runner.instance_id)
         runner.close(error)
+        self.changed(runner.instance_id)
 
     def failed(self, runner: Runner, error: Exception) -> None:
         """Something went wrong that should not: read the instance anew, after a pause that grows."""
@@ -256,7 +265,7 @@ class Engine:
 
     # --- after a commit ---
 
-    def committed(self, runner: Runner, decision: Decision, seen: int) -> None:
+    async def committed(self, runner: Runner, decision: Decision, seen: int) -> None:
         """Act on what was written: `decision.events[seen:]` are what the worker wants done."""
         instance = runner.instance
         self._failures.pop(instance.instance_id, None)
@@ -277,21 +286,13 @@ class Engine:
                 self._timer(runner, event)
         for send in runner.sends:
             duties.send(self, runner, send)
-        if tasks:
-            self._dispatch(runner, tasks)
+        for event in tasks:
+            if not runner.closed:
+                await self.activities.dispatch(runner, event)
         if ended:
             if killed:
                 self.activities.cancel(runner)
             self.finish(runner, {event.eventId for event in tasks})
-
-    def _dispatch(self, runner: Runner, tasks: list[Event]) -> None:
-        """Dispatch without waiting where the place is known at once, which is the common case."""
-        self.tasks.start(self._dispatch_all(runner, tasks), "dispatch")
-
-    async def _dispatch_all(self, runner: Runner, tasks: list[Event]) -> None:
-        for event in tasks:
-            if not runner.closed:
-                await self.activities.dispatch(runner, event)
 
     def _timer(self, runner: Runner, event: Event) -> None:
         instance = runner.instance
@@ -322,7 +323,7 @@ class Engine:
 
     def watch_turn(self, runner: Runner) -> None:
         """Have the results in this turn written down if it takes long."""
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         self._slow.append((loop.time() + self.surroundings.bounds.slow_turn_s, runner, runner.serial))
         if self._slow_handle is None:
             self._slow_handle = loop.call_at(self._slow[0][0], self._persist_slow)
@@ -583,9 +584,14 @@ class Engine:
         instance = await self.rows.load(instance_id)
         return None if instance is None else instance.snapshot()
 
+    def status(self, instance_id: str) -> Status | None:
+        """The status of an instance in memory, None for another one."""
+        runner = self.runners.get(instance_id)
+        return None if runner is None or not runner.instance.exists else runner.instance.facts.status
+
     def watch(self, instance_id: str) -> asyncio.Future[None]:
         """A future that is done at the next change of the instance; cancel it when it is not wanted any more."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = self.loop.create_future()
         self._watchers.setdefault(instance_id, []).append(future)
         return future
 
@@ -619,7 +625,7 @@ class Engine:
         surroundings = self.surroundings
         name = f"activity-result-{surroundings.random.getrandbits(64):016x}"
         job = Job(
-            due_time=rfc3339(surroundings.clock.now()), payload=payload.SerializeToString(),
+            due_time=moment(surroundings.clock.now()), payload=payload.SerializeToString(),
             failure_policy=Constant(1.0, None),
         )  # fmt: skip
         await surroundings.scheduler.schedule(self.key(actor_type, instance_id, name), job, overwrite=True)
@@ -683,7 +689,7 @@ def _wake(due: float, count: int) -> Job:
     held = wellknown.Any()
     held.Pack(wellknown.Int32Value(value=count))
     return Job(
-        due_time=rfc3339(-(-due // 1)), payload=held.SerializeToString(), failure_policy=Constant(1.0, None)
+        due_time=moment(due), payload=held.SerializeToString(), failure_policy=Constant(1.0, None)
     )  # fmt: skip
 
 

@@ -91,8 +91,19 @@ def split(framed: bytes | bytearray | memoryview) -> Iterator[bytes]:
 # --- events of the sidecar's own making; all others come out of actions, in `turn.py` --------------------------------
 
 
+def stamped(now_ns: int, event_id: int = -1) -> Event:
+    """An event of no kind yet; setting fields is twice as fast as passing messages to the constructor."""
+    event = Event(eventId=event_id)
+    stamp = event.timestamp
+    stamp.seconds = now_ns // NANOS
+    stamp.nanos = now_ns % NANOS
+    return event
+
+
 def turn_started(now_ns: int) -> Event:
-    return Event(eventId=-1, timestamp=timestamp(now_ns), workflowStarted=m.WorkflowStartedEvent())
+    event = stamped(now_ns)
+    event.workflowStarted.SetInParent()
+    return event
 
 
 def execution_started(
@@ -141,15 +152,19 @@ def terminated(now_ns: int, output: str | None, *, recursive: bool) -> Event:
 
 def task_result(now_ns: int, answer: m.ActivityResponse, execution_id: str) -> Event:
     """What a worker said of an activity, as an event of the workflow's history."""
-    stamp = timestamp(now_ns)
+    event = stamped(now_ns)
     if answer.HasField("failureDetails"):
-        failed = m.TaskFailedEvent(
-            taskScheduledId=answer.taskId, failureDetails=answer.failureDetails, taskExecutionId=execution_id
-        )
-        return Event(eventId=-1, timestamp=stamp, taskFailed=failed)
-    result = answer.result if answer.HasField("result") else None
-    done = m.TaskCompletedEvent(taskScheduledId=answer.taskId, result=result, taskExecutionId=execution_id)
-    return Event(eventId=-1, timestamp=stamp, taskCompleted=done)
+        failed = event.taskFailed
+        failed.taskScheduledId = answer.taskId
+        failed.taskExecutionId = execution_id
+        failed.failureDetails.CopyFrom(answer.failureDetails)
+        return event
+    done = event.taskCompleted
+    done.taskScheduledId = answer.taskId
+    done.taskExecutionId = execution_id
+    if answer.HasField("result"):
+        done.result.value = answer.result.value
+    return event
 
 
 def task_failed(now_ns: int, task_id: int, execution_id: str, kind: str, message: str, *, final: bool = True) -> Event:

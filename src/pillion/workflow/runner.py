@@ -114,7 +114,7 @@ class Runner:
         if facts.completed is not None:
             return
         mail = Mail.of(event)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = self.engine.loop.create_future()
         if event.HasField("eventRaised"):
             if facts.stalled is not None:
                 raise InstanceStalled
@@ -274,7 +274,7 @@ class Runner:
             started = turn.started
             name = started.executionStarted.name if started is not None else ""
             engine.surroundings.meter.payload(name, size / surroundings.bounds.max_body)
-            answer = self.answer = asyncio.get_running_loop().create_future()
+            answer = self.answer = engine.loop.create_future()
             mark = (0, 0) if turn.reset else self.instance.mark
             self.item = Item(self.instance_id, name, self._answered, turn=turn, mark=mark)
             engine.workers.offer(self.item)
@@ -332,7 +332,7 @@ class Runner:
         if decision.reset and not decision.stalled:
             self.engine.forget(self)
             self.mail = [*decision.carried, *(one for one in self.mail if not _is_result(one))]
-        self.engine.committed(self, decision, seen)
+        await self.engine.committed(self, decision, seen)
 
     def _step(self, decision: Decision, mail: list[Mail], made: list[Send]) -> Step:
         kept = self._without(mail)

@@ -140,11 +140,13 @@ class Hub:
         names = self._surroundings.names
         pause_s = FIRST_PAUSE_S
         while True:
-            found = await self.engine.look(instance_id)
-            if found is not None and enough(found.status):
-                return found
             call = ActorCall(names.workflow(), instance_id, WAIT, headers=self.engine.caller(), verb="")
             try:
+                found = await self.engine.look(instance_id)
+                if found is not None and enough(found.status):
+                    return found
+                if await self._watch(instance_id, enough):
+                    continue
                 async for item in self._surroundings.actors.stream(call):
                     pause_s = FIRST_PAUSE_S
                     if enough(Status(status_of(item))):
@@ -152,9 +154,22 @@ class Hub:
             except (NoPlacement, NoStateStore):
                 raise
             except (ActorError, ComponentError):
-                # No host for the moment, or the owner has changed: the next call finds it.
+                # No host for the moment, the owner has changed, or the store does not answer: the next call finds it.
                 await self._pause(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_S)
+
+    async def _watch(self, instance_id: str, enough: Callable[[Status], bool]) -> bool:
+        """Wait here while the instance is driven here: no stream, no messages. False when it never was."""
+        engine = self.engine
+        here = False
+        while (status := engine.status(instance_id)) is not None and not enough(status):
+            here = True
+            change = engine.watch(instance_id)
+            try:
+                await change
+            finally:
+                engine.unwatch(instance_id, change)
+        return here or status is not None
 
     async def _pause(self, pause_s: float) -> None:
         """Wait for a while, or for a worker to connect here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pillion.clock import rfc3339
 from pillion.kinds.config import Workflow
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from pillion.kinds.jobs import Scheduler
     from pillion.kinds.state import TransactionalStore
     from pillion.workflow.policy import Policies
+
+
+def moment(seconds: float) -> str:
+    """A due time for the scheduler: RFC 3339 in UTC, with its milliseconds; never earlier than asked."""
+    whole, part = divmod(-(-seconds * 1000 // 1), 1000)
+    return f"{rfc3339(whole)[:-1]}.{int(part):03d}Z"
+
 
 WAKE = "wake"
 RETENTION = "retention"

@@ -198,7 +198,6 @@ def apply(turn: Turn, answer: m.WorkflowResponse, setting: Setting, now_ns: int)
         return stall(turn, *trouble, now_ns)
     fresh = _versioned(turn, answer)
     completed = False
-    stamp = timestamp(now_ns)
     sends = list(turn.sends)
     for action in answer.actions:
         kind = action.WhichOneof("workflowActionType")
@@ -219,7 +218,8 @@ def apply(turn: Turn, answer: m.WorkflowResponse, setting: Setting, now_ns: int)
             continue
         make = _MAKES.get(kind or "")
         if make is not None:
-            event = Event(eventId=action.id, timestamp=stamp, router=_router(action, setting.app_id))
+            event = history.stamped(now_ns, action.id)
+            _route(action, event, setting.app_id)
             make(turn, action, event)
             fresh.append(pair(event))
         if kind in _SENDS:
@@ -335,22 +335,22 @@ def _carried(body: m.CompleteWorkflowAction, now_ns: int) -> list[Mail]:
 # --- one for each action that becomes an event -----------------------------------------------------------------------
 
 
-def _router(action: m.WorkflowAction, app_id: str) -> m.TaskRouter:
-    """Where the action goes; the action's own router counts before that of its body."""
-    given = None
+def _route(action: m.WorkflowAction, event: Event, app_id: str) -> None:
+    """Say whence the event comes and where it goes; the action's own router counts before that of its body."""
+    router = event.router
+    router.sourceAppID = app_id
     if action.HasField("router"):
         given = action.router
     elif action.HasField("scheduleTask") and action.scheduleTask.HasField("router"):
         given = action.scheduleTask.router
     elif action.HasField("createChildWorkflow") and action.createChildWorkflow.HasField("router"):
         given = action.createChildWorkflow.router
-    router = m.TaskRouter(sourceAppID=app_id)
-    if given is not None:
-        if given.HasField("targetAppID"):
-            router.targetAppID = given.targetAppID
-        if given.HasField("targetAppNamespace"):
-            router.targetAppNamespace = given.targetAppNamespace
-    return router
+    else:
+        return
+    if given.HasField("targetAppID"):
+        router.targetAppID = given.targetAppID
+    if given.HasField("targetAppNamespace"):
+        router.targetAppNamespace = given.targetAppNamespace
 
 
 def _task(turn: Turn, action: m.WorkflowAction, event: Event) -> None:

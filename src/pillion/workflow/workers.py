@@ -99,13 +99,14 @@ class Stream:
         self.closed = False
 
     async def next(self) -> bytes:
+        loop = asyncio.get_running_loop()
         while True:
             if self.closed:
                 raise StreamEnded("shutting down")
             item = self._workers.take(self)
             if item is not None:
                 return self._workers.hand(self, item)
-            self.waiter = asyncio.get_running_loop().create_future()
+            self.waiter = loop.create_future()
             self._workers.idle(self)
             try:
                 await self.waiter
