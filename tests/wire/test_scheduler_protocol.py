@@ -344,7 +344,7 @@ def test_calls_wait_for_a_scheduler_and_pass_over_dead_ones() -> None:
     async def test() -> None:
         async with server() as one:
             address = one.address
-            one.hosts.set(["127.0.0.1:1", address])
+            one.hosts.set(["127.0.0.1:1", "no address", address])
             async with client(address) as scheduler:
                 for name in "abcd":
                     await scheduler.schedule(JobKey("ns", name, "app"), Job(due_time="1s"))

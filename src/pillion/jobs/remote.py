@@ -19,7 +19,7 @@ from pillion.jobs.remote_watch import RemoteWatch
 from pillion.jobs.statuses import error_of
 from pillion.kinds.jobs import CatchUp, JobExists, JobKey, SchedulerTimeout, SchedulerUnavailable
 from pillion.net.exchange import RpcError
-from pillion.net.h2_pool import CannotConnect
+from pillion.net.h2_pool import CannotConnect, split_address
 from pillion.tasks import Tasks
 from pillion.wire.messages import scheduler as m
 
@@ -39,6 +39,7 @@ PAUSE_S, JITTER_S = 0.5, 0.25
 """Between two tries to connect: half a second, up to a quarter more or less."""
 PARTING_S = 1.0
 """How long `close` waits for the last answers of triggers."""
+MOST_HOSTS = 1000
 DISABLED = "scheduler clients are disabled"
 _AGAIN = (Code.CANCELLED, Code.UNAVAILABLE)
 
@@ -128,9 +129,9 @@ class RemoteScheduler:
 
     def _take(self, addresses: Sequence[str]) -> None:
         """Connect to those that are new, leave those that are gone. An empty list says that nothing is agreed yet."""
-        if not addresses:
+        wanted = [address for address in dict.fromkeys(addresses[:MOST_HOSTS]) if _dialled(address)]
+        if not wanted:
             return
-        wanted = list(dict.fromkeys(addresses))
         for address in [known for known in self._order if known not in wanted]:
             channel = self._hosts.pop(address)
             for watch in self._watches:
@@ -297,6 +298,16 @@ class RemoteScheduler:
 
     def __repr__(self) -> str:
         return f"<RemoteScheduler, {len(self._order)} schedulers, {len(self._watches)} watches>"
+
+
+def _dialled(address: str) -> bool:
+    """Whether an address that a scheduler told can be dialled at all."""
+    try:
+        split_address(address)
+    except ValueError as error:
+        log.warning("a scheduler is passed over: %s", error)
+        return False
+    return True
 
 
 _ASKING = "pillion"

@@ -26,7 +26,7 @@ from pillion.kinds.names import Instance
 from pillion.net import listen
 from pillion.net.grpc_client import Channel
 from pillion.net.h2_driver import Keepalive
-from pillion.net.h2_pool import PoolOptions
+from pillion.net.h2_pool import PoolOptions, split_address
 from pillion.observe import logs
 from pillion.peers.endpoints import Endpoint
 from pillion.resiliency.current import CurrentPolicies
@@ -246,9 +246,15 @@ class Sidecar:
 
     def _jobs(self) -> tuple[Scheduler, Callable[[], Sequence[str]]]:
         """Return the scheduler, and the function that tells where it is. Looking for one that is far begins here."""
-        addresses = self.options.scheduler_host_address
+        addresses = tuple(filter(None, (each.strip() for each in self.options.scheduler_host_address)))
         if self._scheduler is not None:
             return self._scheduler, lambda: addresses
+
+        for each in addresses:
+            try:
+                split_address(each)
+            except ValueError as error:
+                raise ConfigError(str(error), where="--scheduler-host-address", mend="write localhost:50006") from error
 
         def dial(address: str) -> Channel:
             return Channel(address, max_receive=2**31 - 1, options=SCHEDULER_POOL)
