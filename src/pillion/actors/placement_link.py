@@ -78,7 +78,7 @@ class GrpcLink:
 
     async def promise(self) -> Promised:
         try:
-            return _promise(await self._stream.initial_metadata())
+            return promised(await self._stream.initial_metadata())
         except RpcError as error:
             raise self._lost(error) from error
 
@@ -116,8 +116,8 @@ class GrpcLink:
         return f"<GrpcLink {self._channel!r}>"
 
 
-def _promise(metadata: Metadata) -> Promised:
-    """Read the promise; a server that makes none, or a senseless one, is one like the reference's."""
+def promised(metadata: Metadata) -> Promised:
+    """Read the promise in initial metadata; a server that makes none, or a senseless one, is like the reference's."""
     values = {name: value for name, value in metadata if isinstance(value, str)}
     text = values.get(GRACE_KEY, "")
     grace_s = int(text) / 1000 if text.isascii() and text.isdigit() and len(text) <= 7 else 0.0

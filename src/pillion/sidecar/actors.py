@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pillion.actors.host import ActorHost, Uncounted
 from pillion.actors.placement import HEALTH_TARGET, Placement
 from pillion.actors.placement_link import grpc_dial, resolve
 from pillion.actors.reminders import SchedulerReminders
+from pillion.actors.seat import Seat
 from pillion.actors.settings import from_json
 from pillion.actors.state import ActorState
 from pillion.actors.timers import Timers
@@ -31,7 +32,6 @@ from pillion.blocks.actors import ActorsBlock
 from pillion.blocks.metadata import ActorFacts
 from pillion.clock import SystemClock
 from pillion.errors import ComponentError, ConfigError
-from pillion.kinds.actors import NoPlacement
 from pillion.observe.actor_meters import ActorMeter, PlacementMeter
 from pillion.peers.actors import PeerActors
 from pillion.resiliency.builtin import BuiltIn
@@ -39,12 +39,12 @@ from pillion.serve.internal_actors import InternalActors
 from pillion.sidecar.actor_store import ActorStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Sequence
 
     from pillion.api.operation import Operation
     from pillion.app.channel import AppChannel
     from pillion.blocks.health import Readiness
-    from pillion.kinds.actors import Hosted, Owner
+    from pillion.kinds.actors import Hosted
     from pillion.kinds.config import Configuration
     from pillion.kinds.jobs import Scheduler
     from pillion.net.exchange import Method
@@ -94,7 +94,7 @@ class ActorRuntime:
         self._types: list[Hosted] = []
         registry = meters.registry
         meter = ActorMeter(registry) if registry is not None else Uncounted()
-        self._place = _Place(scheduling.types, self._placed)
+        self._place = Seat(scheduling.types, self._placed)
         self.host = ActorHost(
             self._place, PeerActors(pool), policies=policies, retry=policies.retry(BuiltIn.ACTOR_NOT_FOUND),
             meter=meter,
@@ -241,56 +241,3 @@ class ActorRuntime:
 
     def __repr__(self) -> str:
         return f"<ActorRuntime {self.gate!r} {self.host!r}>"
-
-
-class _Place:
-    """Between the host and its membership, which needs the address that is known last: `Placement` to the one,
-    `Hosting` to the other. Reminders of a type are taken once its owners are known.
-    """
-
-    def __init__(self, follow: Callable[[Collection[str]], None], placed: Callable[[], None]) -> None:
-        self.placement: Placement | None = None
-        self.host: ActorHost | None = None
-        self.hosted: frozenset[str] = frozenset()
-        self._settled: set[str] = set()
-        self._follow, self._told = follow, placed
-
-    # towards the host
-
-    @property
-    def version(self) -> int:
-        return 0 if self.placement is None else self.placement.version("")
-
-    def lookup(self, actor_type: str, actor_id: str) -> Owner | None:
-        if self.placement is None:
-            raise NoPlacement("placement is not configured")
-        return self.placement.lookup(actor_type, actor_id)
-
-    async def owner(self, actor_type: str, actor_id: str) -> Owner:
-        if self.placement is None:
-            raise NoPlacement("placement is not configured")
-        return await self.placement.owner(actor_type, actor_id)
-
-    def types(self, actor_types: Sequence[str]) -> None:
-        self.hosted = frozenset(actor_types)
-        self._settled &= self.hosted
-        self._follow(frozenset(self._settled))
-        if self.placement is not None:
-            self.placement.types(self.hosted)
-
-    # towards placement
-
-    async def drain(self, types: Collection[str], is_local: Any) -> None:
-        assert self.host is not None
-        await self.host.drain(sorted(types), is_local)
-
-    async def halt_all(self) -> None:
-        assert self.host is not None
-        await self.host.halt_all()
-
-    def settled(self, types: Collection[str]) -> None:
-        assert self.host is not None
-        self._settled |= self.hosted.intersection(types)
-        self._follow(frozenset(self._settled))
-        self.host.settled(sorted(types))
-        self._told()

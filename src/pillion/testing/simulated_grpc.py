@@ -50,6 +50,8 @@ class Network:
         self.delay_s = delay_s
         self.breaking = breaking
         self.notice_s = notice_s
+        self.spared: set[str] = set()
+        """Methods whose calls are not reset by chance."""
         self._cut: dict[frozenset[str], float] = {}
         self._servers: dict[str, tuple[Host, GrpcService]] = {}
 
@@ -134,6 +136,7 @@ class _Call:
         self.ended: Callable[[_Call], object] = lambda call: None
         self.over = False
         self._gone = False
+        self._spared = method in network.spared
         self._arrival = {"up": 0.0, "down": 0.0}
         self.client = _Client(self)
         self.server: _Server | None = None
@@ -186,7 +189,7 @@ class _Call:
 
     def _later(self, way: str, arrive: Callable[[], None]) -> None:
         network, world = self.network, self.world
-        if network.breaking and world.random.random() < network.breaking:
+        if network.breaking and not self._spared and world.random.random() < network.breaking:
             self._reset()
         if self._gone:
             return

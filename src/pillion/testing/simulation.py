@@ -17,8 +17,10 @@ the hosts do.
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import random
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
@@ -32,6 +34,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 EPOCH = 1_767_225_600.0
 """Wall-clock time at the beginning of every world: 2026-01-01."""
+TICK_S = 1e-9
+"""What a timer takes at least: time must move where somebody waits for a moment that rounding puts just ahead."""
 STORY_LENGTH = 4000
 """How many lines of the story are kept."""
 
@@ -42,6 +46,26 @@ class Stuck(AssertionError):
 
 class Broken(ComponentError):
     """A message was lost, or the other end is gone: the caller cannot know whether it was heard."""
+
+
+def tell(story: Callable[[], T]) -> T:
+    """Run a story - a function that makes its world - and forget that world afterwards.
+
+    What still waits in it never goes on: the `finally` blocks of those coroutines run when they are forgotten, on no
+    host, and whatever they do then comes to nothing. A failure is raised anew, without the world that it would hold.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    failure = ""
+    try:
+        result = story()
+    except AssertionError as error:
+        failure = str(error)
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+    if failure:
+        raise AssertionError(failure)
+    return result
 
 
 class World:
@@ -59,11 +83,14 @@ class World:
         self._queue: list[tuple[float, int, Host | None, asyncio.TimerHandle | asyncio.Handle]] = []
         self._order = 0
         self._runnable: list[Host] = []
+        self._all: list[Host] = []
+        """Dead ones too: what a dead machine had begun is not to be ended by the garbage collector."""
 
     def host(self, name: str, *, offset_s: float = 0.0, rate: float = 1.0) -> Host:
         """Add a host whose wall clock is `offset_s` ahead and whose clocks run `rate` times as fast. A name that was
         killed before may come again: as a new machine without memory."""
         host = self.hosts[name] = Host(self, name, offset_s, rate)
+        self._all.append(host)
         return host
 
     def tell(self, line: str) -> None:
@@ -161,7 +188,7 @@ class Host:
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine on this host. A failure of it ends the world: nobody else would see it."""
-        task: asyncio.Task[T] = asyncio.Task(work, loop=self.loop)
+        task: asyncio.Task[T] = self.loop.create_task(work)
         task.add_done_callback(_surfaced)
         return task
 
@@ -279,7 +306,7 @@ class Wire:
                 result, error = None, failure
             self.send(target, source, lambda: _settle(answer, result, error), None)
 
-        task = asyncio.Task(run(), loop=target.loop)
+        task = target.loop.create_task(run())
         self._watch(source, target, task, answer)
 
     def _watch(self, source: Host, target: Host, task: asyncio.Task[None], answer: asyncio.Future[Any]) -> None:
@@ -359,6 +386,7 @@ class _Loop(asyncio.AbstractEventLoop):
     def __init__(self, host: Host) -> None:
         self._host = host
         self.failure: BaseException | None = None
+        self.tasks: set[asyncio.Task[Any]] = set()
 
     def time(self) -> float:
         return self._host.local_time()
@@ -386,14 +414,17 @@ class _Loop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         host = self._host
-        host.world._push(host.world_time(when), host, handle)
+        host.world._push(max(host.world_time(when), host.world.now + TICK_S), host, handle)
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Context | None = None) -> asyncio.Task[Any]:
-        return asyncio.Task(coro, loop=self, name=name, context=context)
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
 
     def get_debug(self) -> bool:
         return False

@@ -1,0 +1,217 @@
+"""A cluster in a simulated world: a control host with placement and scheduler, and sidecars that host actors.
+
+Everything between the application and the store is the real thing: membership, rounds, hosts, turns, fences, reminders,
+the scheduler's engine and both ends of its protocol. Invented are time, the network, the disk and the applications.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from pillion.actors.host import ActorHost, Uncounted
+from pillion.actors.placement import LinkLost, Placement
+from pillion.actors.placement_link import METHOD, promised
+from pillion.actors.reminders import SchedulerReminders
+from pillion.actors.seat import Seat
+from pillion.actors.state import ActorState
+from pillion.control.placement import PlacementService, Terms
+from pillion.control.scheduler import Hosts, SchedulerService
+from pillion.errors import Code, ComponentError
+from pillion.jobs.engine import Engine
+from pillion.jobs.remote import RemoteScheduler
+from pillion.kinds.jobs import Member
+from pillion.net.exchange import RpcError
+from pillion.peers.actors import PeerActors
+from pillion.peers.pool import Pool
+from pillion.serve.internal_actors import InternalActors
+from pillion.sidecar.scheduling import Scheduling
+from pillion.testing.memory_jobs import Jobs
+from pillion.testing.simulated_grpc import Network
+from pillion.testing.simulation import Disk, Host, World
+from pillion.wire.messages import placement as m
+from simulator.stores import Rows, SimulatedJobs, SimulatedState, WorldClock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from pillion.actors.membership import Promised
+    from pillion.kinds.actors import Hosted
+    from pillion.net.exchange import ClientStream, Metadata, Method
+
+APP, NAMESPACE = "app", "default"
+PLACEMENT, SCHEDULER = "control:50005", "control:50006"
+GRACE_S = 10.0
+
+
+class Cluster:
+    """One world with everything in it. `apps` makes what a sidecar hosts, when it starts."""
+
+    def __init__(self, seed: int, *, failing: float = 0.0, breaking: float = 0.0) -> None:
+        logging.getLogger("pillion").setLevel(logging.CRITICAL)
+        self.world = World(seed)
+        self.network = Network(self.world, breaking=breaking)
+        self.network.spared.add(METHOD)
+        self.disk = Disk(self.world, failing=failing)
+        self.rows = Rows(self.world)
+        self.jobs = Jobs(WorldClock(self.world))
+        self.sidecars: dict[str, Sidecar] = {}
+        self.wrong: list[str] = []
+        self.world.checks.append(self._check)
+        self._terms = 0
+        self.control = self.start_control()
+
+    def _check(self) -> None:
+        if self.wrong:
+            raise AssertionError(self.world.told("; ".join(self.wrong)))
+
+    # -- hosts
+
+    def start_control(self) -> Host:
+        """Start placement and scheduler on a host of their own, with nothing in memory; not beside those that run."""
+        if self._terms and self.control.alive:
+            return self.control
+        world = self.world
+        host = self.control = world.host("control", offset_s=world.random.uniform(-2, 2))
+        inherited, self._terms = self._terms > 0, self._terms + 1
+
+        async def boot() -> None:
+            placement = PlacementService(
+                Terms(grace_s=GRACE_S),
+                clock=host.clock,
+                silence=lambda call: call.silence(),  # type: ignore[attr-defined]
+            )
+            placement.lead(_Always(), self._terms, inherited=inherited)
+            self.network.serve(PLACEMENT, host, placement)
+            store = SimulatedJobs(self.jobs, self.disk, host)
+            engine = Engine(
+                store,
+                Member("scheduler-0", self._terms, SCHEDULER),
+                clock=host.clock,
+                chance=host.random,  # type: ignore[arg-type]
+            )
+            await patiently(engine.open)
+            self.network.serve(SCHEDULER, host, SchedulerService(engine, Hosts([SCHEDULER])))
+
+        host.start(boot())
+        return host
+
+    def start(self, name: str, host_types: Callable[[Sidecar], Sequence[Hosted]]) -> Sidecar:
+        """Start a sidecar on a new machine; one of this name that was killed before has left nothing behind."""
+        random = self.world.random
+        host = self.world.host(name, offset_s=random.uniform(-1, 1), rate=1 + random.uniform(-1e-3, 1e-3))
+        self.world.tell(f"{name} starts")
+        sidecar = self.sidecars[name] = Sidecar(self, host, host_types)
+        host.start(sidecar.boot())
+        return sidecar
+
+    @property
+    def up(self) -> list[Sidecar]:
+        return [sidecar for sidecar in self.sidecars.values() if sidecar.host.alive]
+
+
+class Sidecar:
+    """The actor runtime of one machine. `ready` is set when its types are placed."""
+
+    def __init__(self, cluster: Cluster, host: Host, host_types: Callable[[Sidecar], Sequence[Hosted]]) -> None:
+        self.cluster, self.host, self.name = cluster, host, host.name
+        self.address = f"{host.name}:50002"
+        self._host_types = host_types
+        self.booted = False
+
+    async def boot(self) -> None:
+        cluster, host = self.cluster, self.host
+        network = cluster.network
+        self.store = SimulatedState(cluster.rows, cluster.disk, host)
+        self.scheduler = RemoteScheduler(
+            [SCHEDULER], lambda address: network.channel(host, address), host.clock, host.random, streams=1
+        )
+        self.scheduler.open()
+        self.scheduling = Scheduling(self.scheduler, APP, NAMESPACE)
+        self.seat = Seat(self.scheduling.types, lambda: None)
+        pool = Pool(lambda address, target: network.channel(host, address))
+        self.actors = ActorHost(self.seat, PeerActors(pool), random=host.random)
+        self.seat.host = self.actors
+        self.state = ActorState(APP, self.actors, lambda: self.store, address=self.address, random=host.random)
+        self.reminders = SchedulerReminders(self.actors, self.scheduler, APP, NAMESPACE, Uncounted())
+        self.actors.cancelled = self.reminders.cancelled
+        self.scheduling.reminders = self.reminders.deliver
+        network.serve(self.address, host, _Methods(InternalActors(self.actors).methods()))
+        self.placement = Placement(
+            [PLACEMENT], host_name=self.address, app_id=APP, namespace=NAMESPACE, hosting=self.seat, dial=self._dial,
+            clock=host.clock, random=host.random,
+        )  # fmt: skip
+        self.seat.placement = self.placement
+        self.actors.store_changed(True)
+        self.actors.host("app", self._host_types(self))
+        await self.placement.open()
+        self.booted = True
+
+    async def _dial(self, address: str) -> Link:
+        stream = self.cluster.network.channel(self.host, address).stream(METHOD)
+        return Link(stream, self.cluster, self.host)
+
+
+class Link:
+    """A `placement.Link` over the simulated network."""
+
+    def __init__(self, stream: ClientStream, cluster: Cluster, host: Host) -> None:
+        self._stream, self._cluster, self._host = stream, cluster, host
+
+    async def send(self, host: m.Host) -> None:
+        try:
+            await self._stream.send(host.SerializeToString())
+        except RpcError as error:
+            raise self._lost(error) from error
+
+    async def promise(self) -> Promised:
+        try:
+            return promised(await self._stream.initial_metadata())
+        except RpcError as error:
+            raise self._lost(error) from error
+
+    async def receive(self) -> m.PlacementOrder:
+        try:
+            message = await self._stream.receive()
+        except RpcError as error:
+            raise self._lost(error) from error
+        if message is None:
+            raise LinkLost("the server ended the stream", gone=False)
+        return m.PlacementOrder.FromString(message)
+
+    def abort(self) -> None:
+        self._stream.cancel()
+
+    async def close(self) -> None:
+        self._stream.cancel()
+
+    def _lost(self, error: RpcError) -> LinkLost:
+        control = self._cluster.control
+        silent = control.alive and self._cluster.network.silent_since(self._host, control) is not None
+        gone = error.code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE) and not silent
+        return LinkLost(error.message, gone=gone)
+
+
+class _Methods:
+    def __init__(self, methods: dict[str, Method]) -> None:
+        self._methods = methods
+
+    def find(self, method: str, metadata: Metadata) -> Method | None:
+        return self._methods.get(method)
+
+
+class _Always:
+    """A leadership that nobody disputes: there is one control host at a time."""
+
+    def holds(self) -> bool:
+        return True
+
+
+async def patiently(act: Callable[[], Awaitable[None]]) -> None:
+    """Do what is done at the start until it succeeds, as a supervisor would."""
+    while True:
+        try:
+            return await act()
+        except ComponentError:
+            await asyncio.sleep(0.2)
