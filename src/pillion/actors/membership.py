@@ -217,6 +217,9 @@ class Membership:
         self._grace_s = 0.0
         self._order = 0
         """The greatest version heard of on this stream."""
+        self._unlock_early = 0
+        """The version whose unlock came while its drain still ran: a host that changes nothing for others is sent lock,
+        table and unlock at once."""
         self._update_until: float | None = None
         self._keep_until: float | None = None
 
@@ -276,7 +279,7 @@ class Membership:
         table = event.table
         if table.version < self._order:
             return self._give_up(f"a table of version {table.version} behind {self._order}")
-        self._order = table.version
+        self._order, self._unlock_early = table.version, 0
         self._update_until = None
         self.blocked |= self.table.changed(table)
         self.table = table
@@ -287,10 +290,15 @@ class Membership:
         if self.phase is not Phase.DRAINING or event.version != self.table.version:
             return []  # overtaken by another round, or by the end of the stream
         self.phase = Phase.UPDATED
-        return [Say(Operation.UPDATE, self.types, event.version)]
+        said: list[Effect] = [Say(Operation.UPDATE, self.types, event.version)]
+        return said + self._unlocked(Unlock(event.version), now) if self._unlock_early == event.version else said
 
     def _unlocked(self, event: Unlock, now: float) -> list[Effect]:
-        if self.phase is not Phase.UPDATED or event.version != self.table.version:
+        if event.version != self.table.version:
+            return []
+        if self.phase is Phase.DRAINING:
+            self._unlock_early = event.version
+        if self.phase is not Phase.UPDATED:
             return []
         released, self.blocked = self.blocked, frozenset()
         self.phase, self.standing = Phase.STEADY, Standing.WHOLE
