@@ -72,8 +72,9 @@ class Engine:
         self.setting = Setting(names.app_id, surroundings.new_id)
         self.rows = Rows(names.app_id, self.workflow_type, surroundings.store, surroundings.random)
         self.workers = Workers(
-            surroundings.clock, surroundings.random, surroundings.config, limits=limits, changed=changed
-        )
+            surroundings.clock, surroundings.random, surroundings.config, limits=limits, changed=changed,
+            taken=self._taken,
+        )  # fmt: skip
         self.tasks = Tasks("workflow engine")
         self.timers = Timers(surroundings.clock, surroundings.bounds.near_timer_s, self._ring)
         self.deliveries = Deliveries(self.tasks, surroundings.clock, surroundings.bounds.deliveries)
@@ -87,6 +88,8 @@ class Engine:
         self._slow: deque[tuple[float, Runner, int]] = deque()
         self._slow_handle: asyncio.TimerHandle | None = None
         self._failures: dict[str, int] = {}
+        self._outside: dict[str, None] = {}
+        """Instances that are to begin and wait in the store, for the queue of work is long."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -493,8 +496,28 @@ class Engine:
                 raise
         runner.mail = [mail]
         self.changed(instance_id)
-        runner.kick()
+        if self.workers.queued >= self.surroundings.bounds.queued_items:
+            runner.mail = []
+            self._outside[instance_id] = None
+            self.release(runner)
+        else:
+            runner.kick()
         return True
+
+    def _taken(self) -> None:
+        """A worker took an item: there may be room for an instance that waits in the store."""
+        if self._outside and self.workers.queued < self.surroundings.bounds.queued_items:
+            instance_id = next(iter(self._outside))
+            del self._outside[instance_id]
+            if instance_id not in self.runners:
+                self.tasks.start(self._admit(instance_id), "admit")
+
+    async def _admit(self, instance_id: str) -> None:
+        try:
+            await self.find(instance_id)
+        except ComponentError as error:
+            log.warning("workflow '%s' cannot be read: %s", instance_id, error)
+            self.resume_later(instance_id)
 
     def _created_already(self, instance: Instance, event: Event) -> bool:
         """Whether this very start is what made the instance: the answer to an earlier request was lost."""
@@ -651,6 +674,8 @@ class Engine:
 
     def waiting_unread(self, instance: Instance) -> tuple[Wait, ...]:
         """What an instance waits for that is not driven here."""
+        if instance.instance_id in self._outside:
+            return (Wait("worker", error=f"{self.workers.queued} turns and activities wait before it"),)
         return Runner(self, instance).waiting()
 
     def unpark(self) -> None:

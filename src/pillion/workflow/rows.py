@@ -11,12 +11,13 @@ Never knows: turns, workers.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError, EtagMismatch
 from pillion.kinds.actors import LostPlace, NoStateStore
-from pillion.kinds.state import BulkGetStore, Delete, Get, KeysStore, Set, VersionedStore
+from pillion.kinds.state import BulkGetStore, Delete, Feature, Get, KeysStore, Set, VersionedStore
 from pillion.wire.messages import backend
 from pillion.workflow.faults import StoreUnfit
 from pillion.workflow.history import varint
@@ -24,13 +25,14 @@ from pillion.workflow.instance import Instance, Mail
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pillion.kinds.state import Found, Operation, TransactionalStore
     from pillion.workflow.turn import Pair
 
 LONGEST = 1_000_000
 """More rows than this are a sign of tampering (3.1)."""
+NO_METADATA: Mapping[str, str] = {}
 _RELOADS = 5
 _RELOAD_S = 0.015
 _TOKEN_TAG = varint(1998 << 3 | 2)
@@ -83,6 +85,7 @@ class Rows:
         self._random = random
         self._asked: TransactionalStore | None = None
         self._tells = False
+        self._partitions = False
 
     def prefix(self, instance_id: str) -> str:
         return f"{self._app_id}||{self._type}||{instance_id}||"
@@ -96,11 +99,20 @@ class Rows:
     def _tells_versions(self, store: TransactionalStore) -> bool:
         """Whether the store is a `VersionedStore`; asked once for each store, the question is not cheap."""
         if store is not self._asked:
-            self._asked, self._tells = store, isinstance(store, VersionedStore)
+            self._ask(store)
         return self._tells
 
+    def _ask(self, store: TransactionalStore | None) -> None:
+        self._asked = store
+        self._tells = isinstance(store, VersionedStore)
+        self._partitions = store is not None and Feature.PARTITION_KEY in store.features
+
     def _metadata(self, instance_id: str) -> Mapping[str, str]:
-        return {"partitionKey": self.prefix(instance_id)[:-2]}
+        """Metadata of a request; the others do without a partition key faster."""
+        store = self._store()
+        if store is not self._asked:
+            self._ask(store)
+        return {"partitionKey": self.prefix(instance_id)[:-2]} if self._partitions else NO_METADATA
 
     @property
     def most_mail(self) -> int:

@@ -65,6 +65,12 @@ class Gone(Exception):
 class Runner:
     """Drives one committed instance. `mail` is what waits for a turn, in its order."""
 
+    __slots__ = (
+        "_raised", "activities", "answer", "closed", "deliveries", "driving", "engine", "finishing", "flushing",
+        "in_turn", "incoming", "instance", "item", "lock", "mail", "sends", "serial", "settled", "slow", "trouble",
+        "turn_since", "wake_due", "wakes",
+    )  # fmt: skip
+
     def __init__(self, engine: Engine, instance: Instance) -> None:
         self.engine = engine
         self.instance = instance

@@ -112,6 +112,8 @@ class Bounds:
     """So long the types stay registered when the last worker has gone: workers reconnect."""
     deliveries: int = 64
     """Messages to other instances that are under way at once."""
+    queued_items: int = 2000
+    """When so many turns and activities wait for workers, instances that begin wait in the store, not in memory."""
     resuming: int = 32
     """Instances that are read at once when their owner begins."""
 

@@ -128,7 +128,9 @@ class Stream:
 
 
 class Workers:
-    """The queue of one application. `changed` is called when the first stream came and when the last one went."""
+    """The queue of one application. `changed` is called when the first stream came and when the last one went, `taken`
+    whenever a worker took an item.
+    """
 
     def __init__(
         self,
@@ -139,10 +141,12 @@ class Workers:
         limits: Limits | None = None,
         changed: Callable[[], None] | None = None,
         share: Callable[[], int] = lambda: 1,
+        taken: Callable[[], None] | None = None,
     ) -> None:
         self._clock = clock
         self._limits = limits or Limits()
         self._changed = changed or (lambda: None)
+        self._taken = taken
         self._prefix = f"{random.getrandbits(48):012x}-"
         self._count = 0
         self._streams: list[Stream] = []
@@ -180,8 +184,8 @@ class Workers:
 
     @property
     def queued(self) -> int:
-        """Items that no worker has taken yet."""
-        return len(self._turns) + len(self._activities) + sum(len(stream.own) for stream in self._streams)
+        """Items that no worker has taken yet and any may take."""
+        return len(self._turns) + len(self._activities)
 
     def lost(self, stream: Stream) -> None:
         """Offer again what the stream held, before anything else, in the order in which it was given out."""
@@ -296,6 +300,8 @@ class Workers:
 
     def hand(self, stream: Stream, item: Item) -> bytes:
         """Note who holds the item, and return it as a serialised `WorkItem`."""
+        if self._taken is not None:
+            self._taken()
         self._count += 1
         item.token = token = f"{self._prefix}{self._count}"
         item.holder = stream

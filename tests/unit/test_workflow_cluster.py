@@ -1,0 +1,205 @@
+"""Two sidecars of one application, with the real host of actors and the real scheduler: instances move and their hosts
+die while they run, and every workflow comes to its right end (invariants 20, 23, 24, 30, 37).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from actor_cluster import Cluster
+from pillion.clock import SystemClock
+from pillion.errors import ComponentError
+from pillion.jobs.engine import Engine as JobsEngine
+from pillion.kinds.actors import Tick
+from pillion.kinds.config import Workflow
+from pillion.kinds.jobs import Interest, Member, Outcome
+from pillion.testing.memory_jobs import Jobs, MemoryJobStore
+from pillion.testing.workflow_worker import Context, Executor, InProcess, Worker
+from pillion.workflow.hub import Start
+from pillion.workflow.service import Hub
+from pillion.workflow.snapshot import Status
+from pillion.workflow.surroundings import Bounds, Names, Surroundings
+from workflow_support import memory_store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from pillion.actors.host import ActorHost
+    from pillion.kinds.jobs import Trigger
+
+NAMES = Names("default", "app")
+TYPES = (NAMES.workflow(), NAMES.activity(), NAMES.retentioner())
+BOUNDS = Bounds(linger_s=0.0, first_wake_s=0.3, slow_turn_s=0.02)
+
+
+def job(ctx: Context, count: int) -> Generator[Any, Any, Any]:
+    total = 0
+    for _ in range(count):
+        total = yield ctx.call_activity("add", total)
+        yield ctx.sleep(0.01)
+    return total
+
+
+def tree(ctx: Context, count: int) -> Generator[Any, Any, Any]:
+    parts = yield ctx.all([ctx.call_child("job", n) for n in range(count)])
+    go = yield ctx.wait_for_event("go")
+    return [sum(parts), go]
+
+
+class Sidecar:
+    def __init__(self, town: Town, name: str) -> None:
+        self.town = town
+        self.name = name
+        self.host: ActorHost = town.cluster.add(name)
+        self.hub = Hub(
+            Surroundings(
+                names=NAMES, clock=SystemClock(), random=random.Random(name), store=lambda: town.store,
+                actors=self.host, scheduler=town.jobs, config=Workflow(), bounds=BOUNDS, address=name,
+            )
+        )  # fmt: skip
+        self.worker = Worker(Executor({"job": job, "tree": tree}, {"add": town.add}), InProcess(self.hub))
+
+    async def kill(self) -> None:
+        """The process ends; what it had in memory is lost and its calls break off."""
+        await self.worker.close()
+        await self.hub.close()
+        del self.town.cluster.hosts[self.name], self.town.cluster.places[self.name]
+        await self.host.close()
+
+
+class Town:
+    """The sidecars, their store and their scheduler. `rebalance` moves instances by a hash with another salt."""
+
+    def __init__(self) -> None:
+        self.store = memory_store()
+        self.cluster = Cluster()
+        self.jobs = JobsEngine(MemoryJobStore(Jobs()), Member("s", 1, "s:1"))
+        self.sidecars: dict[str, Sidecar] = {}
+        self.ran = 0
+
+    def add(self, value: int) -> int:
+        self.ran += 1
+        return value + 1
+
+    async def open(self) -> None:
+        await self.jobs.open()
+        for name in ("a", "b"):
+            self.sidecars[name] = Sidecar(self, name)
+        self.jobs.watch(Interest("app", "default", jobs=False, actor_types=frozenset(TYPES)), self.deliver)
+        await self.rebalance(1)
+
+    async def deliver(self, trigger: Trigger) -> Outcome:
+        host = next(iter(self.cluster.hosts.values()))
+        try:
+            await host.tick(
+                Tick(trigger.key.actor_type, trigger.key.actor_id, trigger.key.name, payload=trigger.payload)
+            )
+        except ComponentError:
+            return Outcome.FAILED
+        return Outcome.SUCCESS
+
+    async def rebalance(self, salt: int) -> None:
+        names = sorted(self.cluster.hosts)
+        await self.cluster.rebalance(lambda _, i: names[zlib.crc32(f"{salt}{i}".encode()) % len(names)], TYPES)
+
+    async def close(self) -> None:
+        for sidecar in self.sidecars.values():
+            await sidecar.worker.close()
+            await sidecar.hub.close()
+        await self.cluster.close()
+        await self.jobs.close()
+
+
+def run(story: Callable[[Town], Awaitable[None]]) -> None:
+    async def main() -> None:
+        town = Town()
+        await town.open()
+        try:
+            async with asyncio.timeout(30):
+                await story(town)
+        finally:
+            await town.close()
+
+    asyncio.run(main())
+
+
+async def finished(town: Town, hub: Hub, count: int) -> None:
+    for number in range(count):
+        done = await hub.wait_completion(f"t{number}")
+        assert (done.status, done.output) == (Status.COMPLETED, '[6, "ok"]'), number
+    async with asyncio.timeout(10):
+        while await town.jobs.list_reminders("default", TYPES[0]):  # noqa: ASYNC110 - storage tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def begun(town: Town, count: int) -> None:
+    hubs = [sidecar.hub for sidecar in town.sidecars.values()]
+    await asyncio.gather(*(hubs[n % 2].start(Start("tree", f"t{n}", input="4")) for n in range(count)))
+
+
+def test_work_is_shared_and_crosses_hosts() -> None:
+    async def story(town: Town) -> None:
+        await begun(town, 10)
+        hub = town.sidecars["a"].hub
+        for number in range(10):
+            await hub.raise_event(f"t{number}", "go", '"ok"')
+        await finished(town, town.sidecars["b"].hub, 10)
+        assert town.cluster.passed_on > 20
+        assert town.ran == 60, "without failures every activity runs once"
+
+    run(story)
+
+
+def test_instances_move_while_they_run() -> None:
+    async def story(town: Town) -> None:
+        await begun(town, 10)
+        for salt in range(2, 8):
+            await town.rebalance(salt)
+            await asyncio.sleep(0.02)
+        for number in range(10):
+            await town.sidecars["b"].hub.raise_event(f"t{number}", "go", '"ok"')
+            if number % 3 == 0:
+                await town.rebalance(20 + number)
+        await finished(town, town.sidecars["a"].hub, 10)
+        assert town.ran >= 60
+
+    run(story)
+
+
+def test_a_host_dies_and_the_other_goes_on() -> None:
+    async def story(town: Town) -> None:
+        await begun(town, 10)
+        for number in range(10):
+            await town.sidecars["b"].hub.raise_event(f"t{number}", "go", '"ok"')
+        await town.sidecars.pop("b").kill()
+        await town.rebalance(3)
+        await finished(town, town.sidecars["a"].hub, 10)
+
+    run(story)
+
+
+def test_a_host_that_does_not_know_that_it_lost_an_instance_writes_nothing() -> None:
+    """Invariant 20: two hosts believe that they own everything; each step is taken once."""
+
+    async def story(town: Town) -> None:
+        a, b = town.sidecars["a"].hub, town.sidecars["b"].hub
+        await town.cluster.rebalance(lambda _t, _i: "a", TYPES)
+        await a.start(Start("tree", "t0", input="4"))
+        await a.wait_completion("t0:0003")
+        found = await b.engine.find("t0")
+        assert found is not None
+        await asyncio.gather(
+            a.engine.runners["t0"].add(_raised(1)), found.add(_raised(2)), return_exceptions=True,
+        )  # fmt: skip
+        await finished(town, a, 1)
+
+    run(story)
+
+
+def _raised(number: int) -> Any:
+    from pillion.workflow import history
+
+    return history.event_raised(number, "go", '"ok"')
