@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
+import json
 import os
 import re
 import socket
@@ -83,26 +83,28 @@ def wait_http(port: int, path: str, status: int, process: Process, timeout_s: fl
     raise RuntimeError(f"no {status} from port {port}{path}:\n{process.text()}")
 
 
-def get(port: int, path: str, method: str = "GET", body: str | None = None) -> tuple[int, bytes]:
+def get(
+    port: int, path: str, method: str = "GET", body: str | None = None, headers: dict[str, str] | None = None
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request(method, path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, {"Content-Type": "application/json", **(headers or {})})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
 
 
-def wrk(url: str, *, seconds: float, connections: int = 16, body: str = "") -> Load:
-    """Drive `url` with wrk (Debian package `wrk`), POSTing `body` when there is one."""
+def wrk(url: str, *, seconds: float, connections: int = 16, body: str = "", script: str = "") -> Load:
+    """Drive `url` with wrk (Debian package `wrk`), POSTing `body` when there is one, or as a Lua `script` says."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency"]
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
         if body:
-            script.write(
-                f"wrk.method='POST'; wrk.body=[==[{body}]==]; wrk.headers['Content-Type']='application/json'\n"
-            )
-            script.flush()
-            command += ["-s", script.name]
+            script = f"wrk.method='POST'; wrk.body=[==[{body}]==]; wrk.headers['Content-Type']='application/json'\n"
+        if script:
+            lua.write(script)
+            lua.flush()
+            command += ["-s", lua.name]
         text = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
     found = re.search(r"(\d+) requests in", text)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
@@ -125,39 +127,8 @@ def grpc(
 ) -> Load:
     """Drive one unary method from a process of its own; 2 connections, `calls` at once in all."""
     command = [
-        sys.executable, str(HERE / "grpc_load.py"), str(port), method, message.hex(), str(seconds), str(calls),
-        *(f"{name}={value}" for name, value in (metadata or {}).items()),
+        sys.executable, str(HERE / "grpc_load.py"), f"127.0.0.1:{port}", method, "--message", message.hex(),
+        "--seconds", str(seconds), "--calls", str(calls), "--json",
+        *(f"--metadata={name}={value}" for name, value in (metadata or {}).items()),
     ]  # fmt: skip
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    requests, rate, p50, p99 = text.split()
-    return Load(int(requests), float(rate), float(p50), float(p99))
-
-
-async def grpc_load(
-    port: int, method: str, message: bytes, seconds: float, calls: int, metadata: dict[str, str]
-) -> Load:
-    """The gRPC driver itself."""
-    from pillion.net.grpc_client import Channel
-
-    channels = [Channel(f"127.0.0.1:{port}") for _ in range(2)]
-    sent = list(metadata.items())
-    for channel in channels:
-        await channel.unary(method, message, metadata=list(sent))
-    latencies: list[float] = []
-    began = time.perf_counter()
-    until = began + seconds
-
-    async def caller(channel: Channel) -> None:
-        now = time.perf_counter()
-        while now < until:
-            await channel.unary(method, message, metadata=list(sent))
-            before, now = now, time.perf_counter()
-            latencies.append(now - before)
-
-    await asyncio.gather(*(caller(channels[number % 2]) for number in range(calls)))
-    took = time.perf_counter() - began
-    for channel in channels:
-        await channel.close()
-    latencies.sort()
-    count = len(latencies)
-    return Load(count, count / took, latencies[count // 2] * 1e3, latencies[count * 99 // 100] * 1e3)
+    return Load(**json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))

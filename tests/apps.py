@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,7 +102,7 @@ class HttpApp:
                 raise AssertionError(f"after {timeout_s} s only {len(self.calls)} calls: {self.calls[-5:]}")
             return list(self.calls)
 
-    def __enter__(self) -> HttpApp:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import subprocess
@@ -43,18 +44,21 @@ class PlaneProcess:
         return self
 
     def _answers(self) -> bool:
-        import http.client
-
         assert self.process is not None
         assert self.process.poll() is None, self.log()
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection(HOST, self.healthz_port, timeout=5)
-            try:
-                connection.request("GET", "/healthz")
-                return connection.getresponse().status == 200
-            finally:
-                connection.close()
+            return self.ask("/healthz")[0] == 200
         return False
+
+    def ask(self, path: str) -> tuple[int, bytes]:
+        """Ask the health port."""
+        connection = http.client.HTTPConnection(HOST, self.healthz_port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
