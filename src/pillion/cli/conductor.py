@@ -65,6 +65,14 @@ class AnySidecar(Protocol):
     async def stop(self) -> None: ...
 
 
+class AnyServices(Protocol):
+    """What sidecars share (`pillion.cli.services.Services`)."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Part:
     """One application and its sidecar. `handle` is the writing end of its output, None when it has our own."""
@@ -92,10 +100,12 @@ class Run:
         single: bool,
         sidecar: Callable[[Launch], AnySidecar],
         started: Callable[[], None] = lambda: None,
+        services: AnyServices | None = None,
     ) -> None:
-        """`sidecar` makes one; `started` is called when all of them serve."""
+        """`sidecar` makes one, once the `services` are open; `started` is called when all of them serve."""
         self.forced = False
         self._started = started
+        self._services = services
         self._places, self._single, self._make = places, single, sidecar
         self._output = Output()
         self._parts = [self._part(number, launch) for number, launch in enumerate(launches)]
@@ -178,6 +188,8 @@ class Run:
         part = self._parts[0]
         try:
             self._guard = await Guard.open([part.handle for part in self._parts if part.handle is not None])
+            if self._services is not None:
+                await self._services.open()
             for part in self._parts:
                 await self._start_sidecar(part)
             self._started()
@@ -321,6 +333,8 @@ class Run:
     async def _stop_all(self) -> None:
         await asyncio.gather(*(self._stop_application(part) for part in self._parts))
         await asyncio.gather(*(self._stop_sidecar(part) for part in self._parts))
+        if self._services is not None:
+            await self._services.close()
         if self._guard is not None:
             await self._guard.close()
 

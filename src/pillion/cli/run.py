@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pillion.cli.places import Places
     from pillion.cli.plan import Launch
     from pillion.cli.runfile import App, RunFile
+    from pillion.cli.services import Services
 
 RUN_FILES = ("dapr.yaml", "dapr.yml")
 _PORT = click.IntRange(-1, 65535)
@@ -261,6 +262,7 @@ def _one_at_a_time(places: Places) -> Iterator[Callable[[], None]]:
 
 def _conduct(launches: Sequence[Launch], places: Places, *, single: bool, started: Callable[[], None]) -> int:
     from pillion.cli import conductor
+    from pillion.cli.services import Services, wanted
     from pillion.sidecar.lifecycle import run_loop
 
     def all_serve() -> None:
@@ -269,9 +271,11 @@ def _conduct(launches: Sequence[Launch], places: Places, *, single: bool, starte
         gc.freeze()  # what the start made lives as long as the process: no need to look at it again
 
     async def conduct() -> int:
+        services = Services(places.home) if any(wanted(launch) for launch in launches) else None
         run = conductor.Run(
-            launches, places=places, single=single, sidecar=lambda launch: _sidecar(launch, places), started=all_serve
-        )
+            launches, places=places, single=single, sidecar=lambda launch: _sidecar(launch, places, services),
+            started=all_serve, services=services,
+        )  # fmt: skip
         status = await run.run()
         if run.forced:
             os._exit(status)  # whatever still closes in the background was told to be left
@@ -280,14 +284,16 @@ def _conduct(launches: Sequence[Launch], places: Places, *, single: bool, starte
     return run_loop(conduct())
 
 
-def _sidecar(launch: Launch, places: Places) -> AnySidecar:
+def _sidecar(launch: Launch, places: Places, services: Services | None) -> AnySidecar:
     from pillion.cli.places import NAMES
     from pillion.sidecar.host import Sidecar
     from pillion.sidecar.renewal import RenewableSidecar
 
+    options = launch.options if services is None else services.options(launch)
+    scheduler = services.scheduler if services is not None and launch.scheduler is None else None
     return RenewableSidecar(
         lambda restart, doors: Sidecar(
-            launch.options, launch.environment, data_dir=str(places.home), components=launch.components, names=NAMES,
-            restart=restart, doors=doors,
+            options, launch.environment, data_dir=str(places.home), components=launch.components, names=NAMES,
+            restart=restart, doors=doors, scheduler=scheduler,
         )
     )  # fmt: skip
