@@ -56,6 +56,8 @@ def test_escapes_are_go_s() -> None:
         (b'{"a":', "unexpected EOF"),
         (b'"abc', "unexpected EOF"),
         (b"[1,", "unexpected EOF"),
+        (b"1e310", "invalid JSON: .*infinity.*"),
+        (b'{"a":[-1e999]} more', "invalid JSON: .*infinity.*"),
     ],
 )
 def test_truncated_documents_say_so(text: bytes, message: str) -> None:

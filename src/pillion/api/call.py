@@ -106,22 +106,25 @@ def parse_query(text: bytes) -> list[tuple[str, str]]:
         key, _, value = part.partition("=")
         if "%" in part or "+" in part:
             try:
-                key, value = decode_component(key), decode_component(value)
+                key, value = decode_component(key, errors="replace"), decode_component(value, errors="replace")
             except ValueError:
                 continue
         pairs.append((key, value))
     return pairs
 
 
-def decode_component(text: str) -> str:
-    """Decode `%XX` and `+` as in a query component; raises ValueError for a bad escape (Go's url.QueryUnescape)."""
+def decode_component(text: str, *, errors: str = "surrogateescape") -> str:
+    """Decode `%XX` and `+` as in a query component; raises ValueError for a bad escape (Go's url.QueryUnescape).
+
+    `errors` as of `bytes.decode`: what becomes of bytes that are not UTF-8.
+    """
     start = text.find("%")
     while start >= 0:
         pair = text[start + 1 : start + 3]
         if len(pair) != 2 or not all(c in "0123456789abcdefABCDEF" for c in pair):
             raise ValueError(f'invalid URL escape "{text[start : start + 3]}"')
         start = text.find("%", start + 3)
-    return unquote_plus(text, errors="surrogateescape")
+    return unquote_plus(text, errors=errors)
 
 
 def json_object(text: bytes, *, what: str) -> dict[str, object]:

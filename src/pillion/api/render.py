@@ -32,17 +32,33 @@ def http_error(error: BaseException) -> Response:
     body: dict[str, object] = {"errorCode": fault.http_code or fault.grpc_reason, "message": error.text}
     if fault.http_details:
         body["details"] = _json_details(error, fault)
-    return Response(error.http_status, [JSON], escaped(orjson.dumps(body)))
+    return Response(error.http_status, [JSON], _written(body))
 
 
 def error_response(status: int, code: str, message: str) -> Response:
     """Return a plain error of the API: `{"errorCode", "message"}`."""
-    return Response(status, [JSON], escaped(orjson.dumps({"errorCode": code, "message": message})))
+    return Response(status, [JSON], _written({"errorCode": code, "message": message}))
+
+
+def _written(body: dict[str, object]) -> bytes:
+    """Return a document of errors as bytes; what a caller wrote that is not UTF-8 is quoted with question marks."""
+    try:
+        return escaped(orjson.dumps(body))
+    except TypeError:
+        return escaped(orjson.dumps(_readable(body)))
+
+
+def _readable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list) else value
 
 
 def text_response(status: int, text: str) -> Response:
     """Return one of the few plain-text exceptions (token, escapes, baggage)."""
-    return Response(status, [(b"content-type", b"text/plain; charset=utf-8")], text.encode())
+    return Response(status, [(b"content-type", b"text/plain; charset=utf-8")], text.encode("utf-8", "replace"))
 
 
 def rpc_error(error: BaseException) -> RpcError:

@@ -85,9 +85,12 @@ class Routes:
         params = []
         for name, value in zip(names, values, strict=True):
             try:
-                params.append(
-                    decode_component(value.decode("latin-1")) if b"%" in value or b"+" in value else text(value)
-                )
+                param = decode_component(value.decode("latin-1")) if b"%" in value or b"+" in value else text(value)
+                if not row.streams and not param.isascii():
+                    param.encode()  # a name is text; what invocation passes on may be any bytes
+                params.append(param)
+            except UnicodeEncodeError as error:
+                raise BadEscape(f'failed to unescape request parameter "{name}". Error: not UTF-8') from error
             except ValueError as error:
                 raise BadEscape(f'failed to unescape request parameter "{name}". Error: {error}') from error
         match = (row, tuple(params), cleaned)

@@ -14,6 +14,7 @@ from pillion.api.render import JSON
 from pillion.errors import ApiError, Code, ComponentError, Fault
 from pillion.kinds.keys import SEPARATOR
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
+from pillion.wire import gojson
 from pillion.wire.messages import runtime as m
 
 if TYPE_CHECKING:
@@ -133,7 +134,10 @@ def _read(call: HttpCall, request: R) -> R:
     """Fill a message from the body; the store is the one of the path."""
     try:
         if body := call.body():
-            json_format.Parse(body, request, ignore_unknown_fields=True)
+            document = gojson.loads(body)
+            if not isinstance(document, dict):
+                raise ValueError("the body is not a JSON object")
+            json_format.ParseDict(document, request, ignore_unknown_fields=True)
     except (json_format.ParseError, ValueError, BodyTooLarge, BodyIncomplete) as error:
         raise ApiError(MALFORMED, error=error) from error
     request.store_name = call.params[0]

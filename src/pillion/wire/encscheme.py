@@ -31,7 +31,7 @@ MOST_HEADER = 65536
 MOST_SEGMENTS = 1 << 32
 
 
-class SchemeError(Exception):
+class SchemeError(ValueError):
     """The document, or what is asked for one, is not of the scheme. The text is shown to callers."""
 
 

@@ -125,6 +125,13 @@ def _float(text: str) -> orjson.Fragment:
     return orjson.Fragment(spell(float(text)).encode())
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (_INFINITE, -_INFINITE):
+        raise ValueError(f"the number {text} is out of range")
+    return number
+
+
 def _no_constant(text: str) -> Any:
     raise ValueError(f"invalid character in literal {text}")
 
@@ -146,5 +153,6 @@ def spell(number: float) -> str:
     return text
 
 
-_PLAIN = json.JSONDecoder(parse_constant=_no_constant)
+_INFINITE = float("inf")
+_PLAIN = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
 _SPELLING = json.JSONDecoder(parse_float=_float, parse_int=_integer, parse_constant=_no_constant)
