@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -53,3 +54,18 @@ class TestPostgres(JobStoreKit):
         await connection.execute("DROP TABLE IF EXISTS pillion_jobs, pillion_job_members, pillion_job_leases")
         await connection.close()
         yield lambda: PostgresJobs(self.server.dsn)
+
+    def test_a_process_that_hangs_in_a_transaction(self) -> None:
+        """Its locks are taken from it by the server, whatever form the connection string has."""
+
+        async def run() -> None:
+            for text in (self.server.dsn, self.server.url, self.server.url + "?application_name=x"):
+                store = PostgresJobs(text)
+                await store.open()
+                try:
+                    [[timeout]] = await store._pool.fetch("SHOW idle_in_transaction_session_timeout")
+                    assert timeout == "3s"
+                finally:
+                    await store.close()
+
+        asyncio.run(run())

@@ -374,7 +374,7 @@ def test_two_share() -> None:
             one.watch(APP, first)
             async with engine_over(jobs, "two") as two:
                 two.watch(APP, second)
-                while len(two.share.partitions) != 32 or len(one.share.partitions) != 32:  # noqa: ASYNC110
+                while len(two.leases.partitions) != 32 or len(one.leases.partitions) != 32:  # noqa: ASYNC110
                     await asyncio.sleep(0)
                 names = [key(f"j{number}") for number in range(64)]
                 for name in names:
@@ -388,7 +388,7 @@ def test_two_share() -> None:
                 await one.schedule(key("late"), Job("@every 10ms"))
             count = len(first.triggers)
             await first.have(count + 3)
-            assert one.share.members == (Member("one", 1, "one:1"),)
-            assert len(one.share.partitions) == 64
+            assert one.leases.share.members == (Member("one", 1, "one:1"),)
+            assert len(one.leases.partitions) == 64
 
     asyncio.run(main())

@@ -11,6 +11,7 @@ Knows: the tables. Never knows: when jobs are due.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 CHANNEL = "pillion_jobs"
 LOCK = 0x50494C4A
 """Key of the advisory lock under which tables are made and partitions change hands."""
+STALLED_MS = 3000
+"""A process that hangs within a transaction holds its locks; after so long the server ends that connection, so that the
+others go on (postgresql.org/docs/current/runtime-config-client.html, idle_in_transaction_session_timeout)."""
 MOST_SAID = 7500
 """Bytes of one notification (postgresql.org/docs/current/sql-notify.html: below 8000)."""
 MOST_NOTES = 16
@@ -78,7 +82,7 @@ class PostgresJobs:
 
     def __init__(self, connection_string: str, where: str = "scheduler") -> None:
         """Raises `ConfigError` when the text is no connection string."""
-        self._pool = PostgresPool(PostgresSettings(connection_string=connection_string), where)
+        self._pool = PostgresPool(PostgresSettings(connection_string=_impatient(connection_string)), where)
         self._name = secrets.token_hex(8)
         self._mine: frozenset[int] = frozenset()
         self._tell: Callable[[Sequence[str]], None] | None = None
@@ -302,6 +306,14 @@ def _notes(name: str, keys: Sequence[str]) -> list[str]:
     if some:
         notes.append(json.dumps({"from": name, "keys": some}))
     return notes
+
+
+def _impatient(text: str) -> str:
+    """Return a connection string in whose sessions transactions do not stay idle."""
+    setting = f"idle_in_transaction_session_timeout={STALLED_MS}"
+    if re.match(r"\s*postgres(ql)?://", text):
+        return f"{text.strip()}{'&' if '?' in text else '?'}{setting}"
+    return f"{text} {setting}" if text.strip() else text
 
 
 def _owner(member: Member) -> str:

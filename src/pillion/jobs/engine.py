@@ -30,11 +30,12 @@ from pillion.jobs import machine
 from pillion.jobs.consumers import MOST_UNDER_WAY, Consumer, Entry, Rings, Staged, target_of
 from pillion.jobs.gates import Entry as AtGate
 from pillion.jobs.gates import Gates
+from pillion.jobs.leases import Leases
 from pillion.jobs.near import LAST_KEY, NOTHING, Near
 from pillion.jobs.partition import partition_of
+from pillion.jobs.saving import Saving, longer
 from pillion.jobs.steering import Steering
 from pillion.kinds.jobs import (
-    Change,
     Interest,
     Job,
     JobExists,
@@ -56,8 +57,6 @@ log = logging.getLogger("pillion.jobs")
 
 LEASE_S = 10.0
 """How long partitions stay ours without renewal: the longest time that a dead scheduler's jobs wait."""
-MARGIN = 0.9
-"""The part of a lease after which we fire no more unless it was renewed: clocks differ in speed."""
 WINDOW_S = 30.0
 """How far ahead jobs are kept in memory."""
 OVERDUE_S = 1.0
@@ -66,12 +65,8 @@ MOST_NEAR = 50_000
 MOST_STAGED = 20_000
 PAGE = 2000
 """Rows of one read."""
-MOST_SAVED = 5000
-"""Answers in one transaction."""
 TURN = 256
 """Ticks fired before other things of the loop have their turn."""
-PAUSE_S = (0.25, 10.0)
-"""First and longest pause before what storage has failed is tried again."""
 REFUSED_S = (0.5, 15.0)
 """First and longest pause before a tick that a consumer in place has handed back is offered again."""
 
@@ -109,7 +104,7 @@ class Engine(Steering):
         self.store = store
         self.member = member
         self.clock = clock or SystemClock()
-        self.share = Share()
+        self.leases = Leases(store, member, self.clock, lease_s, self._shared, self._renewed)
         self._chance = chance or random.Random()
         self._meter = meter
         self._tell_members = members
@@ -119,7 +114,6 @@ class Engine(Steering):
         self._rings = Rings()
         self._gates: Gates[Entry] = Gates()
         self._passed: deque[Entry] = deque()
-        self._unsaved: deque[Entry] = deque()
         self._handed_back: dict[Entry, None] = {}
         self._stale: dict[str, None] = {}
         self._readers: list[dict[str, Stored | None]] = []
@@ -128,26 +122,24 @@ class Engine(Steering):
         self._reading = 0
         self._overdue = False
         self._looked_to = NOTHING
-        self._until = 0.0
-        self._certain = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closing = False
         self._tasks = Tasks(f"scheduler {member.id}")
-        self._save, self._load, self._renew = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._saving_now = asyncio.Lock()
+        self._load = asyncio.Event()
+        self.saving = Saving(store, self._writable, self._saved, self._arm)
 
     async def open(self) -> None:
         """Open storage, take a share of the partitions and begin to fire. Raises `ComponentError`."""
         await self.store.open()
         self.store.changed(self._heard)
         try:
-            await self._lease()
+            await self.leases.renew()
         except ComponentError as error:
             log.warning("no share of the jobs yet: %s", error)
-        self._tasks.start(self._leasing(), "leases")
+        self._tasks.start(self.leases.keep(), "leases")
         self._tasks.start(self._loading(), "loading")
-        self._tasks.start(self._saving(), "saving")
+        self._tasks.start(self.saving.keep(), "saving")
 
     async def close(self) -> None:
         """Fire no more, write down what was answered, give the partitions up. Works after half an `open`."""
@@ -160,18 +152,13 @@ class Engine(Steering):
             self._timer.cancel()
         try:
             async with asyncio.timeout(self._lease_s):
-                while self._unsaved or self._saving_now.locked():
-                    await self._save_some()
+                await self.saving.finish()
         except (ComponentError, TimeoutError) as error:
             log.warning("answers of ticks were not written down, they will be fired again: %s", error)
         await self._tasks.close()
         try:
-            if self.share.members:
-                await self.store.leave(self.member)
-        except ComponentError as error:
-            log.warning("the partitions are given up by the end of their lease only: %s", error)
+            await self.leases.leave()
         finally:
-            self.share = Share()
             await self.store.close()
 
     # -- Scheduler
@@ -312,7 +299,7 @@ class Engine(Steering):
     def _admit(self, key: str, stored: Stored) -> None:
         """Take a job that is due soon into memory, if it is ours."""
         partition = partition_of(key)
-        if partition not in self.share.partitions or stored.next is None:
+        if partition not in self.leases.partitions or stored.next is None:
             return
         entry = Entry(key, partition, stored)
         self._near.add(entry)
@@ -334,14 +321,14 @@ class Engine(Steering):
 
     def _arm(self) -> None:
         """See to it that `_turn` is called when the earliest job is due, or more has to be read."""
-        if self._closing or not self._certain:
+        if self._closing or not self.leases.certain:
             return
         now = self.clock.now()
         first = self._near.first()
         wait = self._lease_s if first is None else min(max(first - now, 0.0), self._lease_s)
         if self._passed:
             wait = 0.0
-        elif self.share.partitions and self._near.room:
+        elif self.leases.partitions and self._near.room:
             ahead = self._near.reach[0] - self._window_s / 2 - now
             if ahead <= 0:
                 self._load.set()
@@ -361,7 +348,7 @@ class Engine(Steering):
         self._timer = None
         now = self.clock.now()
         for _ in range(TURN):
-            if not self._owner():
+            if not self.leases.hold():
                 break
             if self._passed:
                 self._through_gates(self._passed.popleft())
@@ -371,15 +358,6 @@ class Engine(Steering):
                 break
             self._fire(entry, now)
         self._arm()
-
-    def _owner(self) -> bool:
-        """Whether we may fire at this moment. When our lease is over everything is dropped: it may be another's."""
-        if self.clock.monotonic() < self._until:
-            return self._certain
-        if self.share.partitions:
-            log.warning("the share of the jobs was not renewed in time: others may fire them now")
-            self._take(Share(members=self.share.members))
-        return False
 
     def _fire(self, entry: Entry, now: float) -> None:
         if self._handed_back:
@@ -516,44 +494,11 @@ class Engine(Steering):
 
     def _settle(self, entry: Entry, after: Stored | None) -> None:
         entry.settling, entry.saved = True, after
-        if not self._unsaved:
-            self._save.set()
-        self._unsaved.append(entry)
+        self.saving.add(entry)
 
-    async def _saving(self) -> None:
-        pause = 0.0
-        while True:
-            await self._save.wait()
-            self._save.clear()
-            while self._unsaved:
-                try:
-                    await self._save_some()
-                    pause = 0.0
-                except ComponentError as error:
-                    pause = _longer(pause)
-                    log.warning("answers of ticks cannot be written down, again in %.1f s: %s", pause, error)
-                    await asyncio.sleep(pause)
-
-    async def _save_some(self) -> None:
-        """Write what has been answered up to now in one transaction. Raises `ComponentError`: nothing is lost then."""
-        async with self._saving_now:
-            unsaved, near, owned = self._unsaved, self._near, self.share.partitions
-            some: list[Entry] = []
-            while unsaved and len(some) < MOST_SAVED:
-                entry = unsaved.popleft()
-                if near.holds(entry) and entry.partition in owned:
-                    some.append(entry)
-            if not some:
-                return
-            changes = [Change(entry.key, entry.stored.revision, entry.saved) for entry in some]
-            try:
-                written = await self.store.apply(changes, self.share.epochs)
-            except BaseException:
-                unsaved.extendleft(reversed(some))
-                raise
-            for entry, done in zip(some, written, strict=True):
-                self._saved(entry, done)
-            self._arm()
+    def _writable(self, entry: Entry) -> int | None:
+        """Return the epoch to write an entry under; None when its job was overwritten or taken over."""
+        return self.leases.epochs.get(entry.partition) if self._near.holds(entry) else None
 
     def _saved(self, entry: Entry, done: bool) -> None:
         after, entry.saved, entry.settling = entry.saved, None, False
@@ -582,7 +527,7 @@ class Engine(Steering):
     def _read_again(self, keys: Iterable[str]) -> None:
         """Read these rows once more: memory does not know what they are now."""
         for key in keys:
-            if partition_of(key) not in self.share.partitions:
+            if partition_of(key) not in self.leases.partitions:
                 continue
             entry = self._near.get(key)
             if entry is not None and not entry.settling and entry.watch is None:
@@ -615,7 +560,7 @@ class Engine(Steering):
                     await asyncio.sleep(0)
                 pause = 0.0
             except ComponentError as error:
-                pause = _longer(pause)
+                pause = longer(pause)
                 log.warning("jobs cannot be read, again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
                 self._load.set()
@@ -636,7 +581,7 @@ class Engine(Steering):
 
     async def _read_page(self) -> bool:
         """Read on; return whether there is more to be read at once."""
-        near, owned, now = self._near, self.share.partitions, self.clock.now()
+        near, owned, now = self._near, self.leases.partitions, self.clock.now()
         until, limit = now + self._window_s, min(PAGE, near.room)
         if not owned or not limit or near.reach[0] > now + self._window_s / 2:
             return False
@@ -644,7 +589,7 @@ class Engine(Steering):
         after = None if near.reach == NOTHING else near.reach
         with _Reader(self._readers) as written:
             rows = await self.store.due(owned, until, limit, after=after)
-        if reading != self._reading or owned != self.share.partitions:
+        if reading != self._reading or owned != self.leases.partitions:
             return True
         last = rows[-1] if len(rows) >= limit else None
         near.reach = (until, LAST_KEY) if last is None else (last.next or 0.0, last.key.text)
@@ -660,7 +605,7 @@ class Engine(Steering):
 
     async def _look_for_overdue(self) -> None:
         """Look through a page of what should have been fired by now: what others put and nobody told us of is there."""
-        self._overdue, owned = False, self.share.partitions
+        self._overdue, owned = False, self.leases.partitions
         after = None if self._looked_to == NOTHING else self._looked_to
         with _Reader(self._readers) as written:
             rows = await self.store.due(owned, self.clock.now() - OVERDUE_S, PAGE, after=after) if owned else []
@@ -691,63 +636,18 @@ class Engine(Steering):
         if keys:
             self._read_again(keys)
         else:
-            self._renew.set()
+            self.leases.look()
             self._doubt_all()
 
     # -- whose partitions
 
-    async def _leasing(self) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self._lease_s / 3):
-                    await self._renew.wait()
-            except TimeoutError:
-                pass
-            self._renew.clear()
-            try:
-                await self._lease()
-            except ComponentError as error:
-                log.warning("the share of the jobs cannot be renewed, no job is fired: %s", error)
-            self._owner()
-            self._sweep()
-            self._overdue = True
-            self._load.set()
-
-    def _sweep(self) -> None:
-        """Let end what is set aside and has outlived its ttl."""
-        now = self.clock.now()
-        for entry in self._staged:
-            if entry.stored.expires is not None and entry.stored.expires + machine.GRACE_S < now:
-                self._staged.remove(entry)
-                self._ready(entry)
-        self._arm()
-
-    async def _lease(self) -> None:
-        """Renew our share. Raises `ComponentError`; nothing is fired then until it is known again, since the answer
-        that did not reach us may have taken something from it.
-        """
-        asked = self.clock.monotonic()
-        try:
-            async with asyncio.timeout(self._lease_s / 2):
-                share = await self.store.lease(self.member, self._lease_s)
-        except TimeoutError as error:
-            self._certain = False
-            raise ComponentError("no answer in time") from error
-        except ComponentError:
-            self._certain = False
-            raise
-        self._certain = True
-        self._until = asked + self._lease_s * MARGIN
-        self._take(share)
-
-    def _take(self, share: Share) -> None:
-        old, self.share = self.share, share
+    def _shared(self, old: Share, share: Share) -> None:
+        """Our share has become another one."""
         kept = {one for one in old.partitions & share.partitions if old.epochs.get(one) == share.epochs.get(one)}
         if kept != old.partitions:
             for entry in self._near:
                 if entry.partition not in kept:
                     self._drop(entry)
-            self._renew.set()  # tells the others that what they take from us is not fired here any more
         if kept != share.partitions:
             self._read_anew()
         if old.members != share.members:
@@ -756,19 +656,24 @@ class Engine(Steering):
             self._passed.extend(self._gates.share(index, max(len(members), 1)))
             if self._tell_members is not None:
                 self._tell_members(share.members)
+
+    def _renewed(self) -> None:
+        """Now and then: go on where it is certain again, end what has outlived its ttl, look for what was missed."""
+        now = self.clock.now()
+        for entry in self._staged:
+            if entry.stored.expires is not None and entry.stored.expires + machine.GRACE_S < now:
+                self._staged.remove(entry)
+                self._ready(entry)
+        self._overdue = True
+        self._load.set()
         self._arm()
 
     def __repr__(self) -> str:
-        return f"<Engine {self.member.id}, {len(self.share.partitions)} partitions, {self._near!r}>"
+        return f"<Engine {self.member.id}, {len(self.leases.partitions)} partitions, {self._near!r}>"
 
 
 async def _awaited(answer: Awaitable[Outcome]) -> Outcome:
     return await answer
-
-
-def _longer(pause: float) -> float:
-    first, longest = PAUSE_S
-    return min(max(pause * 2, first), longest)
 
 
 class _Reader:
