@@ -262,7 +262,10 @@ class RedisState:
                 as_json = self._wants_json(operation.metadata) or self._wants_json(metadata)
                 if as_json:
                     _check_json(operation)
-                arguments += ("json" if as_json else "hash", _version(operation), operation.value, ttl)
+                wanted = (
+                    "first" if not operation.etag and operation.concurrency == "first-write" else _version(operation)
+                )
+                arguments += ("json" if as_json else "hash", wanted, operation.value, ttl)
             else:
                 arguments += ("delete", _version(operation), b"", "")
         return [operation.key for operation in operations], arguments

@@ -100,6 +100,10 @@ TRANSACT = Script(f"""
 local seen, plan = {{}}, {{}}
 for i, key in ipairs(KEYS) do
   local verb, wanted = ARGV[4 * i - 2], ARGV[4 * i - 1]
+  local first = wanted == 'first'
+  if first then
+    wanted = '0'
+  end
   local row = seen[key]
   if not row then
     local version, guarded, kind = read(key)
@@ -118,7 +122,8 @@ for i, key in ipairs(KEYS) do
     if not number then
       return redis.error_reply('ERR the version of a stored value is not a number')
     end
-    seen[key] = {{version = string.format('%.0f', number + 1), guarded = row.guarded, kind = verb}}
+    seen[key] = {{version = string.format('%.0f', number + 1), guarded = row.guarded or first, kind = verb}}
+    row = {{version = row.version, guarded = row.guarded or first, kind = row.kind}}
   end
   plan[i] = row
 end
@@ -137,6 +142,7 @@ end
 return 0
 """)
 """All or nothing. Keys: one for each operation. Arguments: `check` or `apply`, then for each operation its verb (hash,
-json, delete), version or 0, value, ttl. All conditions are examined, in order and as if the operations before had been
-done, before the first write. Returns 0, or the number of the operation that may not be done.
+json, delete), version, 0 or `first` (first-write), value, ttl. All conditions are examined, in order and as if the
+operations before had been done, before the first write. Returns 0, or the number of the operation that may not be
+done.
 """
