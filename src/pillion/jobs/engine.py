@@ -428,7 +428,9 @@ class Engine(Steering):
             self._answered(entry, Outcome.FAILED)
             return
         if not isinstance(answer, asyncio.Future):
-            answer = entry.task = self._tasks.start(_awaited(answer), "trigger")
+            answer = entry.task = self._tasks.start(
+                answer if asyncio.iscoroutine(answer) else _awaited(answer), "trigger"
+            )
         elif answer.done():
             self._done(entry, consumer, answer)
             return

@@ -61,7 +61,8 @@ def tell(story: Callable[[], T]) -> T:
     except AssertionError as error:
         failure = str(error)
     finally:
-        gc.collect()
+        for _ in range(3):  # what a `finally` block lets go of is found by the next look
+            gc.collect()
         sys.unraisablehook = hook
     if failure:
         raise AssertionError(failure)
