@@ -271,7 +271,7 @@ def _conduct(launches: Sequence[Launch], places: Places, *, single: bool, starte
         gc.freeze()  # what the start made lives as long as the process: no need to look at it again
 
     async def conduct() -> int:
-        services = Services(places.home) if any(wanted(launch) for launch in launches) else None
+        services = Services(places.home, _ports(launches)) if any(map(wanted, launches)) else None
         run = conductor.Run(
             launches, places=places, single=single, sidecar=lambda launch: _sidecar(launch, places, services),
             started=all_serve, services=services,
@@ -282,6 +282,17 @@ def _conduct(launches: Sequence[Launch], places: Places, *, single: bool, starte
         return status
 
     return run_loop(conduct())
+
+
+def _ports(launches: Sequence[Launch]) -> set[int]:
+    """The ports that are settled for sidecars and applications."""
+    found = set[int]()
+    for options in (launch.options for launch in launches):
+        found |= {
+            options.app_port, options.dapr_http_port, options.dapr_grpc_port, options.dapr_internal_grpc_port or 0,
+            options.metrics_port, options.profile_port,
+        }  # fmt: skip
+    return found
 
 
 def _sidecar(launch: Launch, places: Places, services: Services | None) -> AnySidecar:

@@ -16,6 +16,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pillion.cli import ports
 from pillion.clock import SystemClock
 from pillion.components.jobs_sqlite import SqliteJobs
 from pillion.components.leadership_alone import Alone
@@ -27,6 +28,7 @@ from pillion.net.listen import CannotListen
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from pillion.cli.plan import Launch
@@ -49,11 +51,12 @@ def wanted(launch: Launch) -> bool:
 
 
 class Services:
-    """`open` returns when somebody serves; `scheduler` is set when it is this process."""
+    """`open` returns when somebody serves; `scheduler` is set when that is this process. `taken`: ports of the run."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, taken: Collection[int] = ()) -> None:
         self.scheduler: Scheduler | None = None
         self._home = home
+        self._taken = set(taken)
         self._lock = FileLock(home / LOCK, SystemClock())
         self._placement_port, self._scheduler_port = PLACEMENT_PORT, SCHEDULER_PORT
         self._placement: PlacementServer | None = None
@@ -78,6 +81,8 @@ class Services:
         await asyncio.wait((elected,), timeout=PATIENCE_S if free else 0)
         if elected.done():
             elected.result()
+            self._placement_port = ports.free(self._taken, wish=self._placement_port)
+            self._scheduler_port = ports.free({*self._taken, self._placement_port}, wish=self._scheduler_port)
             await self._serve()
             if self._server is not None:
                 self.scheduler = self._server.engine
@@ -112,42 +117,36 @@ class Services:
         self._read_ports()
         while True:
             try:
-                await self._serve(anywhere=False)
+                await self._serve()
                 log.info("this run provides placement and scheduler from now on")
                 return
             except (CannotListen, ComponentError) as error:
                 log.warning("placement and scheduler cannot be provided yet: %s", error)
                 await asyncio.sleep(RETRY_S)
 
-    async def _serve(self, *, anywhere: bool = True) -> None:
+    async def _serve(self) -> None:
         clock = SystemClock()
         if self._placement is None:
             placement = PlacementServer(Alone(clock), clock=clock, addresses=(HOST,), port=self._placement_port)
             try:
                 await placement.open()
-            except CannotListen:
+            except BaseException:
                 await placement.close()
-                if not anywhere:
-                    raise
-                placement = PlacementServer(Alone(clock), clock=clock, addresses=(HOST,), port=0)
-                await placement.open()
-            self._placement, self._placement_port = placement, placement.port
-        server = self._scheduler_server(self._scheduler_port)
+                raise
+            self._placement = placement
+        server = self._scheduler_server()
         try:
             await server.open()
-        except CannotListen:
+        except BaseException:
             await server.close()
-            if not anywhere:
-                raise
-            server = self._scheduler_server(0)
-            await server.open()
-        self._server, self._scheduler_port = server, server.port
+            raise
+        self._server = server
         self._write_ports()
 
-    def _scheduler_server(self, port: int) -> SchedulerServer:
+    def _scheduler_server(self) -> SchedulerServer:
         return SchedulerServer(
             SqliteJobs(str(self._home / JOBS)), clock=SystemClock(), member_id="pillion-run", addresses=(HOST,),
-            port=port, advertise=f"{HOST}:{{}}".format,
+            port=self._scheduler_port, advertise=f"{HOST}:{{}}".format,
         )  # fmt: skip
 
     def _read_ports(self) -> None:

@@ -1,0 +1,91 @@
+"""Placement and scheduler inside `pillion run`: the first run has them, the next follows, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_processes import Pillion
+from sidecars import eventually
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+WAIT = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+JOBS = """
+import http.server, os
+class App(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        print("got", self.path, flush=True)
+        self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+    do_GET = do_POST
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), App).serve_forever()
+"""
+
+
+def _port(run: Pillion, app_id: str) -> int:
+    return int(run.until(f"{app_id}: HTTP").partition("http://127.0.0.1:")[2].partition(",")[0])
+
+
+def _post(port: int, path: str, document: object) -> int:
+    data = json.dumps(document).encode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return int(answer.status)
+
+
+def _runtime(port: int) -> dict[str, str]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1.0/metadata", timeout=20) as answer:
+        found: dict[str, str] = json.loads(answer.read())["actorRuntime"]
+        return found
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_the_next_run_follows(tmp_path: Path, end: signal.Signals) -> None:
+    """Jobs of a second run fire after the first, which had the scheduler, has ended in whatever way."""
+    first = Pillion("run", "-a", "first", "--", *WAIT, home=tmp_path, folder=tmp_path)
+    with first:
+        _port(first, "first")
+        with Pillion(
+            "run", "-a", "second", "-p", "0", "--", *WAIT, home=tmp_path, folder=tmp_path
+        ) as idle, Pillion(
+            "run", "-a", "third", "-p", str(_free()), "--", sys.executable, "-c", JOBS, home=tmp_path, folder=tmp_path
+        ) as third:  # fmt: skip
+            port = _port(third, "third")
+            assert _post(port, "/v1.0/jobs/now", {"dueTime": "0s", "data": 1}) == 204
+            third.until("got /job/now")
+            assert _post(port, "/v1.0/jobs/later", {"schedule": "@every 1s", "data": 1}) == 204
+            eventually(lambda: _runtime(port)["placement"] == "placement: connected")
+            first.signal(end)
+            first.wait()
+            first.until_nothing_is_left()
+            fired = len([line for line in third.lines if "got /job/later" in line])
+            third.until("got /job/later", times=fired + 3)
+            assert _post(port, "/v1.0/jobs/again", {"dueTime": "0s"}) == 204
+            third.until("got /job/again")
+            eventually(lambda: _runtime(port)["placement"] == "placement: connected")
+            _port(idle, "second")
+
+
+def test_services_of_ones_own(tmp_path: Path) -> None:
+    """Empty addresses switch actors and jobs off, and nobody serves."""
+    with Pillion(
+        "run", "-a", "one", "--placement-host-address", "", "--scheduler-host-address", "", "--", *WAIT,
+        home=tmp_path, folder=tmp_path,
+    ) as run:  # fmt: skip
+        assert _runtime(_port(run, "one"))["runtimeStatus"] == "DISABLED"
+        assert not (tmp_path / "services.json").exists()
+
+
+def _free() -> int:
+    from cli_processes import free_port
+
+    return free_port()
