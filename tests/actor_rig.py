@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pillion.api.operation import Operation
     from pillion.kinds.actors import Handler
     from pillion.net.exchange import Response, ServerCall
+    from pillion.observe.tracing import Tracer
 
 LOCALHOST = "127.0.0.1"
 SERVICE = "/dapr.proto.runtime.v1.Dapr/"
@@ -173,7 +174,9 @@ class KeptReminders(Kept):
 class Rig:
     """One sidecar's actors. `app_port` 0: the application is expected to dial."""
 
-    def __init__(self, app_port: int = 0, *, enabled: bool = True, ttl: bool = False) -> None:
+    def __init__(
+        self, app_port: int = 0, *, enabled: bool = True, ttl: bool = False, tracer: Tracer | None = None
+    ) -> None:
         self.placement = OnePlace()
         self.host = ActorHost(self.placement, NoPeers(), retry=Retry("test", 2, 0.01))
         self.host.store_changed(True)
@@ -198,7 +201,9 @@ class Rig:
             *ActorsBlock(self.access).operations(), *self.stream_block.operations()
         ]  # fmt: skip
         http = HttpApi(self.operations, HttpSettings(), no_fallback(self.operations))
-        internal = InternalService(lambda: self.app, proxy=_none, further=InternalActors(self.host).methods())
+        internal = InternalService(
+            lambda: self.app, proxy=_none, further=InternalActors(self.host, tracer=tracer).methods()
+        )
         self.servers = (
             HttpServer(http, max_body=4 << 20, max_head=8192),
             H2Server(grpc=GrpcApi(self.operations, proxy=_none)),

@@ -13,7 +13,7 @@ import pytest
 
 import planes
 from ledger import TYPE, Ledgers, Load, host
-from sidecars import SidecarProcess, eventually
+from sidecars import SidecarProcess, eventually, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,3 +206,31 @@ def test_an_application_becomes_unwell(tmp_path: Path, plane: list[str], stack: 
     app.well = True
     eventually(lambda: add(sidecar, "x") == 2)
     assert json.loads(sidecar.request("GET", f"/v1.0/actors/{TYPE}/x/state/number").body) == 2
+
+
+def test_what_is_counted(tmp_path: Path, plane: list[str], stack: ExitStack) -> None:
+    (port,) = free_ports(1)
+    app = stack.enter_context(Ledgers())
+    more = ("--enable-metrics=true", "--metrics-port", str(port), "--metrics-listen-address", "127.0.0.1")
+    sidecar = stack.enter_context(host(tmp_path, app, plane, *more))
+    sidecar.wait("/v1.0/healthz")
+    assert add(sidecar, "x") == 1
+    assert sidecar.post_json(f"/v1.0/actors/{TYPE}/x/timers/t", {"dueTime": "0s"}).status == 204
+    assert sidecar.post_json(f"/v1.0/actors/{TYPE}/x/reminders/r", {"dueTime": "0s"}).status == 204
+    labels = f'app_id="ledger",actor_type="{TYPE}"'
+    wanted = (
+        f'dapr_runtime_actor_timers_fired_total{{{labels},success="true"}} 1',
+        f'dapr_runtime_actor_reminders_fired_total{{{labels},success="true"}} 1',
+        'dapr_runtime_actor_table_operation_recv_total{app_id="ledger",actor_type="",operation="unlock"}',
+        'operation="transaction",success="true"',
+    )
+
+    def scraped() -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+    eventually(lambda: all(text in scraped() for text in wanted))

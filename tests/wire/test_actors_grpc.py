@@ -16,11 +16,14 @@ from apps import Call, HttpApp
 from pillion.errors import Code
 from pillion.kinds.actors import ActorError, MethodMissing, Tick
 from pillion.kinds.jobs import Constant
+from pillion.observe.tracing import Tracer
 from pillion.wire.messages import common, internals, wellknown
 from pillion.wire.messages import runtime as m
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from pillion.observe.tracing import Span
 
 EMPTY = wellknown.Empty.FromString
 IA, NF, AE, PD, RE, FP, UI, IN, UV = (
@@ -427,5 +430,30 @@ def test_answers_in_many_messages() -> None:
             )
             found: list[Any] = [one.message.data async for one in stream(inside(), timeout=20)]
             assert [(one.type_url, one.value) for one in found] == [("t/n", b"0"), ("t/n", b"1"), ("t/n", b"2")]
+
+    asyncio.run(main())
+
+
+def test_a_span_for_each_call_of_another_sidecar() -> None:
+    """`CallActor/<type>/<method>`, below the context of the call; the application gets the span's."""
+    ended: list[Span] = []
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    async def main() -> None:
+        with HttpApp(answer=answer) as app:
+            async with Rig(app.port, tracer=Tracer("app", 1.0, ended.append)) as rig:
+                rig.hosts("T")
+                request = inside()
+                request.metadata["Traceparent"].values.append(parent)
+                await rig.call("CallActor", request, internals.InternalInvokeResponse.FromString, peer=True)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await rig.call("CallActor", inside("broken"), EMPTY, peer=True)
+                sent = app.calls[0].headers["traceparent"]
+        first, second = ended
+        assert (first.name, first.trace_id, first.parent_id) == ("CallActor/T/m", parent[3:35], parent[36:52])
+        assert ("dapr.actor", "T.1") in first.attributes
+        assert sent == first.traceparent
+        assert second.error is not None
+        assert "no money" in second.error
 
     asyncio.run(main())

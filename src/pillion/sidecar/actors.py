@@ -2,7 +2,8 @@
 
     actors = ActorRuntime(options, ...)         when the surface is built
     actors.open("10.0.0.7:50002")               when the internal port is known
-    await actors.application(True)              each time the application becomes well, or unwell
+    await actors.ask()                          when the application is well, before anything is delivered to it
+    actors.application(True)                    each time the application becomes well, or unwell
     await actors.halt()                         no more turns: instances are deactivated, while the application listens
     await actors.close()
 
@@ -200,15 +201,17 @@ class ActorRuntime:
             self.host.store_changed(False)
             await self.host.drain(types, lambda actor_type, actor_id: False)
 
-    async def application(self, healthy: bool) -> None:
-        """The application became well, or unwell. What it hosts is read from it once; one that does not speak HTTP
-        dials when it hosts something, and until then hosts nothing.
+    async def ask(self) -> None:
+        """Ask an HTTP application, which is well, what it hosts, unless it has answered before. One that does not speak
+        HTTP dials when it hosts something, and until then hosts nothing.
         """
+        if self.enabled and self._http is not None and not self._asked:
+            self._types = await self._read(self._http)
+
+    def application(self, healthy: bool) -> None:
+        """The application became well, or unwell."""
         if not self.enabled:
             return
-        if healthy and self._http is not None and not self._asked:
-            self._types = await self._read(self._http)
-            self._asked = True
         self.host.host(APP, self._types if healthy else [])
         if healthy:
             self.gate.open()
@@ -221,12 +224,17 @@ class ActorRuntime:
         retry = self._policies.retry(BuiltIn.INITIALIZATION)
         try:
             body = await ask_configuration(self._channel, self._options.app_id, pause=asyncio.sleep, retry=retry)
-            if not body.strip():
-                return []
+        except ComponentError as error:
+            log.error("%s: it hosts none until it becomes healthy again", error)
+            return []
+        self._asked = True
+        if not body.strip():
+            return []
+        try:
             limit_s = self._options.actors_disseminate_timeout
             settings = from_json(body, disseminate_timeout_s=limit_s, warn=log.warning)
-        except (ComponentError, ConfigError) as error:
-            log.error("the application hosts no actors, because its configuration cannot be read: %s", error)
+        except ConfigError as error:
+            log.error("the application hosts no actors, because its configuration cannot be used: %s", error)
             return []
         found = [one.hosted(handler) for one in settings]
         if found:

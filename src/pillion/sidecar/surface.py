@@ -339,13 +339,14 @@ class Surface:
     async def application(self, healthy: bool) -> None:
         """The application became healthy, or unhealthy."""
         if healthy:
+            await self.actors.ask()
             await self.subscriptions.app_healthy()
             self._inputs.app_changed(True)
-            await self.actors.application(True)
+            self.actors.application(True)
             self.scheduling.app_healthy(True)
         else:
             self.scheduling.app_healthy(False)
-            await self.actors.application(False)
+            self.actors.application(False)
             self._inputs.app_changed(False)
             await self.subscriptions.app_unhealthy()
 
