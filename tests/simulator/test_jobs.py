@@ -30,7 +30,8 @@ SLOWEST, FASTEST = 0.97, 1.03
 class Story:
     """Three schedulers over one database; what they fire is kept and judged."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, most_near: int) -> None:
+        self.most_near = most_near
         self.world = World(seed)
         self.chance = random.Random(seed)
         self.jobs = Jobs(WorldClock(self.world))
@@ -54,7 +55,9 @@ class Story:
 
     async def schedule(self, host: Host, member: Member) -> None:
         store = cast(JobStore, SimulatedJobs(self.jobs, self.disk, host))
-        engine = Engine(store, member, clock=host.clock, chance=host.random, lease_s=LEASE_S, window_s=3.0)
+        engine = Engine(
+            store, member, clock=host.clock, chance=host.random, lease_s=LEASE_S, window_s=3.0, most_near=self.most_near
+        )
         while True:
             try:
                 await engine.open()
@@ -138,14 +141,15 @@ def settle(done: asyncio.Future[bool], result: bool) -> None:
         done.set_result(result)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_faults(seed: int) -> None:
+@pytest.mark.parametrize("most_near", [16, 50_000])
+@pytest.mark.parametrize("seed", range(8))
+def test_faults(seed: int, most_near: int) -> None:
     """Every tick is fired, none early, each by the owner of its partition within its lease; what was deleted rests."""
-    tell(lambda: faults(seed))
+    tell(lambda: faults(seed, most_near))
 
 
-def faults(seed: int) -> None:
-    story = Story(seed)
+def faults(seed: int, most_near: int) -> None:
+    story = Story(seed, most_near)
     world = story.world
     hosts = {name: story.start(name) for name in ("one", "two", "three")}
     world.run(lambda: len(story.engines) == 3, seconds=60)
