@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from pillion.errors import ApiError
 
+_MEMBERS = frozenset(("entryId", "event", "contentType", "metadata"))
+_SPELLING = {name.lower(): name for name in _MEMBERS}
+_DOCUMENTS = (Payload.JSON, Payload.EVENT)
 LONGEST_HEADER = 4096
 """Clients limit header lines to 8 KiB or so; failed entries that do not fit here are in the body alone."""
 
@@ -31,8 +34,8 @@ class Row:
     __slots__ = ("content_type", "entry_id", "event", "metadata")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        self.entry_id = _text(fields, "entryid", "EntryId")
-        self.content_type = _text(fields, "contenttype", "ContentType")
+        self.entry_id = _text(fields.get("entryId"), "EntryId")
+        self.content_type = _text(fields.get("contentType"), "ContentType")
         self.event = fields.get("event")
         metadata = fields.get("metadata")
         if metadata is not None and not (
@@ -44,7 +47,7 @@ class Row:
 
 def read_rows(body: bytes) -> list[Row]:
     """Parse the body of a bulk publish; keys match in any case. Raises ValueError with a text for the caller."""
-    items = gojson.loads(body)
+    items = gojson.loads_spelled(body)
     if items is None:
         return []
     if not isinstance(items, list):
@@ -53,7 +56,7 @@ def read_rows(body: bytes) -> list[Row]:
     for item in items:
         if not isinstance(item, dict):
             raise ValueError(f"json: cannot unmarshal {_kind(item)} into Go value of type http.bulkPublishMessageEntry")
-        rows.append(Row({key.lower(): value for key, value in item.items()}))
+        rows.append(Row(item if _MEMBERS.issuperset(item) else _spelled(item)))
     return rows
 
 
@@ -63,8 +66,12 @@ def _kind(value: object) -> str:
     return {str: "string", int: "number", float: "number", list: "array"}.get(type(value), "object")
 
 
-def _text(fields: Mapping[str, Any], key: str, name: str) -> str:
-    value = fields.get(key)
+def _spelled(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members under the names that they have here; of several spellings the last counts."""
+    return {_SPELLING.get(key.lower(), key): value for key, value in item.items()}
+
+
+def _text(value: object, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -75,11 +82,10 @@ def _text(fields: Mapping[str, Any], key: str, name: str) -> str:
 
 
 def event_bytes(event: Any, content_type: str) -> bytes:
-    """Return the bytes that an entry's `event` stands for; raises ValueError when the two do not fit."""
-    kind = payload_kind(content_type)
+    """Return the bytes of an entry's `event`, JSON in its canonical form; raises ValueError when the two do not fit."""
+    if payload_kind(content_type) in _DOCUMENTS:
+        return orjson.dumps(event, option=orjson.OPT_SORT_KEYS)  # its numbers were spelled when it was read
     base = content_type.partition(";")[0].strip().lower()
-    if kind in (Payload.JSON, Payload.EVENT):
-        return gojson.dumps_canonical(event)
     if base == "application/octet-stream":
         if not isinstance(event, str):
             raise ValueError("an event of content type application/octet-stream must be a base64 string")

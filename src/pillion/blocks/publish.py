@@ -6,6 +6,7 @@ bytes travel. The payload of one JSON event is canonicalised once; nothing else 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pillion.api.call import EMPTY
@@ -168,6 +169,8 @@ class PublishBlock:
         metadata: Mapping[str, str],
         call: Traced,
         due: float | None = None,
+        *,
+        is_canonical: bool = False,
     ) -> bytes:
         """Return the envelope around `body`, of use from `due` on (None: from now on); raises `ApiError`."""
         stamp = self._stamp(broker, topic)
@@ -183,8 +186,8 @@ class PublishBlock:
                 about = {"appID": self._app_id, "error": str(error)}
                 raise ApiError(faults.CLOUDEVENT, resource=broker.name, metadata=about) from error
         return stamp.envelope(
-            payload_member(body, content_type), content_type, event_id=self._new_id(), time=self._time(), parent=parent,
-            state=state, expiration=expiration, overrides=overrides,
+            payload_member(body, content_type, is_canonical=is_canonical), content_type, event_id=self._new_id(),
+            time=self._time(), parent=parent, state=state, expiration=expiration, overrides=overrides,
         )  # fmt: skip
 
     @staticmethod
@@ -305,7 +308,7 @@ class PublishBlock:
         self._check_ids(entries, broker, topic)
         due = self._timed_entries(broker, entries, metadata)
         spans = self._begin_entries(call, entries)
-        self._enclose(entries, broker, topic, spans, due, raw=raw)
+        self._enclose(entries, broker, topic, spans, due, raw=raw, are_canonical=True)
         self._admit(broker, topic)
         started = self._clock.monotonic()
         failed, _ = await self._publish_entries(broker, topic, entries, metadata, due)
@@ -434,19 +437,23 @@ class PublishBlock:
         due: Mapping[str, float],
         *,
         raw: bool,
+        are_canonical: bool = False,
     ) -> None:
         for entry, context in zip(entries, contexts, strict=True):
             if raw:
                 entry.metadata = self._traced(entry.metadata, context)
             else:
                 when = due.get(entry.entry_id) if due else None
-                entry.data = self._event(broker, topic, entry.data, entry.content_type, entry.metadata, context, when)
+                entry.data = self._event(
+                    broker, topic, entry.data, entry.content_type, entry.metadata, context, when,
+                    is_canonical=are_canonical,
+                )  # fmt: skip
                 entry.content_type = CLOUDEVENT
 
     def _begin_entries(self, call: HttpCall | RpcCall, entries: Sequence[BulkEntry]) -> Sequence[Traced]:
         """Return the trace context of each entry: a span of its own where spans are made, else the request's."""
         if self._tracer is None:
-            return [call] * len(entries)
+            return [_Context(call.traceparent, call.tracestate)] * len(entries)
         parent, state = call.traceparent, call.tracestate
         return [self._tracer.start(SpanKind.PRODUCER, parent, state) for _ in entries]
 
@@ -465,6 +472,14 @@ class PublishBlock:
     def _count_bulk(self, broker: Broker, topic: str, success: bool, started: float) -> None:
         if self._meter is not None:
             self._meter.egress_bulk(broker.name, topic, success, (self._clock.monotonic() - started) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """The trace context of a request, read once for all of its entries."""
+
+    traceparent: str
+    tracestate: str
 
 
 def _metadata(call: HttpCall) -> dict[str, str]:

@@ -92,12 +92,16 @@ class RedisPubSub:
 
     async def publish(self, message: Publish) -> None:
         """Append to the stream. Publishes of one loop turn leave in one write."""
+        await self.submit(message)
+
+    def submit(self, message: Publish) -> asyncio.Future[None]:
+        """Append to the stream; the future is done when the server said so."""
         topic, metadata = message.topic, message.metadata
         parts: tuple[Part, ...] = (b"XADD", topic, *self._trim(), b"*", b"data", message.data)
         if metadata:
             plain = metadata if isinstance(metadata, dict) else dict(metadata)
             parts += (b"metadata", orjson.dumps(plain, option=orjson.OPT_SORT_KEYS))
-        await self._client.link_for(topic).send(pack(parts))
+        return self._client.link_for(topic).send(pack(parts))
 
     async def subscribe(
         self, topic: str, metadata: Mapping[str, str], handler: Callable[[Delivery], Awaitable[None]]

@@ -128,6 +128,15 @@ class BulkPubSub(PubSub, Protocol):
 
 
 @runtime_checkable
+class SubmittingPubSub(PubSub, Protocol):
+    """A broker whose message is on its way when `submit` returns: many of them need no task each."""
+
+    def submit(self, message: Publish) -> asyncio.Future[None]:
+        """Begin to publish; the future ends as `publish` would."""
+        ...
+
+
+@runtime_checkable
 class BulkSubscribePubSub(PubSub, Protocol):
     """A broker that hands over many messages at once (spec: only some brokers; elsewhere the block collects them)."""
 

@@ -81,9 +81,11 @@ def _string(body: bytes) -> bytes:
     return gojson.escaped(orjson.dumps(text))
 
 
-def payload_member(body: bytes, content_type: str) -> bytes:
-    """Return the first member of an envelope: `"data":…` or `"data_base64":"…"`."""
+def payload_member(body: bytes, content_type: str, *, is_canonical: bool = False) -> bytes:
+    """Return the first member of an envelope: `"data":…` or `"data_base64":"…"`. `is_canonical`: JSON needs no work."""
     kind = payload_kind(content_type)
+    if is_canonical and kind is Payload.JSON:
+        return b'"data":' + gojson.escaped(body)
     if kind is Payload.BINARY:
         return b'"data_base64":"%b"' % base64.b64encode(body)
     if kind is Payload.JSON:
