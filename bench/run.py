@@ -3,7 +3,7 @@
     bench/run                 the whole table, five seconds for each row
     bench/run --write         the same, and writes bench/RESULTS.md
     bench/run --check         short; fails when a row costs more than four times its known ratio to the floor
-    bench/run --only NAME     rows whose name contains NAME
+    bench/run --only NAME     rows whose name contains NAME, those included that take minutes
 
 The floor is the smallest possible HTTP server on the same loop and parser. CPU is that of the sidecar processes alone.
 """
@@ -26,7 +26,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import additions
 import measure
+import memory
+from additions import Difference
 from measure import Load, Process, free_port, get, wait_http, wrk
 from pillion.wire.messages import runtime as m
 
@@ -85,8 +88,14 @@ class Row:
     name: str
     target_us: float | None
     ratio: float
-    run: Callable[[Bench, float], tuple[Load, list[Process]]]
+    run: Callable[[Bench, float], tuple[Load, list[Process]] | Difference]
     note: str = ""
+    each: int = 1
+    """How much one request carries: the cost is that of one of them."""
+    adds: bool = False
+    """The cost is what the row's request costs more than one without."""
+    is_long: bool = False
+    """Run when its name is asked for."""
 
 
 class Bench:
@@ -94,6 +103,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files = 0
         redis = free_port()
         self.processes: list[Process] = []
         self.start(["redis-server", "--port", str(redis), "--save", "", "--appendonly", "no", "--dir", str(folder)])
@@ -127,18 +137,44 @@ class Bench:
     def app(self, *arguments: object) -> Process:
         return self.start([sys.executable, str(HERE / "app.py"), *map(str, arguments)])
 
-    def sidecar(self, app_id: str, app_port: int = 0, *more: str) -> tuple[Process, int, int]:
+    def configuration(self, spec: str) -> Path:
+        """Return a configuration file with more in it."""
+        self._files += 1
+        path = self.folder / f"config-{self._files}.yaml"
+        path.write_text(self.config.read_text() + spec)
+        return path
+
+    def end(self, process: Process) -> None:
+        self.processes.remove(process)
+        process.end()
+
+    def sidecar(
+        self,
+        app_id: str,
+        app_port: int = 0,
+        *more: str,
+        config: Path | None = None,
+        resources: str = "",
+        answer: int = 204,
+    ) -> tuple[Process, int, int]:
+        """Start a sidecar; `resources` are documents besides those that all have, `answer` is that of its health."""
         http, grpc = free_port(), free_port()
+        folders = ["--resources-path", str(self.resources)]
+        if resources:
+            own = self.folder / f"resources-{app_id}"
+            own.mkdir(exist_ok=True)
+            (own / "own.yaml").write_text(resources)
+            folders += ["--resources-path", str(own)]
         began = time.perf_counter()
         process = self.start(
             [
                 sys.executable, "-m", "pillion.sidecar.main", "--app-id", app_id, "--app-port", str(app_port),
                 "--dapr-http-port", str(http), "--dapr-grpc-port", str(grpc), "--dapr-internal-grpc-port",
-                str(free_port()), "--metrics-port", str(free_port()), "--resources-path", str(self.resources),
-                "--config", str(self.config), *more,
+                str(free_port()), "--metrics-port", str(free_port()), *folders,
+                "--config", str(config or self.config), *more,
             ]
         )  # fmt: skip
-        wait_http(http, "/v1.0/healthz", 204, process)
+        wait_http(http, "/v1.0/healthz", answer, process)
         self.ready_s = time.perf_counter() - began
         return process, http, grpc
 
@@ -148,6 +184,21 @@ class Bench:
 
     def http(self, port: int, path: str, seconds: float, body: str = "", connections: int = 16) -> Load:
         return wrk(f"http://127.0.0.1:{port}{path}", seconds=seconds, body=body, connections=connections)
+
+
+BULK = 100
+ENTRIES = json.dumps(
+    [{"entryId": str(number), "event": json.loads(EVENT), "contentType": "application/json"} for number in range(BULK)]
+)
+
+
+def bulk(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+    return bench.http(bench.one_http, "/v1.0/publish/bulk/pubsub/bulk", seconds, ENTRIES), [bench.one]
+
+
+def laden(bench: Bench, seconds: float) -> Difference:
+    load, rss_mb = memory.laden_mb(bench)
+    return Difference(load, 0.0, rss_mb)
 
 
 def floor(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
@@ -203,10 +254,19 @@ ROWS = (
     Row("HTTP invoke, one sidecar", 55, 9, http_row("/v1.0/invoke/one/method/x")),
     Row("HTTP invoke, two sidecars (both counted)", 120, 24, invoke_two),
     Row("gRPC proxy unary, two sidecars (both counted)", 150, 30, proxy_two),
+    Row("HTTP bulk publish of 100, Redis, per message", 6, 1, bulk, each=BULK),
     Row("HTTP publish, Redis", 40, 7, http_row("/v1.0/publish/pubsub/quiet", EVENT)),
     Row("publish to delivered, Redis, per message (both counted)", 90, 18, delivered, "latencies are of publishing"),
     Row("HTTP state save, SQLite, durable, 64 connections", None, 12, http_row("/v1.0/state/sqlite", SAVE, 64),
         "to reach: 20,000/s, p99 under 15 ms"),
+    Row("added by OTLP tracing of all: state get", 20, 3, additions.tracing(additions.GET), adds=True),
+    Row("added by OTLP tracing of all: invoke", 20, 3, additions.tracing("/v1.0/invoke/SELF/method/x"), adds=True),
+    Row("added by timeout, retry and breaker: state get", 5, 1, additions.policy, adds=True),
+    Row("added by access rules: invoke, callee", 3, 1, additions.rules, adds=True),
+    Row("added by bearer, token seen before: state get", 25, 3, additions.bearer(first=False), adds=True),
+    Row("added by bearer, token new: state get", None, 60, additions.bearer(first=True), adds=True),
+    Row("memory: 1,000 subscriptions, 10,000 connections, 1,000,000 URLs", None, 1, laden, "to reach: RSS under 150 MB",
+        is_long=True),
 )  # fmt: skip
 
 
@@ -220,10 +280,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pillion-bench-") as folder:
         bench = Bench(Path(folder))
         try:
-            rows = [row for row in ROWS if row is ROWS[0] or options.only.lower() in row.name.lower()]
+            only = options.only.lower()
+            rows = [row for row in ROWS if row is ROWS[0] or (only in row.name.lower() and (only or not row.is_long))]
             with Progress(console=console, transient=True, disable=not sys.stdout.isatty()) as progress:
                 for row in progress.track(rows, description="measuring"):
-                    row.run(bench, min(1.0, options.seconds))  # warm
+                    if not (row.adds or row.is_long):  # those warm themselves
+                        row.run(bench, min(1.0, options.seconds))
                     result = measured(row, bench, options.seconds)
                     if options.check and results and gross(result, results[0]):
                         result = measured(row, bench, options.seconds)  # a neighbour's load is not a regression
@@ -244,12 +306,15 @@ def main() -> int:
 def measured(row: Row, bench: Bench, seconds: float) -> Result:
     watched = bench.processes
     before = {id(process): process.cpu_s() for process in watched}
-    load, processes = row.run(bench, seconds)
+    found = row.run(bench, seconds)
+    if isinstance(found, Difference):
+        return Result(row.name, row.target_us, found.more_us, found.load, found.rss_mb, row.note)
+    load, processes = found
     spent = sum(process.cpu_s() - before[id(process)] for process in processes)
     if load.errors:
         raise RuntimeError(f"{row.name}: {load.errors} requests failed")
     rss = max(process.rss_mb() for process in processes)
-    return Result(row.name, row.target_us, spent / load.requests * 1e6, load, rss, row.note)
+    return Result(row.name, row.target_us, spent / load.requests / row.each * 1e6, load, rss, row.note)
 
 
 def shared_mb(bench: Bench) -> float:
