@@ -86,7 +86,8 @@ class Bench:
     async def quiet(self) -> None:
         """Wait until no duty is left: no instance in memory is finished, no job of a finished one is registered."""
         async with asyncio.timeout(WAIT_S):
-            while any(runner.finishing is not None for runner in self.hub.engine.runners.values()):
+            engine = self.hub.engine
+            while any(one.finishing is not None for one in engine.runners.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from pillion.errors import ComponentError
 from pillion.testing.workflow_rig import JobsInMemory, Rig
-from pillion.testing.workflow_worker import Context
 from pillion.workflow.hub import Start
 from pillion.workflow.snapshot import Status
 from pillion.workflow.surroundings import Bounds
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from pillion.components.memory import MemoryState
     from pillion.kinds.jobs import Job, JobKey
     from pillion.kinds.state import Found, Get, Operation
+    from pillion.testing.workflow_worker import Context
 
 LIMIT_S = 10.0
 
@@ -187,7 +187,7 @@ def raised() -> Any:
 
 async def no_jobs(b: Bench) -> None:
     """After completion no job is left; the next wake sees to what a crash left behind."""
-    while b.rig.jobs.jobs:
+    while b.rig.jobs.jobs:  # noqa: ASYNC110 - the jobs tell nobody
         await asyncio.sleep(0.005)
 
 

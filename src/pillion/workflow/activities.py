@@ -196,7 +196,7 @@ class Activities:
         if scope and (carried := propagate(instance, scope, surroundings.names.app_id)) is not None:
             asked.propagatedHistory.MergeFromString(carried)
         call = ActorCall(
-            actor_type, actor_id, EXECUTE, body=asked.SerializeToString(), headers=[AWAIT],
+            actor_type, actor_id, EXECUTE, body=asked.SerializeToString(), headers=[AWAIT, *self._engine.caller()],
             content_type=b"application/x-protobuf", verb="",
         )  # fmt: skip
         name, execution_id = event.taskScheduled.name, event.taskScheduled.taskExecutionId

@@ -99,8 +99,10 @@ class WorkflowActor:
         if policies is None:
             return
         caller, namespace = caller_of(call)
-        if not caller or (caller == policies.app_id and namespace in ("", policies.namespace)):
+        if caller == policies.app_id and namespace in ("", policies.namespace):
             return
+        if not caller and not call.remote:
+            return  # the sidecar itself, or its own application
         if name is None:
             runner = await self._engine.find(call.actor_id)
             start = None if runner is None else runner.instance.start_event
