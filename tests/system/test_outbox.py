@@ -18,7 +18,7 @@ from dapr.clients import DaprClient
 from dapr.clients.grpc._request import TransactionalStateOperation, TransactionOperationType
 
 from apps import HttpApp
-from sidecars import SidecarProcess, component
+from sidecars import SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,10 +58,7 @@ def markers(folder: Path) -> list[str]:
 
 
 def eventually_unmarked(folder: Path) -> None:
-    deadline = time.monotonic() + 20
-    while (left := markers(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)  # another process deletes them
-    assert left == []
+    eventually(lambda: markers(folder) == [])
 
 
 def test_a_committed_transaction_is_published(tmp_path: Path, monkeypatch: Any) -> None:
@@ -173,10 +170,8 @@ def test_kill_between_publish_and_commit(tmp_path: Path) -> None:
             assert shop.request("GET", "/v1.0/state/store/lost").status == 204
             assert transact(shop, upsert("next", 2)).status == 204
             events(app, 1)
-            deadline = time.monotonic() + 40
-            while "discarded" not in shop.log() and time.monotonic() < deadline:
-                time.sleep(0.1)  # the orphan comes back when the dead process's lease has run out
-            assert "is discarded: no store has its marker" in shop.log()
+            # The orphan comes back when the dead process's lease has run out.
+            eventually(lambda: "is discarded: no store has its marker" in shop.log(), 40)
             assert [call.json()["data"] for call in app.calls] == ["2"]
 
 
@@ -221,12 +216,11 @@ def stored(folder: Path) -> set[str]:
 
 def eventually_published(app: HttpApp, folder: Path) -> None:
     """Every committed write has had its event, and no marker is left."""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        if not markers(folder) and stored(folder) <= {call.json()["data"].strip('"') for call in list(app.calls)}:
-            return
-        time.sleep(0.1)  # leases of a dead process run out by themselves
-    raise AssertionError(f"markers left: {markers(folder)}")
+
+    def told() -> set[str]:
+        return {call.json()["data"].strip('"') for call in list(app.calls)}
+
+    eventually(lambda: not markers(folder) and stored(folder) <= told(), 40)  # a dead process's leases run out
 
 
 @contextlib.contextmanager

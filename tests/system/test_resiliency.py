@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +11,7 @@ from dapr.clients.exceptions import DaprGrpcError
 from dapr.conf import settings
 
 from apps import HttpApp
-from sidecars import SidecarProcess, component
+from sidecars import SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -97,10 +96,7 @@ def test_a_breaker_opens_and_closes(failing: tuple[SidecarProcess, HttpApp, Fail
     assert len(app.calls) == 4
     answer.times = 0
     assert sidecar.request("GET", "/v1.0/invoke/app/method/other").status == 200
-    deadline = time.monotonic() + PATIENCE_S
-    while sidecar.request("GET", "/v1.0/invoke/app/method/broken").status != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: sidecar.request("GET", "/v1.0/invoke/app/method/broken").status == 200)
     assert "circuit breaker fuse of app:broken: closed, was half-open" in sidecar.log()
 
 

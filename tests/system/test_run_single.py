@@ -223,9 +223,12 @@ def test_mistakes_get_an_answer(tmp_path: Path) -> None:
             assert "Traceback" not in found.stderr
 
 
-def test_a_configuration_that_changes(tmp_path: Path) -> None:
-    """The sidecar starts anew on its ports; the application goes on, and so does one that asks it all the time."""
-    config = tmp_path / "config.yaml"
+def test_policies_and_a_configuration_that_change(tmp_path: Path) -> None:
+    """Policies change live. For a configuration the sidecar starts anew on its ports; the application goes on, and so
+    does one that asks it all the time.
+    """
+    config, resources = tmp_path / "config.yaml", tmp_path / "resources"
+    resources.mkdir()
 
     def write(feature: str) -> None:
         text = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata:\n  name: c\nspec:\n  features:\n"
@@ -234,10 +237,17 @@ def test_a_configuration_that_changes(tmp_path: Path) -> None:
 
     write("First")
     port = free_port()
-    command = ["run", "-a", "orders", "-p", str(port), "--config", str(config), "--", sys.executable, "-c", ECHO]
+    command = ["run", "-a", "orders", "-p", str(port), "--config", str(config)]
+    command += ["--resources-path", str(resources), "--", sys.executable, "-c", ECHO]
     with Pillion(*command, home=tmp_path, folder=tmp_path) as run:
         api = f"http://127.0.0.1:{http_port(run.until('orders: HTTP'))}"
         run.until("serving")
+        policies = resources / "policies.yaml"
+        policies.write_text(
+            "apiVersion: dapr.io/v1alpha1\nkind: Resiliency\nmetadata: {name: live}\n"
+            "spec: {policies: {timeouts: {t: 5s}}}\n"
+        )
+        eventually(lambda: b'"live"' in fetch(f"{api}/v1.0/metadata"))
         for feature in ("Second", "Third"):
             write(feature)
             while feature not in json.loads(fetch(f"{api}/v1.0/metadata"))["enabledFeatures"]:

@@ -7,7 +7,6 @@ import http.client
 import json
 import re
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,11 +17,10 @@ from pillion.net.grpc_client import Channel
 from pillion.wire.messages import runtime as m
 from pillion.wire.trace import NONE, to_binary
 from servers import ServerMissing, free_port, program
-from sidecars import SidecarProcess, component, sidecars
+from sidecars import SidecarProcess, component, eventually, sidecars
 from telemetry_servers import OtlpHttpReceiver, OtlpReceiver, PrometheusServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from pillion.net.exchange import Metadata
@@ -85,14 +83,6 @@ def _value(text: str, series: str) -> float:
     return 0.0
 
 
-def _until(holds: Callable[[], bool]) -> None:
-    """Ask until it holds: a scrape is nobody's event."""
-    deadline = time.monotonic() + 15
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold within 15 s"
-        time.sleep(0.05)
-
-
 def test_metrics_of_a_busy_pair(tmp_path: Path) -> None:
     """Every meter that has work counts it, under the names and labels of spec `runtime.md` 6.1; promtool reads it."""
     spec = "  metric: {recordErrorCodes: true, http: {increasedCardinality: true}}\n"
@@ -114,14 +104,14 @@ def test_metrics_of_a_busy_pair(tmp_path: Path) -> None:
                 get(m.GetStateRequest(store_name="store", key="k").SerializeToString())
                 with pytest.raises(grpc.RpcError):
                     get(m.GetStateRequest(store_name="missing", key="k").SerializeToString())
-            _until(lambda: "orders" in callee.request("GET", "/v1.0/metadata").body.decode())
+            eventually(lambda: "orders" in callee.request("GET", "/v1.0/metadata").body.decode())
             assert callee.post_json("/v1.0/publish/bus/orders", {"a": 1}).status == 204
             app.wait(lambda calls: any(call.path == "/orders" for call in calls))
             ingress = (
                 'dapr_component_pubsub_ingress_count{app_id="callee",component="bus",namespace="",'
                 'process_status="success",topic="orders",status=""}'
             )
-            _until(lambda: _value(_scrape(callee_metrics), ingress) == 1)
+            eventually(lambda: _value(_scrape(callee_metrics), ingress) == 1)
             mine, theirs = _scrape(caller_metrics, "/any/path?at=all"), _scrape(callee_metrics)
 
         state = 'dapr_component_state_count{app_id="caller",component="store",namespace="",success="true"'
@@ -178,7 +168,7 @@ def test_prometheus_scrapes_it(tmp_path: Path) -> None:
         for _ in range(7):
             sidecar.request("GET", "/v1.0/state/store/k")
         question = 'dapr_http_server_request_count{path="/v1.0/state/store"}'
-        _until(lambda: [row["value"][1] for row in prometheus.query(question)] == ["7"])
+        eventually(lambda: [row["value"][1] for row in prometheus.query(question)] == ["7"])
         assert [row["value"][1] for row in prometheus.query("up")] == ["1"]
         quantile = prometheus.query("histogram_quantile(0.9,dapr_component_state_latencies_bucket)")
         assert quantile[0]["metric"]["operation"] == "get"
@@ -213,14 +203,14 @@ def test_one_trace_through_publish_and_delivery(tmp_path: Path) -> None:
     with OtlpReceiver((grpc.StatusCode.UNAVAILABLE,)) as receiver, HttpApp(subscription) as app:
         sidecar, port = _sidecar(tmp_path, "pub", _otlp("grpc", receiver.address), app_port=app.port)
         with sidecar:
-            _until(lambda: "orders" in sidecar.request("GET", "/v1.0/metadata").body.decode())
+            eventually(lambda: "orders" in sidecar.request("GET", "/v1.0/metadata").body.decode())
             answer = sidecar.post_json("/v1.0/publish/bus/orders", {"a": 1}, traceparent=SAMPLED, tracestate="v=1")
             rows = [{"entryId": str(n), "event": {"n": n}, "contentType": "application/json"} for n in range(2)]
             sidecar.post_json("/v1.0/publish/bulk/bus/orders", rows, traceparent=SAMPLED)
             calls = app.wait(lambda calls: len([call for call in calls if call.path == "/orders"]) == 3)
             delivered = [call for call in calls if call.path == "/orders"]
             found = receiver.wait(lambda spans: len([s for s in spans if s.name == "pubsub/orders"]) == 3)
-            _until(
+            eventually(
                 lambda: (
                     _value(_scrape(port), 'pillion_trace_spans_dropped_total{app_id="pub",exporter="otlp-grpc"}') == 0
                 )
@@ -310,7 +300,7 @@ def test_events_of_input_bindings_are_spans(tmp_path: Path) -> None:
             counted = (
                 'dapr_component_input_binding_count{app_id="ticking",component="tick",namespace="",success="true"}'
             )
-            _until(lambda: _value(_scrape(port), counted) >= 1)
+            eventually(lambda: _value(_scrape(port), counted) >= 1)
     span = next(span for span in found if span.name == "bindings/tick")
     call = next(call for call in calls if call.method == "POST" and call.path == "/tick")
     assert (span.kind, span.attributes["db.name"], span.parent_id) == (3, "tick", "")
