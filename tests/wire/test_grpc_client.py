@@ -128,6 +128,11 @@ def test_four_kinds() -> None:
         await count.send(b"3")
         await count.half_close()
         assert [await count.receive() for _ in range(4)] == [b"0", b"1", b"2", None]
+        once = channel.stream("/s.S/Chat", timeout_s=10)
+        await once.send_last(b"z" * 200_000)
+        assert await once.receive() == b"z" * 200_000
+        assert await once.receive() is None
+        assert once.exhausted
         chat = channel.stream("/s.S/Chat", timeout_s=10)
         for message in (b"x", b"y" * 300_000, b""):
             await chat.send(message)

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from h2_support import GET, POST, Recorder, client, data, frames, headers, server
+from h2_support import GET, POST, Recorded, Recorder, client, data, frames, headers, server
 from pillion.wire import h2_frames as f
 from pillion.wire.h2_frames import ErrorCode, frame
 from pillion.wire.h2_headers import encode
@@ -409,3 +409,31 @@ def test_time_and_work_pay_for_control_frames() -> None:
     for second in range(60):
         slow.feed(f.ping_frame(bytes(8)) * 900, now=float(second))
     assert not slow.h2.closed
+
+
+def test_a_request_in_one_go() -> None:
+    """Head and body leave as two frames of one write; what the windows hold back follows when they open."""
+    peer = client()
+    before = peer.woken
+    stream = Recorded(peer.h2, peer.h2.next_id)
+    assert peer.h2.open_whole(stream, encode(POST), b"12", b"345")
+    assert peer.woken == before + 1
+    [head, body] = frames(peer.h2.take())
+    assert (head[0], head[1], head[3]) == (f.HEADERS, f.END_HEADERS, encode(POST))
+    assert (body[0], body[1], body[3]) == (f.DATA, f.END_STREAM, b"12345")
+    assert stream.local_ended
+    peer.feed(setting(f.INITIAL_WINDOW_SIZE, 3))
+    narrow = Recorded(peer.h2, peer.h2.next_id)
+    assert not peer.h2.open_whole(narrow, encode(POST), b"12", b"345")
+    assert [payload for kind, _, _, payload in frames(peer.h2.take()) if kind == f.DATA] == [b"123"]
+    sent = peer.feed(f.window_frame(narrow.id, 2))
+    assert [(flags, payload) for kind, flags, _, payload in sent if kind == f.DATA] == [(f.END_STREAM, b"45")]
+    assert narrow.times_drained == 1
+
+
+def test_a_request_in_one_go_confirms_a_smaller_table() -> None:
+    peer = client()
+    peer.feed(setting(f.HEADER_TABLE_SIZE, 0))
+    assert peer.h2.open_whole(Recorded(peer.h2, peer.h2.next_id), encode(POST), b"", b"x")
+    [head, _] = [one for one in frames(peer.h2.take()) if one[0] in (f.HEADERS, f.DATA)]
+    assert head[3][0] == 0x20

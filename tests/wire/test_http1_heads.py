@@ -78,6 +78,21 @@ def test_memo_of_names_is_bounded() -> None:
     assert http1.response_head(200, [(b"x-2999", b"1")], http1.END) == b"HTTP/1.1 200 OK\r\nX-2999: 1\r\n\r\n"
 
 
+def test_memos_of_lines_are_bounded() -> None:
+    """Values come from outside too; a value that was refused once is refused again."""
+    for number in range(3000):
+        http1.response_head(200, [(b"x-a", b"%d" % number)], http1.END)
+        http1.lower_name(b"X-%d" % number)
+    assert len(http1._RESPONSE_LINES) <= http1._MEMO_LIMIT
+    assert len(http1._NAMES) <= http1._MEMO_LIMIT
+    for _ in range(2):
+        with pytest.raises(ValueError, match="line breaks"):
+            http1.request_head("GET", b"/", b"h", [(b"x-a", b"1\r\nb: 2")], http1.END)
+        with pytest.raises(ValueError, match="line breaks"):
+            http1.request_head("GET", b"/", b"h", [(b"host", b"h\nb: 2")], http1.END)
+        assert http1.response_head(200, [(b"x-a", b"1\r\n2")], http1.END) == b"HTTP/1.1 200 OK\r\nX-A: 1  2\r\n\r\n"
+
+
 def test_trailers_close_a_chunked_body() -> None:
     written: list[bytes] = []
     http1.write_chunk(written.append, b"abc")

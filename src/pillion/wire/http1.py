@@ -32,7 +32,8 @@ class Names(dict[bytes, bytes]):
         return lower
 
 
-lower_name = Names().__getitem__
+_NAMES = Names()
+lower_name = _NAMES.__getitem__
 
 HOP_BY_HOP = frozenset(
     (
@@ -134,8 +135,9 @@ class _Lines(dict[tuple[bytes, bytes], bytes]):
         return clean
 
 
-_response_line = _Lines(_RESPONSE_LEADS, strict=False).__getitem__
-_request_line = _Lines(_REQUEST_LEADS, strict=True).__getitem__
+_RESPONSE_LINES = _Lines(_RESPONSE_LEADS, strict=False)
+_REQUEST_LINES = _Lines(_REQUEST_LEADS, strict=True)
+_response_line, _request_line = _RESPONSE_LINES.__getitem__, _REQUEST_LINES.__getitem__
 _FINAL_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus if status >= 200
 }
