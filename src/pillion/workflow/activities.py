@@ -21,7 +21,7 @@ from pillion.kinds.jobs import Constant, Job
 from pillion.wire.messages import backend, wellknown
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
-from pillion.workflow.faults import AccessDenied, InstanceMissing, from_remote
+from pillion.workflow.faults import AccessDenied, InstanceMissing, NotReady, from_remote
 from pillion.workflow.history import Event
 from pillion.workflow.instance import Mail
 from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
@@ -52,7 +52,7 @@ _BYTES = "google.protobuf.BytesValue"
 class Run:
     """One activity under way for an instance here."""
 
-    __slots__ = ("attempts", "error", "event", "generation", "handed", "item", "started", "task")
+    __slots__ = ("attempts", "error", "event", "generation", "handed", "hurry", "item", "started", "task")
 
     def __init__(self, event: Event, generation: int, started: float) -> None:
         self.event = event
@@ -62,6 +62,8 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.attempts = 0
         self.error = ""
+        self.hurry = asyncio.Event()
+        """Set to try again at once."""
         self.handed = False
         """A reference sidecar has taken it over: the result comes as an event."""
 
@@ -72,7 +74,7 @@ class Run:
             return Wait("activity", name, task_id, attempts=self.attempts, error=self.error, since=since)
         if item.quarantined:
             return Wait("quarantine", name, task_id, attempts=item.losses, error=item.quarantined, since=since)
-        kind = "worker" if item.holder is None and engine.workers.count == 0 else "activity"
+        kind = "worker" if item.holder is None and engine.workers.lacks(item) else "activity"
         lost = f"{item.losses} workers were lost while they ran it" if item.losses else ""
         return Wait(kind, name, task_id, attempts=item.losses, error=lost, since=since)
 
@@ -103,7 +105,7 @@ class Activities:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._running: dict[tuple[str, str], asyncio.Future[Event]] = {}
+        self._running: dict[tuple[str, str], tuple[asyncio.Future[Event], Item]] = {}
         self._results: OrderedDict[tuple[str, str], tuple[float, bytes]] = OrderedDict()
 
     # --- for instances of this host ---
@@ -147,6 +149,8 @@ class Activities:
         run.item = item
         surroundings = self._engine.surroundings
         surroundings.meter.activity_payload("", event.taskScheduled.name, len(payload) / surroundings.bounds.max_body)
+        elapsed_ms = (surroundings.clock.monotonic() - run.started) * 1000
+        surroundings.meter.activity_operation(event.taskScheduled.name, "success", elapsed_ms)
         self._engine.workers.offer(item)
 
     def _answered(self, runner: Runner, run: Run, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
@@ -219,6 +223,9 @@ class Activities:
                 run.error = str(error)
             except ComponentError as error:
                 run.error = str(error)
+            except Exception as error:
+                log.exception("activity %s: its dispatch failed and is tried again", actor_id)
+                run.error = repr(error)
             else:
                 if not reply.body:
                     run.handed = True
@@ -227,8 +234,12 @@ class Activities:
                 return
             run.attempts += 1
             surroundings.meter.activity_operation(name, "recoverable", 0.0)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            run.hurry.clear()
+            try:
+                async with asyncio.timeout(pause_s):
+                    await run.hurry.wait()
+            except TimeoutError:
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     # --- for others: the actor type `activity` ---
 
@@ -264,21 +275,32 @@ class Activities:
             self._results.popitem(last=False)
         if (known := self._results.get(key)) is not None:
             return known[1]
-        future = self._running.get(key)
-        if future is None:
-            future = self._running[key] = asyncio.get_running_loop().create_future()
+        running = self._running.get(key)
+        if running is None:
+            future: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
             propagated = asked.propagatedHistory.SerializeToString() if asked.HasField("propagatedHistory") else None
             instance_id = actor_id.split("::", 1)[0]
             item = Item(
                 instance_id, event.taskScheduled.name, partial(self._ran, key), task_id=event.eventId,
                 payload=request(event, instance_id, None, propagated),
             )  # fmt: skip
+            running = self._running[key] = (future, item)
             self._engine.workers.offer(item)
-        return (await asyncio.shield(future)).SerializeToString()
+        return (await asyncio.shield(running[0])).SerializeToString()
+
+    def abandon(self) -> None:
+        """No worker is left here: activities of others that nobody has taken are given back to who sent them."""
+        for key, (future, item) in list(self._running.items()):
+            if item.holder is None:
+                self._engine.workers.withdraw(item)
+                del self._running[key]
+                if not future.done():
+                    future.set_exception(NotReady("no worker is connected"))
+                    future.exception()
 
     def _ran(self, key: tuple[str, str], answer: m.WorkflowResponse | m.ActivityResponse) -> None:
-        future = self._running.pop(key, None)
-        if future is None or future.done() or not isinstance(answer, m.ActivityResponse):
+        running = self._running.pop(key, None)
+        if running is None or running[0].done() or not isinstance(answer, m.ActivityResponse):
             return
         surroundings = self._engine.surroundings
         event = history.task_result(surroundings.now_ns(), answer, key[1])
@@ -286,7 +308,7 @@ class Activities:
             self._results[key] = (surroundings.clock.monotonic(), event.SerializeToString())
             if len(self._results) > MOST_CACHED:
                 self._results.popitem(last=False)
-        future.set_result(event)
+        running[0].set_result(event)
 
     async def tick(self, tick: Tick) -> bool:
         """`run-activity`: run it, and bring the result to the workflow, or leave it with the scheduler."""

@@ -371,6 +371,7 @@ class Engine:
             return
         timer = runner.instance.facts.timers.get(timer_id)
         if timer is None or runner.instance.facts.completed is not None:
+            self.rest(runner)
             return
         if any(one.event.timerFired.timerId == timer_id for one in (*runner.mail, *runner.in_turn)
                if one.event.HasField("timerFired")):  # fmt: skip
@@ -380,15 +381,19 @@ class Engine:
     async def _ensure_wake(self, runner: Runner) -> None:
         """An instance that was left by a reference sidecar has no `wake` job yet."""
         runner.wake_due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
-        try:
-            await self.surroundings.scheduler.schedule(
-                self.key(self.workflow_type, runner.instance_id, WAKE), _wake(runner.wake_due, 0), overwrite=False
-            )
-        except JobExists:
-            pass
-        except ComponentError as error:
-            log.warning("workflow '%s': its job cannot be registered: %s", runner.instance_id, error)
-            runner.wake_due = 0.0
+        key, job = self.key(self.workflow_type, runner.instance_id, WAKE), _wake(runner.wake_due, 0)
+        pause_s = 0.2
+        while not runner.closed:
+            try:
+                await self.surroundings.scheduler.schedule(key, job, overwrite=False)
+            except JobExists:
+                return
+            except ComponentError as error:
+                log.warning("workflow '%s': its job cannot be registered: %s", runner.instance_id, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 30.0)
+            else:
+                return
 
     async def _put_wake(self, runner: Runner, due: float) -> None:
         try:
@@ -438,6 +443,7 @@ class Engine:
         self._arm(runner)
         await self.put_wake(instance_id, due, count + 1)
         runner.kick()
+        self.rest(runner)
 
     # --- requests ---
 
@@ -542,7 +548,7 @@ class Engine:
 
     def finish(self, runner: Runner, last_tasks: set[int] | None = None) -> None:
         """See to the last duties of a finished instance, unless that is being done."""
-        if runner.finishing is None and not runner.closed:
+        if (runner.finishing is None or runner.finishing.done()) and not runner.closed:
             runner.finishing = self.tasks.start(duties.finish(self, runner, last_tasks), "finish")
 
     async def _may_begin_anew(self, runner: Runner) -> bool:
@@ -671,7 +677,7 @@ class Engine:
         """Why a turn is not over."""
         if item.holder is not None:
             return Wait("turn", item.name, attempts=item.losses, since=item.since)
-        kind = "worker" if self.workers.count == 0 else "turn"
+        kind = "worker" if self.workers.lacks(item) else "turn"
         return Wait(kind, item.name, attempts=item.losses, since=since)
 
     def waiting_unread(self, instance: Instance) -> tuple[Wait, ...]:

@@ -14,6 +14,7 @@ from pillion.wire.messages import backend
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.actor import FORK, WAIT, Retentioner, WorkflowActor, status_of
+from pillion.workflow.builtin import Builtin
 from pillion.workflow.engine import CREATE, PROTOBUF, Engine
 from pillion.workflow.faults import InstanceMissing, RerunRefused, from_remote
 from pillion.workflow.purge import FORCE, PURGE, PURGE_TREE
@@ -21,8 +22,9 @@ from pillion.workflow.recovery import Recovery
 from pillion.workflow.snapshot import Inspection, Snapshot, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
+    from pillion.workflow.builtin import Run, Workflow
     from pillion.workflow.history import Event
     from pillion.workflow.hub import Rerun, Start
     from pillion.workflow.surroundings import Surroundings
@@ -41,6 +43,7 @@ class Hub:
     def __init__(self, surroundings: Surroundings, *, limits: Limits | None = None) -> None:
         self._surroundings = surroundings
         self.engine = Engine(surroundings, limits=limits, changed=self._workers_changed)
+        self.builtin = Builtin(self.engine.workers.answer_inside)
         self.recovery = Recovery(self.engine)
         self._actor = WorkflowActor(self.engine)
         self._retentioner = Retentioner(self.engine)
@@ -66,12 +69,27 @@ class Hub:
     def workers(self) -> int:
         return self.engine.workers.count
 
+    def register(self, workflows: Mapping[str, Workflow], activities: Mapping[str, Run]) -> None:
+        """Offer workflows of the sidecar's own, as a worker offers others: they need none to be connected."""
+        self.builtin.register(workflows, activities)
+        self._workers_changed()
+        self.engine.unpark()
+
+    def unregister(self, workflows: Mapping[str, Workflow], activities: Mapping[str, Run]) -> None:
+        """Take them back: instances that run stall until they are there again."""
+        self.builtin.unregister(workflows, activities)
+        self._workers_changed()
+
+    def serve_builtin(self) -> None:
+        """All workflows of the sidecar's own have been registered: begin to run them, refuse those nobody knows."""
+        self.engine.workers.serve_inside(self.builtin.take, lambda: self.builtin.waiting)
+
     def _workers_changed(self) -> None:
         """Host the types while there is a worker; a little longer, for workers reconnect."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
-        if self.workers:
+        if self.workers or self.builtin.names:
             if not self._hosting:
                 self._hosting = True
                 self._surroundings.actors.host(HOST_NAME, self._types())
@@ -86,6 +104,7 @@ class Hub:
     def _unhost(self) -> None:
         self._lingering = None
         self._hosting = False
+        self.engine.activities.abandon()
         self._surroundings.actors.host(HOST_NAME, ())
 
     def _types(self) -> list[Hosted]:
@@ -257,6 +276,8 @@ class Hub:
             raise InstanceMissing
         if run.item is not None:
             self.engine.workers.retry(run.item)
+        else:
+            run.hurry.set()
 
     async def skip_activity(self, instance_id: str, task_id: int, result: str | None = None) -> None:
         runner = await self.engine.find(instance_id)
@@ -269,7 +290,8 @@ class Hub:
         if run is not None and run.item is not None:
             self.engine.workers.withdraw(run.item)
         await runner.add(done)
-        runner.activities.pop(task_id, None)
+        if (left := runner.activities.pop(task_id, None)) is not None and left.task is not None:
+            left.task.cancel()
 
     # --- the way to the owner ---
 
@@ -313,6 +335,7 @@ class Hub:
         if self._hosting:
             self._hosting = False
             self._surroundings.actors.host(HOST_NAME, ())
+        await self.builtin.close()
         await self.engine.close()
 
     def __repr__(self) -> str:

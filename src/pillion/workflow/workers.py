@@ -34,6 +34,8 @@ WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
 REMEMBERED = 4096
 """So many instances are known to be in the cache of a worker with STATEFUL_HISTORY."""
+INTERNAL = "dapr.internal."
+"""Workflows and activities whose names begin so are the sidecar's own: no worker is ever given one."""
 
 
 class Item:
@@ -153,6 +155,10 @@ class Workers:
         self._idle: deque[Stream] = deque()
         self._turns: deque[Item] = deque()
         self._activities: deque[Item] = deque()
+        self._inside: deque[Item] = deque()
+        """The sidecar's own items, while nobody in it takes them."""
+        self._insider: Callable[[Item], None] | None = None
+        self._insiders: Callable[[], int] = lambda: 0
         self._held: dict[str, Item] = {}
         self._by_name: dict[tuple[str, int], Item] = {}
         """Held items by instance and task (-1: the turn), for workers that send no token back."""
@@ -185,7 +191,11 @@ class Workers:
     @property
     def queued(self) -> int:
         """Items that no worker has taken yet and any may take."""
-        return len(self._turns) + len(self._activities)
+        return len(self._turns) + len(self._activities) + len(self._inside) + self._insiders()
+
+    def lacks(self, item: Item) -> bool:
+        """Whether nobody is there who could take the item."""
+        return self._insider is None if item.name.startswith(INTERNAL) else not self._streams
 
     def lost(self, stream: Stream) -> None:
         """Offer again what the stream held, before anything else, in the order in which it was given out."""
@@ -219,6 +229,26 @@ class Workers:
             stream.wake()
         self._streams.clear()
 
+    # --- the sidecar's own ---
+
+    def serve_inside(self, taker: Callable[[Item], None], queued: Callable[[], int]) -> None:
+        """Have `taker` run the items whose names begin with `INTERNAL`, behind the same gates as all; it gives each one
+        back by `answer_inside`. Those that came before are handed over at once. `queued`: so many wait there.
+        """
+        self._insider, self._insiders = taker, queued
+        while self._inside:
+            item = self._inside.popleft()
+            if not item.gone:
+                taker(item)
+
+    def answer_inside(self, item: Item, answer: taskhub.WorkflowResponse | taskhub.ActivityResponse) -> None:
+        """What became of an item that runs in the sidecar; ignored when it was withdrawn."""
+        if item.gone:
+            return
+        self._finish(item, answer)
+        if self._taken is not None:
+            self._taken()
+
     # --- offering ---
 
     def offer(self, item: Item) -> None:
@@ -244,6 +274,12 @@ class Workers:
             self.offer(item)
 
     def _ready(self, item: Item) -> None:
+        if item.name.startswith(INTERNAL):
+            if self._insider is None:
+                self._inside.append(item)
+            else:
+                self._insider(item)
+            return
         turn = item.turn
         if turn is not None and turn.facts.length:
             for stream in self._streams:
