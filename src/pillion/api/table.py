@@ -86,8 +86,8 @@ class Routes:
         for name, value in zip(names, values, strict=True):
             try:
                 param = decode_component(value.decode("latin-1")) if b"%" in value or b"+" in value else text(value)
-                if not row.streams and not param.isascii():
-                    param.encode()  # a name is text; what invocation passes on may be any bytes
+                if not param.isascii() and not row.path.endswith(f"{{{name}*}}"):
+                    param.encode()  # a name is text; the rest of a path, a topic or a method, may be any bytes
                 params.append(param)
             except UnicodeEncodeError as error:
                 raise BadEscape(f'failed to unescape request parameter "{name}". Error: not UTF-8') from error

@@ -1,40 +1,31 @@
 """Publishing: one event or many, over HTTP and gRPC (spec `http-api.md` 4.3, `grpc-api.md` 2 gate P and 3).
 
-Knows: the order of checks, what is put around a payload, which failure is whose. Never knows: which broker, or how
-bytes travel. The payload of one JSON event is canonicalised once; nothing else of it is looked at.
+Knows: the order of checks, which failure is whose. Never knows: which broker, or how bytes travel, or what an envelope
+looks like. The payload of one JSON event is canonicalised once; nothing else of it is looked at.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pillion.api.call import EMPTY
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.blocks import pubsub_faults as faults
-from pillion.blocks.broker import EventTime, Identifiers, described
+from pillion.blocks.broker import described
 from pillion.blocks.bulk_body import bulk_failure, event_bytes, merged, read_rows
 from pillion.blocks.bulk_publish import Failures, publish_all
+from pillion.blocks.envelopes import Envelopes, is_raw, traced
 from pillion.blocks.holding import MOST_LEAD_S, NotHeld
-from pillion.clock import SystemClock, rfc3339
+from pillion.clock import SystemClock
 from pillion.errors import ApiError, ComponentError
-from pillion.kinds.component import go_bool
 from pillion.kinds.holding import HeldMessage
-from pillion.kinds.message_timing import delay_entries, delay_given, due_time_of, ttl_of, undelayed
+from pillion.kinds.message_timing import delay_entries, delay_given, due_time_of, undelayed
 from pillion.kinds.pubsub import BulkEntry
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.observe.spans import topic_span
 from pillion.observe.tracing import Span, SpanKind
-from pillion.wire.cloudevents import (
-    CLOUDEVENT,
-    NotAnEvent,
-    Payload,
-    Stamp,
-    overrides_of,
-    payload_kind,
-    payload_member,
-    readable,
-)
+from pillion.wire.cloudevents import CLOUDEVENT, readable
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
 
@@ -45,24 +36,13 @@ if TYPE_CHECKING:
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.blocks.broker import Broker, Meter
+    from pillion.blocks.envelopes import Traced
     from pillion.blocks.holding import Holdings
     from pillion.clock import Clock
     from pillion.errors import Fault
     from pillion.observe.tracing import Tracer
 
 EMPTY_REPLY = wellknown.Empty()
-REMEMBERED = 1024
-"""Topics whose envelope fragments are kept."""
-
-
-class Traced(Protocol):
-    """Whose trace a message belongs to: a call's, or a span's."""
-
-    @property
-    def traceparent(self) -> str: ...
-
-    @property
-    def tracestate(self) -> str: ...
 
 
 class PublishBlock:
@@ -84,10 +64,8 @@ class PublishBlock:
         self._app_id = app_id
         self._brokers = brokers
         self._clock = clock or SystemClock()
-        self._time = EventTime(self._clock)
-        self._new_id = Identifiers()
+        self._envelopes = Envelopes(app_id, self._clock)
         self._meter = meter
-        self._stamps: dict[tuple[str, str], Stamp] = {}
 
     def operations(self) -> list[Operation]:
         """The rows of this block."""
@@ -109,24 +87,6 @@ class PublishBlock:
         ]  # fmt: skip
 
     # -- what both protocols share
-
-    def _raw(self, broker: Broker, metadata: Mapping[str, str]) -> bool:
-        value = metadata.get("rawPayload", "")
-        if not value:
-            return False
-        try:
-            return go_bool(value)
-        except ValueError as error:
-            raise ApiError(faults.METADATA, value=value, resource=broker.name, metadata=metadata) from error
-
-    def _stamp(self, broker: Broker, topic: str) -> Stamp:
-        key = (broker.name, topic)
-        stamp = self._stamps.get(key)
-        if stamp is None:
-            if len(self._stamps) >= REMEMBERED:
-                self._stamps.clear()
-            stamp = self._stamps[key] = Stamp(broker.name, topic, self._app_id)
-        return stamp
 
     def _due(self, broker: Broker, metadata: Mapping[str, str]) -> float | None:
         """Return when a message is to be delivered, None when at once; raises `ApiError` for what cannot be."""
@@ -150,56 +110,6 @@ class PublishBlock:
         except (ComponentError, TimeoutError) as error:
             return f"the message cannot be held: {described(error)}"
         return ""
-
-    def _expiration(self, broker: Broker, metadata: Mapping[str, str], due: float | None) -> str:
-        if broker.keeps_ttl:
-            return ""
-        try:
-            ttl = ttl_of(metadata)
-        except ComponentError:  # the reference ignores a life it cannot read
-            return ""
-        return "" if ttl is None else rfc3339((due or self._clock.now()) + ttl)
-
-    def _event(
-        self,
-        broker: Broker,
-        topic: str,
-        body: bytes,
-        content_type: str,
-        metadata: Mapping[str, str],
-        call: Traced,
-        due: float | None = None,
-        *,
-        is_canonical: bool = False,
-    ) -> bytes:
-        """Return the envelope around `body`, of use from `due` on (None: from now on); raises `ApiError`."""
-        stamp = self._stamp(broker, topic)
-        expiration, overrides = "", None
-        if metadata:
-            expiration, overrides = self._expiration(broker, metadata, due), overrides_of(metadata)
-        parent = call.traceparent
-        state = call.tracestate if parent else ""
-        if payload_kind(content_type) is Payload.EVENT:
-            try:
-                return stamp.adopt(body, time=self._time(), parent=parent, state=state, expiration=expiration)
-            except NotAnEvent as error:
-                about = {"appID": self._app_id, "error": str(error)}
-                raise ApiError(faults.CLOUDEVENT, resource=broker.name, metadata=about) from error
-        return stamp.envelope(
-            payload_member(body, content_type, is_canonical=is_canonical), content_type, event_id=self._new_id(),
-            time=self._time(), parent=parent, state=state, expiration=expiration, overrides=overrides,
-        )  # fmt: skip
-
-    @staticmethod
-    def _traced(metadata: Mapping[str, str], call: Traced) -> Mapping[str, str]:
-        """Metadata of a raw message: it has no envelope that could carry the trace."""
-        parent = call.traceparent
-        if not parent:
-            return metadata
-        trace = {"traceparent": parent}
-        if call.tracestate:
-            trace["tracestate"] = call.tracestate
-        return {**trace, **metadata}
 
     def _admit(self, broker: Broker, topic: str) -> None:
         if not broker.may_publish(topic):
@@ -260,10 +170,10 @@ class PublishBlock:
         content_type = call.header(b"content-type")
         timed = bool(metadata) and delay_given(metadata)
         due = self._due(broker, metadata) if timed else None
-        if metadata and self._raw(broker, metadata):
-            metadata = self._traced(metadata, call)
+        if metadata and is_raw(broker, metadata):
+            metadata = traced(metadata, call)
         else:
-            body = self._event(broker, topic, body, content_type, metadata, call, due)
+            body = self._envelopes.event(broker, topic, body, content_type, metadata, call, due)
             content_type = CLOUDEVENT
         self._admit(broker, topic)
         if timed:
@@ -283,7 +193,7 @@ class PublishBlock:
             body = call.body()
         except (BodyTooLarge, BodyIncomplete) as error:
             raise self._failed(faults.PUBLISH, broker, topic, str(error)) from error
-        raw = self._raw(broker, metadata)
+        raw = is_raw(broker, metadata)
         try:
             rows = read_rows(body)
         except ValueError as error:
@@ -329,7 +239,7 @@ class PublishBlock:
             raise ApiError(faults.NOT_FOUND, pubsub=name)
         if not topic:
             raise ApiError(faults.TOPIC_EMPTY, pubsub=name, resource=name, metadata=metadata)
-        return broker, self._raw(broker, metadata)
+        return broker, is_raw(broker, metadata)
 
     async def rpc_publish(self, call: RpcCall, request: m.PublishEventRequest) -> Message:
         metadata: Mapping[str, str] = dict(request.metadata)
@@ -338,9 +248,9 @@ class PublishBlock:
         timed = bool(metadata) and delay_given(metadata)
         due = self._due(broker, metadata) if timed else None
         if raw:
-            metadata = self._traced(metadata, call)
+            metadata = traced(metadata, call)
         else:
-            data = self._event(broker, topic, data, content_type, metadata, call, due)
+            data = self._envelopes.event(broker, topic, data, content_type, metadata, call, due)
             content_type = CLOUDEVENT
         self._admit(broker, topic)
         if timed:
@@ -441,10 +351,10 @@ class PublishBlock:
     ) -> None:
         for entry, context in zip(entries, contexts, strict=True):
             if raw:
-                entry.metadata = self._traced(entry.metadata, context)
+                entry.metadata = traced(entry.metadata, context)
             else:
                 when = due.get(entry.entry_id) if due else None
-                entry.data = self._event(
+                entry.data = self._envelopes.event(
                     broker, topic, entry.data, entry.content_type, entry.metadata, context, when,
                     is_canonical=are_canonical,
                 )  # fmt: skip
