@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from actor_cluster import Cluster
 from pillion.clock import SystemClock
-from pillion.errors import ComponentError
+from pillion.errors import Code, ComponentError
 from pillion.jobs.engine import Engine as JobsEngine
-from pillion.kinds.actors import Tick
+from pillion.kinds.actors import RemoteFailure, Tick
 from pillion.kinds.config import Workflow
 from pillion.kinds.jobs import Interest, Member, Outcome
 from pillion.testing.memory_jobs import Jobs, MemoryJobStore
@@ -70,12 +70,20 @@ class Sidecar:
         await self.host.close()
 
 
+class Hosts(dict[str, "ActorHost"]):
+    """Those that are up; a call to another one finds no server."""
+
+    def __missing__(self, name: str) -> ActorHost:
+        raise RemoteFailure(f"no connection to {name}", Code.UNAVAILABLE)
+
+
 class Town:
     """The sidecars, their store and their scheduler. `rebalance` moves instances by a hash with another salt."""
 
     def __init__(self) -> None:
         self.store = memory_store()
         self.cluster = Cluster()
+        self.cluster.hosts = Hosts()
         self.jobs = JobsEngine(MemoryJobStore(Jobs()), Member("s", 1, "s:1"))
         self.sidecars: dict[str, Sidecar] = {}
         self.ran = 0

@@ -70,10 +70,12 @@ class Store:
         await asyncio.Event().wait()
 
     async def get(self, request: Get) -> Found:
-        return await self._pass(lambda: self.inner.get(request))
+        found: Found = await self._pass(lambda: self.inner.get(request))
+        return found
 
     async def bulk_get(self, requests: Sequence[Get]) -> list[Found]:
-        return await self._pass(lambda: self.inner.bulk_get(requests))
+        found: list[Found] = await self._pass(lambda: self.inner.bulk_get(requests))
+        return found
 
     async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None:
         await self._pass(lambda: self.inner.transact(operations, metadata))
@@ -133,7 +135,7 @@ BOUNDS = Bounds(linger_s=0.0, first_wake_s=0.05, slow_turn_s=0.01)
 
 
 def make(store: Store) -> Bench:
-    rig = Rig(store, bounds=BOUNDS)  # type: ignore[arg-type]
+    rig = Rig(store, bounds=BOUNDS)
     rig.jobs = Jobs(rig.clock)
     rig.jobs.store = store
     b = Bench(WORKFLOWS, {"add": lambda n: n + 1}, rig=rig)
@@ -166,9 +168,9 @@ async def scenario(store: Store) -> int:
                 lambda: b.hub.engine.add("p", raised()),
             ]
             for step in steps:
-                await guarded(b, store, lambda step=step: patiently(b, step))  # type: ignore[misc]
+                await guarded(b, store, lambda step=step: patiently(b, step))
             for instance_id, output in (("p", '[6, 6, "now", 7]'), ("kid", "6"), ("ear", '"now"')):
-                done = await guarded(b, store, lambda i=instance_id: b.done(i))  # type: ignore[misc]
+                done = await guarded(b, store, lambda i=instance_id: b.done(i))
                 assert (done.status, done.output) == (Status.COMPLETED, output), instance_id
             await guarded(b, store, lambda: no_jobs(b))
             total, store.at = store.count, -1

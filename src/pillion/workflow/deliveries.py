@@ -7,6 +7,7 @@ none of it. Knows: attempts and pauses. Never knows: what a message means; the e
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from pillion.clock import Clock
     from pillion.tasks import Tasks
+
+log = logging.getLogger("pillion.workflow")
 
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 30.0
@@ -72,6 +75,10 @@ class Deliveries:
                 except ComponentError as error:
                     delivery.attempts += 1
                     delivery.error = str(error)
+                except Exception as error:
+                    log.exception("workflow: %s %s failed and is tried again", delivery.kind, delivery.name)
+                    delivery.attempts += 1
+                    delivery.error = repr(error)
                 else:
                     return
             await asyncio.sleep(pause_s)

@@ -252,6 +252,9 @@ class Runner:
                     await self._write(Step(self._without(mail), self.instance.generation))
             return True
         self.serial += 1
+        if turn.facts.started is None and (started := turn.started) is not None:
+            due_ns = max(nanoseconds(started.timestamp), self.start_ns or 0)
+            surroundings.meter.scheduling(started.executionStarted.name, max(0.0, (now_ns - due_ns) / 1e6))
         self.turn_since = now_ns / 1e9
         due = self.start_ns
         if turn.terminating is not None and turn.facts.started is None and due is not None and due > now_ns:
