@@ -6,6 +6,7 @@ Values are not sealed, whatever the component says (spec `runtime.md` 7.1): othe
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillion.kinds.state import Feature, TransactionalStore, VersionedStore
@@ -13,7 +14,7 @@ from pillion.resiliency.guarded import guarded
 from pillion.resiliency.policies import Flow, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pillion.kinds.state import Delete, Found, Get, Operation, Set
     from pillion.observe.meters import Timed
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from pillion.sidecar.components import Loaded
 
 log = logging.getLogger("pillion.sidecar.actors")
-METHODS = ("get", "set", "delete", "bulk_get", "transact", "transact_versions", "keys_like", "delete_with_prefix")
+FURTHER = ("bulk_get", "keys_like", "delete_with_prefix")
+"""Methods that a store may have besides."""
+METHODS = ("get", "set", "delete", "transact", "transact_versions", *FURTHER)
 NEEDED = (Feature.ETAG, Feature.TRANSACTIONAL)
 
 
@@ -66,21 +69,24 @@ class CountedStore:
         self.max_operations = component.max_operations
         self.open, self.ping, self.close = component.open, component.ping, component.close
         self._name, self._timed = name, timed
+        for further in FURTHER:
+            if hasattr(component, further):  # protocols look for it here
+                setattr(self, further, partial(self._pass, further))
 
-    def set(self, request: Set) -> Awaitable[None]:
-        return self._timed("set", self._name, self.inner.set(request))
+    async def get(self, request: Get) -> Found:
+        return await self._timed("get", self._name, self.inner.get(request))
 
-    def delete(self, request: Delete) -> Awaitable[None]:
-        return self._timed("delete", self._name, self.inner.delete(request))
+    async def set(self, request: Set) -> None:
+        await self._timed("set", self._name, self.inner.set(request))
 
-    def get(self, request: Get) -> Awaitable[Found]:
-        return self._timed("get", self._name, self.inner.get(request))
+    async def delete(self, request: Delete) -> None:
+        await self._timed("delete", self._name, self.inner.delete(request))
 
-    def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> Awaitable[None]:
-        return self._timed("transaction", self._name, self.inner.transact(operations, metadata))
+    async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None:
+        await self._timed("transaction", self._name, self.inner.transact(operations, metadata))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+    def _pass(self, method: str, *values: Any, **named: Any) -> Any:
+        return getattr(self.inner, method)(*values, **named)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._name}>"
@@ -89,7 +95,5 @@ class CountedStore:
 class CountedVersionedStore(CountedStore):
     """One that tells the ETags that it made."""
 
-    def transact_versions(
-        self, operations: Sequence[Operation], metadata: Mapping[str, str]
-    ) -> Awaitable[list[str | None]]:
-        return self._timed("transaction", self._name, self.inner.transact_versions(operations, metadata))
+    async def transact_versions(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> list[str | None]:
+        return await self._timed("transaction", self._name, self.inner.transact_versions(operations, metadata))
