@@ -255,3 +255,32 @@ def test_history_goes_along_with_activities_and_children_where_they_ask_for_it()
         await b.kill()
 
     run(test())
+
+
+def test_a_trace_goes_through_a_workflow_its_activities_and_its_children() -> None:
+    from pillion.observe.tracing import Span, Tracer
+
+    spans: list[Span] = []
+
+    def parent(ctx: Context, _: Any) -> Generator[Any, Any, Any]:
+        yield ctx.call_activity("add", 1)
+        return (yield ctx.call_child("kid", 1, instance_id="kid"))
+
+    async def test() -> None:
+        async with bench({"parent": parent, "kid": kid}, {"add": lambda n: n + 1}) as b:
+            engine = b.hub.engine
+            tracer = Tracer("app", 1.0, spans.append)
+            b.hub._surroundings = engine.surroundings = replace(engine.surroundings, tracer=tracer)
+            trace = "0af7651916cd43dd8448eb211c80319c"
+            await b.hub.start(Start("parent", "p", traceparent=f"00-{trace}-b7ad6b7169203331-01"))
+            await b.done("p")
+            assert {span.trace_id for span in spans} == {trace}
+            by_name = {f"{span.name} {dict(span.attributes)['durabletask.task.instance_id']}": span for span in spans}
+            whole = by_name["orchestration||parent p"]
+            child = by_name["orchestration||kid kid"]
+            assert whole.parent_id == "b7ad6b7169203331"
+            assert by_name["activity||add p"].parent_id == whole.span_id
+            assert child.parent_id == whole.span_id
+            assert by_name["activity||add kid"].parent_id == child.span_id
+
+    run(test())

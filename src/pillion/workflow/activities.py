@@ -20,7 +20,7 @@ from pillion.kinds.actors import ActorCall, ActorReply, RemoteFailure
 from pillion.kinds.jobs import Constant, Job
 from pillion.wire.messages import backend, wellknown
 from pillion.wire.messages import taskhub as m
-from pillion.workflow import history
+from pillion.workflow import history, traces
 from pillion.workflow.faults import AccessDenied, InstanceMissing, NotReady, from_remote
 from pillion.workflow.history import Event
 from pillion.workflow.instance import Mail
@@ -32,6 +32,7 @@ from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:
     from pillion.kinds.actors import Tick
+    from pillion.observe.tracing import Span
     from pillion.workflow.engine import Engine
     from pillion.workflow.runner import Runner
 
@@ -52,13 +53,14 @@ _BYTES = "google.protobuf.BytesValue"
 class Run:
     """One activity under way for an instance here."""
 
-    __slots__ = ("attempts", "error", "event", "generation", "handed", "hurry", "item", "started", "task")
+    __slots__ = ("attempts", "error", "event", "generation", "handed", "hurry", "item", "span", "started", "task")
 
     def __init__(self, event: Event, generation: int, started: float) -> None:
         self.event = event
         self.generation = generation
         self.started = started
         self.item: Item | None = None
+        self.span: Span | None = None
         self.task: asyncio.Task[None] | None = None
         self.attempts = 0
         self.error = ""
@@ -116,7 +118,10 @@ class Activities:
             return
         engine = self._engine
         instance = runner.instance
+        started = instance.facts.started
         run = runner.activities[event.eventId] = Run(event, instance.generation, engine.surroundings.clock.monotonic())
+        if started is not None and started.executionStarted.HasField("parentTraceContext"):
+            self._trace(run, started)
         target = event.router.targetAppID if event.HasField("router") else ""
         if target in ("", engine.surroundings.names.app_id):
             try:
@@ -131,6 +136,21 @@ class Activities:
                     return
         if not runner.closed:
             run.task = engine.tasks.start(self._remote(runner, run, target), "activity")
+
+    def _trace(self, run: Run, started: Event) -> None:
+        """Have the worker go on with the trace that the workflow belongs to."""
+        tracer = self._engine.surroundings.tracer
+        parent, state = traces.parent_below(started.executionStarted)
+        if tracer is not None:
+            run.span = traces.activity_begun(tracer, started.executionStarted)
+            parent = parent if run.span is None else run.span.traceparent
+        if parent and not run.event.taskScheduled.HasField("parentTraceContext"):
+            told = Event()
+            told.CopyFrom(run.event)
+            told.taskScheduled.parentTraceContext.traceParent = parent
+            if state:
+                told.taskScheduled.parentTraceContext.traceState.value = state
+            run.event = told
 
     def _local(self, runner: Runner, run: Run) -> None:
         """Into the work queue of this process."""
@@ -170,6 +190,10 @@ class Activities:
         runner.settled.clear()
         surroundings = self._engine.surroundings
         status = "success" if event.HasField("taskCompleted") else "failed"
+        if run.span is not None and surroundings.tracer is not None:
+            error = None if status == "success" else event.taskFailed.failureDetails.errorMessage
+            name = run.event.taskScheduled.name
+            traces.activity_ended(surroundings.tracer, run.span, name, runner.instance_id, task_id, error)
         elapsed_ms = (surroundings.clock.monotonic() - run.started) * 1000
         surroundings.meter.activity_execution(run.event.taskScheduled.name, status, elapsed_ms)
         runner.deliver(Mail.of(event))

@@ -15,7 +15,7 @@ from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.kinds.jobs import Constant, Job
 from pillion.wire.messages import backend, wellknown
-from pillion.workflow import history, outbox
+from pillion.workflow import history, outbox, traces
 from pillion.workflow.faults import AccessDenied, DescendantsUnknown, InstanceActive, InstanceMissing, from_remote
 from pillion.workflow.instance import Mail
 from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
@@ -83,6 +83,14 @@ async def _create_child(engine: Engine, runner: Runner, created: Event) -> None:
     body = created.childWorkflowInstanceCreated
     now_ns = engine.surroundings.now_ns()
     event = child_start(runner.instance, created, names.app_id, names.namespace, now_ns)
+    own = runner.instance.facts.started
+    parent, state = ("", "") if own is None else traces.parent_below(own.executionStarted)
+    if parent and not body.HasField("parentTraceContext"):
+        start = event.executionStarted
+        start.parentTraceContext.traceParent = parent
+        start.workflowSpanID.value = f"{engine.surroundings.random.getrandbits(64) or 1:016x}"
+        if state:
+            start.parentTraceContext.traceState.value = state
     target = created.router.targetAppID if created.HasField("router") else ""
     propagated = propagate(runner.instance, body.historyPropagationScope, names.app_id)
     try:

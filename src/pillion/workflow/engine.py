@@ -20,7 +20,7 @@ from pillion.kinds.actors import ActorCall, LostPlace, Moved, NoHost, RemoteFail
 from pillion.kinds.jobs import Constant, Job, JobExists, JobKey
 from pillion.tasks import Tasks
 from pillion.wire.messages import backend, wellknown
-from pillion.workflow import duties, history
+from pillion.workflow import duties, history, traces
 from pillion.workflow.activities import Activities
 from pillion.workflow.deliveries import Deliveries
 from pillion.workflow.faults import (
@@ -321,6 +321,8 @@ class Engine:
         begun, ended = history.nanoseconds(facts.started.timestamp), history.nanoseconds(facts.completed.timestamp)
         status = {Status.COMPLETED: "success", Status.TERMINATED: "terminated"}.get(facts.status, "failed")
         meter.execution(name, status, (ended - begun) / 1e6)
+        if self.surroundings.tracer is not None:
+            traces.workflow_ended(self.surroundings.tracer, facts.started, facts.completed, runner.instance_id, status)
 
     # --- slow turns ---
 

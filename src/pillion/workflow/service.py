@@ -132,6 +132,7 @@ class Hub:
             started.scheduledStartTimestamp.CopyFrom(history.timestamp(int(order.start_at * 1e9)))
         if order.traceparent:
             started.parentTraceContext.traceParent = order.traceparent
+            started.workflowSpanID.value = f"{surroundings.random.getrandbits(64) or 1:016x}"
             if order.tracestate:
                 started.parentTraceContext.traceState.value = order.tracestate
         event = history.execution_started(

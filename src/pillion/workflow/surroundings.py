@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pillion.kinds.jobs import Scheduler
     from pillion.kinds.state import TransactionalStore
     from pillion.workflow.policy import Policies
+    from pillion.workflow.traces import Tracer
 
 
 def moment(seconds: float) -> str:
@@ -137,6 +138,7 @@ class Surroundings:
     meter: Meter = field(default_factory=Uncounted)
     policies: Callable[[], Policies | None] = lambda: None
     address: str = ""
+    tracer: Tracer | None = None
 
     def now_ns(self) -> int:
         return int(self.clock.now() * 1e9)
