@@ -8,9 +8,12 @@ import json
 import signal
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import grpc
 
 from apps import WAIT_S, HttpApp
+from pillion.wire.messages import runtime as m
 from sidecars import Reply, SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
@@ -63,6 +66,26 @@ class Caller:
         self._over.set()
         self._thread.join()
         self._connection.close()
+
+
+class GrpcCaller(Caller):
+    """Reads the key `k` of a store over one channel, as official clients have it."""
+
+    def __init__(self, sidecar: SidecarProcess, store: str) -> None:
+        super().__init__(sidecar, "", "", b"", 0)
+        self._address = f"127.0.0.1:{sidecar.grpc_port}"
+        self._request = m.GetStateRequest(store_name=store, key="k").SerializeToString()
+
+    def _run(self, method: str, path: str, body: bytes) -> None:
+        with grpc.insecure_channel(self._address) as channel:
+            call: Any = channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetState")
+            while not self._over.is_set():
+                try:
+                    call(self._request, timeout=15)
+                except grpc.RpcError as error:
+                    self.wrong.append(repr(error))
+                    return
+                self.asked += 1
 
 
 def names(sidecar: SidecarProcess) -> set[str]:
@@ -302,9 +325,11 @@ def test_a_configuration_starts_the_sidecar_anew(tmp_path: Path) -> None:
         asking = threading.Thread(target=lambda: answers.append(sidecar.request("GET", "/v1.0/invoke/app/method/held")))
         asking.start()
         held.wait(WAIT_S)
+        assert sidecar.request("POST", "/v1.0/state/still", save("still")).status == 204
         with quiet(
             Caller(sidecar, "POST", "/v1.0/state/still", save("still"), 204),
             Caller(sidecar, "GET", "/v1.0/state/still/k", b"", 200, keep=False),
+            GrpcCaller(sidecar, "still"),
         ):
             config.write_text(configuration("Second"))
             sidecar.wait_log("starting anew")
