@@ -25,7 +25,7 @@ _BEGINS = ("taskScheduled", "timerCreated", "childWorkflowInstanceCreated")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One event. `elapsed_s` counts from the first one, `took_s` from the one it ends; `tone` is good, bad or ""."""
+    """One event. `elapsed_s` counts from the earliest one, `took_s` from the one it ends; `tone` is good, bad or ""."""
 
     elapsed_s: float
     symbol: str
@@ -40,10 +40,9 @@ def lines(events: Sequence[dict[str, Any]]) -> list[Line]:
     """Return the lines of a history as `/v1.0-pillion/workflows/{id}/history` gives it."""
     found: list[Line] = []
     begun: dict[int, tuple[float, str]] = {}
-    start: float | None = None
+    start = min((seconds_of(event["time"]) for event in events), default=0.0)
     for event in events:
         at = seconds_of(event["time"])
-        start = at if start is None else start
         kind, fields, number = event["type"], event.get("fields", {}), event.get("id", -1)
         if kind in _BEGINS:
             begun[number] = (at, _name(kind, fields))

@@ -81,8 +81,9 @@ def run_command(name: str, instance_id: str, data: str | None, input_file: str |
 @click.option("-l", "--limit", default=PAGE, show_default=True, help="At most so many.")
 @_json_flag
 def list_command(statuses: Sequence[str], name: str, max_age: str, limit: int, as_json: bool) -> None:
-    """Show the workflows of an application."""
+    """Show the workflows of an application, the newest first."""
     rows = _pages(",".join(statuses), name, limit)
+    rows.sort(key=lambda row: row.get("createdAt", "9999"), reverse=True)
     if max_age:
         oldest = time.time() - _duration(max_age)
         rows = [row for row in rows if "createdAt" not in row or timeline.seconds_of(row["createdAt"]) >= oldest]
