@@ -16,7 +16,7 @@ from pillion.kinds.message_timing import ttl_of
 from pillion.wire.cloudevents import NotAnEvent, Payload, Stamp, overrides_of, payload_kind, payload_member
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pillion.blocks.broker import Broker
     from pillion.clock import Clock
@@ -74,6 +74,25 @@ class Envelopes:
             payload_member(body, content_type, is_canonical=is_canonical), content_type, event_id=self._new_id(),
             time=self._time(), parent=parent, state=state, expiration=expiration, overrides=overrides,
         )  # fmt: skip
+
+    def alike(self, broker: Broker, topic: str, call: Traced) -> Callable[[bytes, str], bytes]:
+        """Return what makes the events of a bulk from canonical bytes and their type: what they share is written once.
+
+        For payloads that are no events themselves and have no metadata of their own.
+        """
+        stamp, new_id, time = self._stamp(broker, topic), self._new_id, self._time()
+        parent = call.traceparent
+        state = call.tracestate if parent else ""
+        shared: dict[str, tuple[bytes, bytes]] = {}
+
+        def event(body: bytes, content_type: str) -> bytes:
+            around = shared.get(content_type)
+            if around is None:
+                around = shared[content_type] = stamp.around(content_type, time=time, parent=parent, state=state)
+            member = payload_member(body, content_type, is_canonical=True)
+            return b"{%b%b%b%b" % (member, around[0], new_id().encode(), around[1])
+
+        return event
 
     def _stamp(self, broker: Broker, topic: str) -> Stamp:
         key = (broker.name, topic)

@@ -25,7 +25,7 @@ from pillion.kinds.pubsub import BulkEntry
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.observe.spans import topic_span
 from pillion.observe.tracing import Span, SpanKind
-from pillion.wire.cloudevents import CLOUDEVENT, readable
+from pillion.wire.cloudevents import CLOUDEVENT, Payload, payload_kind, readable
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
 
@@ -349,9 +349,15 @@ class PublishBlock:
         raw: bool,
         are_canonical: bool = False,
     ) -> None:
+        usual = None
+        if are_canonical and not due and self._tracer is None and entries:
+            usual = self._envelopes.alike(broker, topic, contexts[0])
         for entry, context in zip(entries, contexts, strict=True):
             if raw:
                 entry.metadata = traced(entry.metadata, context)
+            elif usual is not None and not entry.metadata and payload_kind(entry.content_type) is not Payload.EVENT:
+                entry.data = usual(entry.data, entry.content_type)
+                entry.content_type = CLOUDEVENT
             else:
                 when = due.get(entry.entry_id) if due else None
                 entry.data = self._envelopes.event(

@@ -138,23 +138,31 @@ class Stamp:
         overrides: Mapping[str, str] | None = None,
     ) -> bytes:
         """Return the envelope around a `payload_member`. `time` and `expiration` are RFC 3339, "" means none."""
-        trace = b'"","traceparent":"","tracestate":'
         if overrides:
             return self._overridden(member, content_type, event_id, time, parent, state, expiration, overrides)
+        to_id, behind = self.around(content_type, time=time, parent=parent, state=state, expiration=expiration)
+        return b"{%b%b%b%b" % (member, to_id, event_id.encode(), behind)
+
+    def around(
+        self, content_type: str, *, time: str, parent: str = "", state: str = "", expiration: str = ""
+    ) -> tuple[bytes, bytes]:
+        """Return what an envelope has before its id, its member of data excepted, and behind it."""
+        trace = b'"","traceparent":"","tracestate":'
         if parent:
             quoted = _quoted(parent)
             trace = b'%b,"traceparent":%b,"tracestate":' % (quoted, quoted)
-        return b'{%b,"datacontenttype":%b%b,"id":"%b%b%b%b%b%b,"type":"com.dapr.event.sent"}' % (
-            member,
+        to_id = b',"datacontenttype":%b%b,"id":"' % (
             _quoted(content_type or "text/plain"),
             b',"expiration":"%b"' % expiration.encode() if expiration else b"",
-            event_id.encode(),
+        )
+        behind = b'%b%b%b%b%b,"type":"com.dapr.event.sent"}' % (
             self._to_time,
             time.encode(),
             self._to_trace,
             trace,
             _quoted(state) if state else b'""',
         )
+        return to_id, behind
 
     def _overridden(
         self, member: bytes, content_type: str, event_id: str, time: str, parent: str, state: str, expiration: str,
