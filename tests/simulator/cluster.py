@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pillion.actors.host import ActorHost, Uncounted
+from pillion.actors.membership import SILENCE_S
 from pillion.actors.placement import LinkLost, Placement
 from pillion.actors.placement_link import METHOD, promised
 from pillion.actors.reminders import SchedulerReminders
@@ -49,16 +50,17 @@ class Cluster:
     """One world with everything in it. `apps` makes what a sidecar hosts, when it starts."""
 
     def __init__(self, seed: int, *, failing: float = 0.0, breaking: float = 0.0) -> None:
-        logging.getLogger("pillion").setLevel(logging.CRITICAL)
         self.world = World(seed)
         self.network = Network(self.world, breaking=breaking)
-        self.network.spared.add(METHOD)
+        # Server and sidecar notice silence on this stream after five seconds, neither earlier (`Terms`, `SILENCE_S`).
+        self.network.notices[METHOD] = (SILENCE_S, SILENCE_S)
         self.disk = Disk(self.world, failing=failing)
         self.rows = Rows(self.world)
         self.jobs = Jobs(WorldClock(self.world))
         self.sidecars: dict[str, Sidecar] = {}
         self.wrong: list[str] = []
         self.world.checks.append(self._check)
+        _listen(self.wrong)
         self._terms = 0
         self.control = self.start_control()
 
@@ -81,6 +83,7 @@ class Cluster:
                 Terms(grace_s=GRACE_S),
                 clock=host.clock,
                 silence=lambda call: call.silence(),  # type: ignore[attr-defined]
+                dead=self._dead,
             )
             placement.lead(_Always(), self._terms, inherited=inherited)
             self.network.serve(PLACEMENT, host, placement)
@@ -89,13 +92,29 @@ class Cluster:
                 store,
                 Member("scheduler-0", self._terms, SCHEDULER),
                 clock=host.clock,
-                chance=host.random,  # type: ignore[arg-type]
+                chance=host.random,
             )
             await patiently(engine.open)
             self.network.serve(SCHEDULER, host, SchedulerService(engine, Hosts([SCHEDULER])))
 
         host.start(boot())
         return host
+
+    async def _dead(self, address: str) -> bool:
+        """What `probing.refuses` finds out."""
+        target = self.world.hosts[address.partition(":")[0]]
+        if self.network.cut_since(self.control, target) is not None:
+            await asyncio.sleep(1.0)
+            return False
+        await asyncio.sleep(0.01)
+        return self.network.refuses(address)
+
+    def kill(self, host: Host, *, process: bool) -> None:
+        """End a sidecar or the control host: its process alone, whose connections its system closes, or the machine."""
+        host.kill()
+        if process:
+            self.world.tell(f"{host.name}: that was the process, its machine is there")
+            self.network.ended(host)
 
     def start(self, name: str, host_types: Callable[[Sidecar], Sequence[Hosted]]) -> Sidecar:
         """Start a sidecar on a new machine; one of this name that was killed before has left nothing behind."""
@@ -118,7 +137,7 @@ class Sidecar:
         self.cluster, self.host, self.name = cluster, host, host.name
         self.address = f"{host.name}:50002"
         self._host_types = host_types
-        self.booted = False
+        self.booted = asyncio.Event()
 
     async def boot(self) -> None:
         cluster, host = self.cluster, self.host
@@ -146,18 +165,18 @@ class Sidecar:
         self.actors.store_changed(True)
         self.actors.host("app", self._host_types(self))
         await self.placement.open()
-        self.booted = True
+        self.booted.set()
 
     async def _dial(self, address: str) -> Link:
         stream = self.cluster.network.channel(self.host, address).stream(METHOD)
-        return Link(stream, self.cluster, self.host)
+        return Link(stream)
 
 
 class Link:
     """A `placement.Link` over the simulated network."""
 
-    def __init__(self, stream: ClientStream, cluster: Cluster, host: Host) -> None:
-        self._stream, self._cluster, self._host = stream, cluster, host
+    def __init__(self, stream: ClientStream) -> None:
+        self._stream = stream
 
     async def send(self, host: m.Host) -> None:
         try:
@@ -187,8 +206,7 @@ class Link:
         self._stream.cancel()
 
     def _lost(self, error: RpcError) -> LinkLost:
-        control = self._cluster.control
-        silent = control.alive and self._cluster.network.silent_since(self._host, control) is not None
+        silent = self._stream.silence_s >= SILENCE_S * 0.9  # type: ignore[attr-defined]
         gone = error.code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE) and not silent
         return LinkLost(error.message, gone=gone)
 
@@ -206,6 +224,26 @@ class _Always:
 
     def holds(self) -> bool:
         return True
+
+
+class _Defects(logging.Handler):
+    """What is logged with a traceback is a defect: nothing that a world does may lead to it."""
+
+    def __init__(self, wrong: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._wrong = wrong
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self._wrong.append(self.format(record))
+
+
+def _listen(wrong: list[str]) -> None:
+    """Hear of defects from now on, and have nothing written."""
+    log = logging.getLogger("pillion")
+    log.handlers[:] = [_Defects(wrong)]
+    log.setLevel(logging.ERROR)
+    log.propagate = False
 
 
 async def patiently(act: Callable[[], Awaitable[None]]) -> None:

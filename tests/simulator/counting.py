@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, ActorReply, Hosted, Tick
 from pillion.kinds.state import Set
-from pillion.testing.simulation import EPOCH
 from simulator.cluster import APP, Cluster
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from simulator.cluster import Sidecar
 
 TYPE = "counter"
-PATIENCE_S = 3.0
-"""A host that stood still longer than this may have lost its place in the middle of a turn."""
+NOTICES_S = 0.5
+"""A host that goes on hears within this time what happened meanwhile; it may begin turns until then."""
 
 
 class Counting:
@@ -42,6 +41,7 @@ class Counting:
         """Name to due time (true, of the world) and whether it fired."""
         self.calls = self.answers = 0
         self.stopping = False
+        self._went_on: dict[Host, float] = {}
         cluster.rows.judges.append(self._judge)
 
     def types(self, sidecar: Sidecar) -> list[Hosted]:
@@ -64,8 +64,7 @@ class Counting:
     def begin(self, actor_id: str, host: Host) -> tuple[Host, float]:
         world = self.cluster.world
         for other, since in self.running[actor_id]:
-            stalled = other.still_since is not None or (other in self.stood_still and self.stood_still[other] >= since)
-            if other.alive and not stalled and not (host in self.stood_still and self.stood_still[host] >= since):
+            if other.alive and not self.stood_still(other, since) and not self.stood_still(host, world.now):
                 self.cluster.wrong.append(f"two turns of {actor_id}: on {other.name} since {since:.3f}, on {host.name}")
         turn = (host, world.now)
         self.running[actor_id].append(turn)
@@ -74,19 +73,15 @@ class Counting:
     def end(self, actor_id: str, turn: tuple[Host, float]) -> None:
         self.running[actor_id].remove(turn)
 
-    @property
-    def stood_still(self) -> dict[Host, float]:
-        """Hosts that stood still, and when they went on."""
-        return self._stood_still
-
-    _stood_still: dict[Host, float] = {}
+    def stood_still(self, host: Host, since: float) -> bool:
+        """Whether a host that had a turn at `since`, or begins it then, has stood still and may not have noticed."""
+        return host.still_since is not None or self._went_on.get(host, -1.0) >= since - NOTICES_S
 
     # -- clients
 
     async def _client(self, sidecar: Sidecar) -> None:
         random, world = sidecar.host.random, self.cluster.world
-        while not sidecar.booted:
-            await asyncio.sleep(0.05)
+        await sidecar.booted.wait()
         while not self.stopping:
             await asyncio.sleep(random.uniform(0.05, 0.6))
             actor_id = random.choice(self.ids)
@@ -133,8 +128,7 @@ class Counting:
         done = [0]
 
         async def ask(sidecar: Sidecar) -> None:
-            while not sidecar.booted:
-                await asyncio.sleep(0.05)
+            await sidecar.booted.wait()
             for actor_id in self.ids:
                 await sidecar.actors.invoke(ActorCall(TYPE, actor_id, "look"))
             done[0] += 1
@@ -155,7 +149,7 @@ class Counting:
         host.pause()
 
     def resume(self, host: Host) -> None:
-        self._stood_still = {**self._stood_still, host: self.cluster.world.now}
+        self._went_on[host] = self.cluster.world.now
         host.resume()
 
 
@@ -207,7 +201,7 @@ def story(seed: int, *, seconds: float = 40.0) -> int:
         up = [sidecar.host for sidecar in cluster.up]
         fault = random.choice(("kill", "pause", "cut", "control", "nothing", "slow"))
         if fault == "kill" and up:
-            random.choice(up).kill()
+            cluster.kill(random.choice(up), process=random.random() < 0.5)
         elif fault == "pause" and up:
             host = random.choice(up)
             if not host.paused:
@@ -220,7 +214,7 @@ def story(seed: int, *, seconds: float = 40.0) -> int:
             cluster.network.cut(one.name, other.name)
             world.later(random.choice((1.0, 7.0)), cluster.network.mend)
         elif fault == "control" and cluster.control.alive:
-            cluster.control.kill()
+            cluster.kill(cluster.control, process=random.random() < 0.5)
             world.later(random.choice((0.2, 3.0)), cluster.start_control)
         elif fault == "slow":
             cluster.disk.delay_s = random.choice(((0.0001, 0.005), (0.001, 0.2)))

@@ -37,6 +37,8 @@ class Player:
             if word == "new":
                 options = {name: float(value) for name, value in (part.split("=") for part in rest)}
                 self.machine, self.now = Rounds(100, timeout_s=8.0, **options), 0.0
+            elif word == "free":
+                said += map(show, self.machine.feed(r.Freed(rest[0]), self.now))
             elif word == "after":
                 self.now += float(rest[0])
                 if (due := self.machine.due) is not None and due <= self.now:

@@ -16,9 +16,24 @@ Outages of placement. A table is used only while no other host can have been giv
   Without that word another table may be out, and everything is halted.
 
 `wait_s` covers the grace, `SILENCE_S` until a host notices by itself that the server is silent, and `HALT_S` to stop
-what runs: a new leader that waits so long cannot meet a turn of the old table. The assumptions: the engine never lets
-two lead at once; monotonic clocks of two machines go alike to within `MARGIN_S` in that time; a connection that ends at
-one side has ended for the other within `SILENCE_S`. State has its own fence for hosts that break them.
+what runs: a new leader that waits so long cannot meet a turn of the old table.
+
+While a leader lives, a host leaves the table for one of these reasons, and its actors are placed anew
+- at once when it ends its stream itself: it has halted before; and when it answers the next table: it has drained;
+- `HALT_S` and a margin after the server has told it to go, because it was too slow;
+- after its silence has lasted long enough for it to notice the same silence, and to halt;
+- when its connection breaks - ended by a killed process, or reset somewhere between two ends that live - after
+  `SILENCE_S` to notice, `UNSURE_S` to find out whether there is still a leader, and `HALT_S` to halt. A machine that
+  refuses connections to the address of the host says that its process is gone: then at once, so that the takeover of
+  a killed sidecar does not wait for the sake of a fault that hardly ever happens (`control/probing.py`);
+- when it opens another stream the server waits for nothing else, for no table is unlocked without its answer.
+
+The guarantee, which the simulator judges: no two turns of one actor run at the same time, except beside a host that
+stood still (SIGSTOP, a paused machine) since its turn began, until it has noticed. The assumptions: the engine never
+lets two lead at once; monotonic clocks of two machines go alike to within `MARGIN_S` in that time; a connection that
+ends at one side has ended for the other within `SILENCE_S`; code that was cancelled ends within `HALT_S`; the address
+of a host is its own. State has its own fence for hosts that break them, and for servers that promise no grace (the
+reference's, and leadership `none`): those give away at once what was lost, while the old turn may run for `HALT_S`.
 """
 
 from __future__ import annotations
@@ -39,6 +54,8 @@ SILENCE_S = 5.0
 """A sidecar that hears nothing from its placement server for so long gives the stream up."""
 HALT_S = 2.0
 """How long halting everything may take: what still runs then is cancelled."""
+UNSURE_S = 2.0
+"""How long what runs may go on while nobody has said whether there is still a leader."""
 MARGIN_S = 1.0
 """What is allowed for clocks that do not go alike."""
 GRACE_KEY, UNTOUCHED_KEY = "pillion-grace-ms", "pillion-untouched"
@@ -222,6 +239,7 @@ class Membership:
         table and unlock at once."""
         self._update_until: float | None = None
         self._keep_until: float | None = None
+        self._lost_at = 0.0
 
     @property
     def due(self) -> float | None:
@@ -309,7 +327,8 @@ class Membership:
         if self.standing is Standing.NONE or asked:
             return []  # there is nothing to lose, or this was only a try: `Passed` tells what they came to
         if event.gone and self._grace_s > 0:
-            self.standing, self._keep_until = Standing.UNSURE, now + self._grace_s
+            self.standing, self._lost_at = Standing.UNSURE, now
+            self._keep_until = now + min(UNSURE_S, self._grace_s)
             return []
         return self._halt("the stream to placement is lost")
 
@@ -319,7 +338,7 @@ class Membership:
         if not event.refused:
             return self._halt("no answer from placement: it may have placed our actors elsewhere")
         if self.standing is Standing.UNSURE:
-            self.standing = Standing.ADRIFT
+            self.standing, self._keep_until = Standing.ADRIFT, self._lost_at + self._grace_s
             return [Wake()]
         return []
 
@@ -333,7 +352,8 @@ class Membership:
         if self._update_until is not None and now >= self._update_until:
             return self._give_up(f"no table within {self._timeout_s:g} s of its lock")
         if self._keep_until is not None and now >= self._keep_until:
-            why = "no placement server for as long as was granted"
+            unsure = self.standing is Standing.UNSURE
+            why = "no word of any placement server" if unsure else "no placement server for as long as was granted"
             return self._halt(why) if self.phase is Phase.AWAY else self._give_up(why)
         return []
 

@@ -338,6 +338,7 @@ class Placement:
         try:
             self._feed(p.Linked())
             promised = await link.promise()
+            await self._still_wanted()
             self._feed(promised)
             served = self.connected = True
             log.info("placement: connected to %s", address)
@@ -356,12 +357,16 @@ class Placement:
             self._feed(p.Lost(gone))
         return served, gone
 
-    async def _obey(self, order: m.PlacementOrder) -> None:
-        if self._meter is not None and order.operation in _ORDERS:
-            self._meter.ordered(order.operation)
+    async def _still_wanted(self) -> None:
+        """Raise `LinkLost` when the stream was given up while we waited, and everything is halted."""
         if self._machine.phase is p.Phase.AWAY:
             await self._halted()
             raise LinkLost("the stream was given up", gone=False)
+
+    async def _obey(self, order: m.PlacementOrder) -> None:
+        if self._meter is not None and order.operation in _ORDERS:
+            self._meter.ordered(order.operation)
+        await self._still_wanted()
         if order.operation == "lock":
             self._feed(p.Lock(order.version))
         elif order.operation == "update":

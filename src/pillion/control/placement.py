@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from google.protobuf.message import DecodeError
 
-from pillion.actors.membership import GRACE_KEY, HALT_S, MARGIN_S, SILENCE_S, UNTOUCHED_KEY, wait_s
+from pillion.actors.membership import GRACE_KEY, HALT_S, MARGIN_S, SILENCE_S, UNSURE_S, UNTOUCHED_KEY, wait_s
 from pillion.actors.placement_link import METHOD
 from pillion.control import rounds as r
 from pillion.control.rounds import Phase, Rounds, Row
@@ -24,7 +24,7 @@ from pillion.net.grpc_server import GrpcCall
 from pillion.wire.messages import placement as m
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from pillion.clock import Clock
     from pillion.net.exchange import Headers, HttpService, Metadata, Request, ServerCall
@@ -78,6 +78,12 @@ class Terms:
         return max(SILENCE_S + HALT_S + MARGIN_S - self.ping_timeout_s, 0.0) if self.grace_s > 0 else 0.0
 
     @property
+    def broken_hold_s(self) -> float:
+        """How long a host is held whose connection broke: it may live, notice the break `SILENCE_S` later, look for a
+        leader and only then halt."""
+        return SILENCE_S + UNSURE_S + HALT_S + MARGIN_S if self.grace_s > 0 else 0.0
+
+    @property
     def slow_hold_s(self) -> float:
         """How long a host is held that was told to go."""
         return HALT_S + MARGIN_S if self.grace_s > 0 else 0.0
@@ -108,7 +114,9 @@ class _Stream:
 class PlacementService:
     """A `GrpcService`. It refuses everybody until `lead`, and again after `resign`.
 
-    `silence` tells how many seconds ago the peer of a call was last heard of. `authorize` is absent without mutual TLS.
+    `silence` tells how many seconds ago the peer of a call was last heard of. `dead` tells whether nobody listens any
+    more at the address of a host: its process is gone, and its actors need not wait. `authorize` is absent without
+    mutual TLS.
     """
 
     def __init__(
@@ -120,11 +128,13 @@ class PlacementService:
         authorize: Authorize | None = None,
         meter: Meter | None = None,
         silence: Callable[[ServerCall], float] | None = None,
+        dead: Callable[[str], Awaitable[bool]] | None = None,
         further: Mapping[str, Method] | None = None,
     ) -> None:
         self.terms = terms
         self._clock, self._node, self._authorize, self._meter = clock, node, authorize, meter
         self._silence = silence or _silence
+        self._dead = dead
         self._methods = {METHOD: Method(streaming=self._report), **(further or {})}
         self._leadership: Leads | None = None
         self._rooms: dict[str, Rounds] = {}
@@ -232,11 +242,16 @@ class PlacementService:
             for task in halves:
                 task.cancel()
             await asyncio.gather(*halves, return_exceptions=True)
+            asks = self._dead is not None and self.terms.grace_s > 0 and bool(row.types) and _broken(call)
+            if asks and await self._dead(row.name):  # type: ignore[misc]
+                self._feed(namespace, r.Freed(row.name))
 
     def _hold_s(self, call: ServerCall, stream: _Stream) -> float:
         """How long the host may go on after the end of its stream: one that ended it itself has halted already."""
         if self._silence(call) >= 0.9 * (self.terms.ping_s + self.terms.ping_timeout_s):
             return self.terms.hold_s
+        if _broken(call):
+            return self.terms.broken_hold_s
         return 0.0 if stream.end is None else self.terms.slow_hold_s
 
     def _room(self) -> Rounds:
@@ -355,6 +370,11 @@ class PlacementService:
 
     def __repr__(self) -> str:
         return f"<PlacementService {self._node}: {len(self._streams)} streams, {len(self._rooms)} namespaces>"
+
+
+def _broken(call: ServerCall) -> bool:
+    """Whether the connection broke, rather than that the host ended its stream."""
+    return bool(getattr(call, "broken", False))
 
 
 def _silence(call: ServerCall) -> float:

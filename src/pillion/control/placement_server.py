@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pillion.control.placement import NAME, PlacementService, Terms
+from pillion.control.probing import refuses
 from pillion.errors import ComponentError
 from pillion.net import listen
 from pillion.net.grpc_extras import Health, reflection_methods
@@ -58,7 +59,7 @@ class PlacementServer:
         self.port = port
         self.terms = terms or Terms()
         further = {**reflection_methods((NAME,)), **Health().methods()}
-        self.service = PlacementService(self.terms, clock=clock, node=node, meter=meter, further=further)
+        self.service = PlacementService(self.terms, clock=clock, node=node, meter=meter, dead=refuses, further=further)
         self._leadership, self._node, self._addresses = leadership, node, addresses
         self._led = led or (lambda leads: None)
         keepalive = Keepalive(

@@ -7,8 +7,9 @@ No table is unlocked before every live stream has answered LOCK and UPDATE of it
 a phase in time is ended, alone; the others go on in a new round. A round is wanted when the hosts with their types are
 not those of the last table; a stream that only lacks the table gets it by itself.
 
-A host whose stream the server itself ended may run its actors a little longer: it is held, which means that no table is
-taken and none unlocked until it must have halted. Look-ups of unchanged types go on meanwhile.
+A host whose stream ended otherwise than by its own word may run its actors a little longer: it is held, which means
+that no table is taken and none unlocked until it must have halted, or is known to be gone, or is back: then no table is
+unlocked without it. Look-ups of unchanged types go on meanwhile.
 """
 
 from __future__ import annotations
@@ -99,7 +100,14 @@ class Ticked:
     """`due` has passed."""
 
 
-Event = Opened | Reported | Answered | Closed | Ticked
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """The process of this name is known to be gone: it is not held any more."""
+
+    name: str
+
+
+Event = Opened | Reported | Answered | Closed | Freed | Ticked
 
 
 # --- effects -------------------------------------------------------------------------------------------------------
@@ -184,7 +192,11 @@ class Rounds:
         member = self.members[event.stream] = Member(event.row)
         if self.phase is not Phase.REPORT:
             member.waiting = True
+            if event.row.name in self._held and self._restarts < MOST_RESTARTS:
+                self._restarts += 1
+                return self._begin(now)
             return []
+        self._held.pop(event.row.name, None)
         return self._settle(now, patient=True)
 
     def _reported(self, event: Reported, now: float) -> list[Effect]:
@@ -223,6 +235,11 @@ class Rounds:
         if self.phase is Phase.REPORT:
             return self._settle(now)
         return [] if member.waiting else self._advance(now)
+
+    def _freed(self, event: Freed, now: float) -> list[Effect]:
+        if self._held.pop(event.name, None) is None:
+            return []
+        return self._settle(now) if self.phase is Phase.REPORT else self._advance(now)
 
     def _ticked(self, event: Ticked, now: float) -> list[Effect]:
         for name, (_, until) in list(self._held.items()):
@@ -304,6 +321,7 @@ class Rounds:
         self.untouched = False
         for member in self.members.values():
             member.waiting = member.answered = False
+            self._held.pop(member.row.name, None)  # it is asked itself from now on
         return [Order(tuple(self.members), Phase.LOCK, self.version)]
 
     def _advance(self, now: float) -> list[Effect]:
@@ -342,5 +360,6 @@ _TABLE: Mapping[type[Any], Callable[[Rounds, Any, float], list[Effect]]] = {
     Reported: Rounds._reported,
     Answered: Rounds._answered,
     Closed: Rounds._closed,
+    Freed: Rounds._freed,
     Ticked: Rounds._ticked,
 }

@@ -138,6 +138,8 @@ class GrpcCall(Sender):
     _headers_sent = False
     _finished = False
     _half_closed = False
+    broken = False
+    """Whether the connection was lost under the call, rather than that the client ended it."""
     deadline: float | None = None
 
     def __init__(self, server: H2ServerConnection, stream_id: int, plan: Plan) -> None:
@@ -297,6 +299,7 @@ class GrpcCall(Sender):
 
     def was_reset(self, code: int, text: str) -> None:
         self._finished = True
+        self.broken = self.connection.closed
         super().drained()
         self._wake_receiver()
         self._cancel()

@@ -4,10 +4,12 @@
     network.serve("10.0.0.1:50005", host_one, service)          # any `GrpcService`
     channel = network.channel(host_two, "10.0.0.1:50005")       # a `GrpcChannel` as drivers get from their `dial`
 
-Messages of one call arrive in order, as TCP has it, each a while later. Now and then a connection is reset: both ends
-learn of it soon. An end that is cut off, or whose peer is dead or stands still, learns of it by keepalive, `notice_s`
-seconds after the last word. What was on its way is lost. A break is UNAVAILABLE to the client, and a cancelled handler
-to the server.
+Messages of one call arrive in order, as TCP has it, each a while later; what is sent while the ends are cut apart
+arrives when the network is whole again, if the connection still stands. Now and then a connection is reset: both ends
+learn of it soon. An end that is cut off, or whose peer's machine is dead or stands still, learns of it by keepalive,
+`notice_s` seconds after the last word. When a process ends (`Network.ended`) its system closes its connections at once.
+What was on its way over a broken connection is lost. A break is UNAVAILABLE to the client, and a cancelled handler to
+the server.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.5
 """How often both ends look whether they have heard of each other."""
+RESEND_S = 0.2
+"""How often what does not get through is sent again."""
 _ORDER_S = 1e-6
 """What lies between two messages that would arrive at the same moment."""
 
@@ -50,9 +54,12 @@ class Network:
         self.delay_s = delay_s
         self.breaking = breaking
         self.notice_s = notice_s
-        self.spared: set[str] = set()
-        """Methods whose calls are not reset by chance."""
+        self.notices: dict[str, tuple[float, float]] = {}
+        """For methods with a keepalive of their own: what holds instead of `notice_s`."""
+        self.calls: dict[_Call, None] = {}
+        """The calls of which one end is still open."""
         self._cut: dict[frozenset[str], float] = {}
+        self._ended: set[Host] = set()
         self._servers: dict[str, tuple[Host, GrpcService]] = {}
 
     def serve(self, address: str, host: Host, service: GrpcService) -> None:
@@ -65,6 +72,18 @@ class Network:
     def find(self, address: str) -> tuple[Host, GrpcService] | None:
         found = self._servers.get(address)
         return found if found is not None and found[0].alive else None
+
+    def ended(self, host: Host) -> None:
+        """The process on this host has ended, its machine goes on: whoever it had a connection with hears of it."""
+        for call in list(self.calls):
+            if call.source is host or call.target is host:
+                call.reset()
+        self._ended.add(host)
+
+    def refuses(self, address: str) -> bool:
+        """Whether a machine is there that says that nobody listens at `address`."""
+        found = self._servers.get(address)
+        return found is None or (not found[0].alive and found[0] in self._ended)
 
     def cut(self, one: str, other: str) -> None:
         """Let nothing pass between two hosts from now on."""
@@ -136,11 +155,11 @@ class _Call:
         self.ended: Callable[[_Call], object] = lambda call: None
         self.over = False
         self._gone = False
-        self._spared = method in network.spared
-        self._arrival = {"up": 0.0, "down": 0.0}
+        self._ways: dict[str, deque[tuple[float, Callable[[], None]]]] = {"up": deque(), "down": deque()}
         self.client = _Client(self)
         self.server: _Server | None = None
-        self.notice_s = network.world.random.uniform(*network.notice_s)
+        self.notice_s = network.world.random.uniform(*network.notices.get(method, network.notice_s))
+        network.calls[self] = None
         self._timer: asyncio.TimerHandle | None = None
         if timeout_s is not None:
             self._timer = source.loop.call_later(timeout_s, self._late)
@@ -149,12 +168,13 @@ class _Call:
     def _connect(self, address: str, method: str, metadata: Metadata, timeout_s: float | None) -> None:
         def arrive() -> None:
             found = self.network.find(address)
-            if found is None:
+            if found is None and self.network.refuses(address):
                 refused = RpcError(Code.UNAVAILABLE, f"{address} cannot be reached: connection refused")
                 self._later("down", lambda: self._at_client(lambda: self.client.end(refused)))
                 return
-            if self.network.cut_since(self.source, found[0]) is not None:
+            if found is None or self.network.cut_since(self.source, found[0]) is not None:
                 late = RpcError(Code.UNAVAILABLE, f"{address} cannot be reached: timed out")
+                self.client.silence_s = self.notice_s
                 self.world.later(self.notice_s, lambda: self._at_client(lambda: self.client.end(late)))
                 return
             self.target, service = found
@@ -189,30 +209,56 @@ class _Call:
 
     def _later(self, way: str, arrive: Callable[[], None]) -> None:
         network, world = self.network, self.world
-        if network.breaking and not self._spared and world.random.random() < network.breaking:
-            self._reset()
+        if network.breaking and world.random.random() < network.breaking:
+            self.reset()
         if self._gone:
             return
-        at = max(world.now + world.random.uniform(*network.delay_s), self._arrival[way] + _ORDER_S)
-        self._arrival[way] = at
-        world.later(at - world.now, lambda: None if self._gone else arrive())
+        queue = self._ways[way]
+        last = queue[-1][0] + _ORDER_S if queue else 0.0
+        at = max(world.now + world.random.uniform(*network.delay_s), last)
+        queue.append((at, arrive))
+        if len(queue) == 1:
+            world.later(at - world.now, self._arrive, way)
+
+    def _arrive(self, way: str) -> None:
+        """The first message of a way is there, unless the ends are cut apart: then it is sent again and again."""
+        queue = self._ways[way]
+        if self._gone:
+            queue.clear()
+        elif self.target is not None and self.network.cut_since(self.source, self.target) is not None:
+            self.world.later(RESEND_S, self._arrive, way)
+        elif queue:
+            queue.popleft()[1]()
+            if queue:
+                self.world.later(max(queue[0][0] - self.world.now, 0.0), self._arrive, way)
 
     def _at_client(self, act: Callable[[], None]) -> None:
-        if self.source.alive and (self.target is None or self.network.cut_since(self.source, self.target) is None):
+        if self.source.alive:
             self.source.call(act)
 
     def _at_server(self, act: Callable[[], None]) -> None:
-        target = self.target
-        if target is not None and target.alive and self.network.cut_since(self.source, target) is None:
-            target.call(act)
+        if self.target is not None and self.target.alive:
+            self.target.call(act)
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         """The connection is gone, and both ends hear of it."""
-        if self._gone:
-            return
-        self._gone, world = True, self.world
-        world.later(world.random.uniform(*self.network.delay_s), lambda: self._at_client(self._broken_client))
-        world.later(world.random.uniform(*self.network.delay_s), lambda: self._at_server(self._cancel_server))
+        if not self._gone:
+            self._gone = True
+            self._hears_of_the_end("client")
+            self._hears_of_the_end("server")
+
+    def _hears_of_the_end(self, end: str) -> None:
+        """Let one end hear that the connection is gone, as soon as anything reaches it."""
+
+        def arrive() -> None:
+            if self.target is not None and self.network.cut_since(self.source, self.target) is not None:
+                self.world.later(RESEND_S, arrive)
+            elif end == "client":
+                self._at_client(self._broken_client)
+            else:
+                self._at_server(self._break_server)
+
+        self.world.later(self.world.random.uniform(*self.network.delay_s), arrive)
 
     def _broken_client(self) -> None:
         self.client.end(RpcError(Code.UNAVAILABLE, "the connection broke"))
@@ -222,23 +268,30 @@ class _Call:
         that when it can."""
         world, target, server = self.world, self.target, self.server
         if (self.over or not self.source.alive) and (server is None or server.over or not server.host.alive):
+            self.network.calls.pop(self, None)
             return
         if target is not None:
             quiet = self.network.silent_since(self.source, target)
             if quiet is not None and world.now - quiet >= self.notice_s and self.source.alive and not self.over:
                 self._gone = True
+                self.client.silence_s = world.now - quiet
                 self.source.call(self._broken_client)
-                self._at_server(self._cancel_server)
+                self._hears_of_the_end("server")
             quiet = self.network.silent_since(target, self.source)
             if quiet is not None and world.now - quiet >= self.notice_s and target.alive:
                 self._gone = True
-                target.call(self._cancel_server)
-                self._at_client(self._broken_client)
+                target.call(self._break_server)
+                self._hears_of_the_end("client")
         world.later(LOOK_S, self._look)
 
     def _late(self) -> None:
         self.client.end(RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"))
         self.up(self._cancel_server)
+
+    def _break_server(self) -> None:
+        if self.server is not None:
+            self.server.broken = True
+            self.server.drop()
 
     def _cancel_server(self) -> None:
         if self.server is not None:
@@ -305,6 +358,8 @@ class _Client:
         self._headers: asyncio.Future[Metadata] = call.source.loop.create_future()
         self._trailers: Metadata = []
         self._half_closed = False
+        self.silence_s = 0.0
+        """How long nothing had been heard when the connection was given up for that."""
 
     async def send(self, message: bytes) -> None:
         self._check()
@@ -357,6 +412,9 @@ class _Client:
         if not self._mail.closed:
             self._trailers = trailers or []
             self._mail.close(error)
+            if error is not None and not self._headers.done():
+                self._headers.set_exception(error)
+                self._headers.exception()  # whoever asks hears of it; nobody must
             self.headers([])
             self._call.finish()
 
@@ -375,6 +433,8 @@ class _Server:
         self.host = host
         self.mail = _Mailbox(host)
         self.over = False
+        self.broken = False
+        """Whether the connection broke, rather than that the client ended the call."""
         self._sent_headers = False
         self._task: asyncio.Task[None] | None = None
 
