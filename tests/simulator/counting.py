@@ -17,6 +17,7 @@ from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, ActorReply, Hosted, Tick
 from pillion.kinds.state import Set
 from simulator.cluster import APP, Cluster
+from simulator.faults import heal, trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,6 @@ class Counting:
         """Name to due time (true, of the world) and whether it fired."""
         self.calls = self.answers = 0
         self.stopping = False
-        self._went_on: dict[Host, float] = {}
         cluster.rows.judges.append(self._judge)
 
     def types(self, sidecar: Sidecar) -> list[Hosted]:
@@ -75,7 +75,7 @@ class Counting:
 
     def stood_still(self, host: Host, since: float) -> bool:
         """Whether a host that had a turn at `since`, or begins it then, has stood still and may not have noticed."""
-        return host.still_since is not None or self._went_on.get(host, -1.0) >= since - NOTICES_S
+        return host.still_since is not None or host.went_on >= since - NOTICES_S
 
     # -- clients
 
@@ -116,13 +116,7 @@ class Counting:
         cluster = self.cluster
         world = cluster.world
         self.stopping = True
-        cluster.network.mend()
-        cluster.network.breaking = cluster.disk.failing = 0.0
-        for host in world.hosts.values():
-            if host.paused and host.alive:
-                self.resume(host)
-        if not cluster.control.alive:
-            cluster.start_control()
+        heal(cluster)
         if not cluster.up:
             self.start("last")
         done = [0]
@@ -144,13 +138,6 @@ class Counting:
             if value != self.written[actor_id]:
                 cluster.wrong.append(f"{actor_id} is {value}, but {self.written[actor_id]} writes were made")
         cluster._check()
-
-    def pause(self, host: Host) -> None:
-        host.pause()
-
-    def resume(self, host: Host) -> None:
-        self._went_on[host] = self.cluster.world.now
-        host.resume()
 
 
 class _OnHost:
@@ -190,37 +177,11 @@ def story(seed: int, *, seconds: float = 40.0) -> int:
     its story.
     """
     cluster = Cluster(seed, failing=0.01, breaking=0.002)
-    world, random = cluster.world, cluster.world.random
+    world = cluster.world
     counting = Counting(cluster)
     names = ["one", "two", "three"]
     for name in names:
         counting.start(name)
-    end = world.now + seconds
-    while world.now < end:
-        world.run_for(random.uniform(1.0, 6.0))
-        up = [sidecar.host for sidecar in cluster.up]
-        fault = random.choice(("kill", "pause", "cut", "control", "nothing", "slow"))
-        if fault == "kill" and up:
-            cluster.kill(random.choice(up), process=random.random() < 0.5)
-        elif fault == "pause" and up:
-            host = random.choice(up)
-            if not host.paused:
-                host.pause()
-                world.later(
-                    random.choice((0.5, 4.0, 12.0)), lambda host=host: counting.resume(host) if host.alive else None
-                )
-        elif fault == "cut" and len(up) > 1:
-            one, other = random.sample([*up, cluster.control], 2)
-            cluster.network.cut(one.name, other.name)
-            world.later(random.choice((1.0, 7.0)), cluster.network.mend)
-        elif fault == "control" and cluster.control.alive:
-            cluster.kill(cluster.control, process=random.random() < 0.5)
-            world.later(random.choice((0.2, 3.0)), cluster.start_control)
-        elif fault == "slow":
-            cluster.disk.delay_s = random.choice(((0.0001, 0.005), (0.001, 0.2)))
-        for name in names:
-            sidecar = cluster.sidecars[name]
-            if not sidecar.host.alive and random.random() < 0.6:
-                counting.start(name)
+    trouble(cluster, names, counting.start, seconds)
     counting.finish()
     return world.events

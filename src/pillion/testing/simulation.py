@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import heapq
+import math
 import random
 import sys
 from collections import deque
@@ -184,6 +185,8 @@ class Host:
         self.born = world.now
         self.still_since: float | None = None
         """Since when it has not run, in the world's time: dead or paused."""
+        self.went_on = -math.inf
+        """When it last went on after a pause."""
         self.ready: deque[asyncio.Handle] = deque()
         self.queued = False
 
@@ -215,7 +218,7 @@ class Host:
     def resume(self) -> None:
         self.world.tell(f"{self.name} goes on")
         self.paused = False
-        self.still_since = None
+        self.still_since, self.went_on = None, self.world.now
         if self.ready:
             self.world._runs(self)
 
