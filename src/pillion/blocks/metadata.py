@@ -77,6 +77,7 @@ class Facts:
     subscriptions: Callable[[], Sequence[m.PubsubSubscription]] = list
     http_endpoints: Callable[[], Sequence[str]] = list
     resiliencies: Callable[[], Sequence[str]] = list
+    mcp_servers: Callable[[], Sequence[str]] = list
     schedulers: Callable[[], Sequence[str]] = list
     actors: Callable[[], ActorFacts] = ActorFacts
     extended: Callable[[], Mapping[str, str]] = dict
@@ -119,6 +120,8 @@ class MetadataBlock:
             reply.http_endpoints.add(name=name)
         for name in facts.resiliencies():
             reply.resiliencies.add(name=name)
+        for name in facts.mcp_servers():
+            reply.mcp_servers.add(name=name)
         if schedulers := facts.schedulers():
             reply.scheduler.connected_addresses.extend(schedulers)
         if facts.app is not None:

@@ -29,12 +29,14 @@ from pillion.net.h2_driver import Keepalive
 from pillion.net.h2_pool import PoolOptions, split_address
 from pillion.observe import logs
 from pillion.peers.endpoints import Endpoint
+from pillion.resiliency.builtin import BuiltIn
 from pillion.resiliency.current import CurrentPolicies
 from pillion.resiliency.policies import Policies
 from pillion.sidecar import address, checks, configuration, environment, load, pluggable
 from pillion.sidecar.catalogue import Catalogue, construct
 from pillion.sidecar.components import LINGER_S, Components, followers
 from pillion.sidecar.live import Live
+from pillion.sidecar.mcp import McpServers
 from pillion.sidecar.metadata import Resolver as Values
 from pillion.sidecar.pipelines import Pipelines
 from pillion.sidecar.reload import FEATURE, TARGETS, Reload, Running
@@ -206,6 +208,18 @@ class Sidecar:
         if resolver is not None:
             await self._register(resolver, host)
         await surface.actors.open(f"{host}:{self.internal_port}")
+        # Before anybody waits for the application: a server that lives in it must answer by itself.
+        servers = McpServers(
+            surface.workflows.hub,
+            app_id=self.app_id,
+            environment=self.environment,
+            kubernetes=options.mode == "kubernetes",
+            secrets=components.secrets,
+            retry=lambda: policies.retry(BuiltIn.INITIALIZATION),
+        )
+        surface.facts.mcp_servers = servers.names
+        self._stack.push_async_callback(servers.close)
+        await servers.open(resources.mcp_servers)
         self.outbound.ready(RUNTIME)
         self._is_up = True
         if self._reload is not None:
@@ -216,8 +230,9 @@ class Sidecar:
 
             replacing = self._replacing(endpoints, components)
             running = Running(
-                components, surface.declare, replacing, resilience, surface.workflows.declare, self._restart, self.fail
-            )
+                components, surface.declare, replacing, resilience, surface.workflows.declare, servers.follow,
+                self._restart, self.fail,
+            )  # fmt: skip
             self._reload.follow(resources, config, running, self.inbound)
         self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
 

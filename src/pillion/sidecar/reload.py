@@ -2,8 +2,8 @@
 
 `changes` and `one_actor_store` are the pure part: what is loaded and what is wanted in, what to do out. `Reload` is
 the driver: it hears of writes, reads everything again and acts - removals first, then changes, then what is new.
-Components, Subscriptions, HTTPEndpoints and Resiliency change while requests go on; a Configuration is what the sidecar
-was composed by and needs a restart, in order.
+Components, Subscriptions, HTTPEndpoints, MCPServers and Resiliency change while requests go on; a Configuration is what
+the sidecar was composed by and needs a restart, in order.
 Knows: what counts as a change, and which mistake ends the sidecar. Never knows: how a part is changed.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pillion.components.file_watch import FileWatch, FolderWatch
 from pillion.errors import ConfigError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pillion.kinds.resources import (
         ComponentResource,
         HTTPEndpointResource,
+        MCPServerResource,
         SubscriptionResource,
         WorkflowAccessPolicyResource,
     )
@@ -43,7 +44,7 @@ PATIENCE_S = 0.1
 """How long writes that never pause may put off the reading."""
 TARGETS = (
     "component-reconciler", "subscription-reconciler", "configuration-sighup-reconciler",
-    "httpendpoint-sighup-reconciler", "resiliency-sighup-reconciler",
+    "httpendpoint-sighup-reconciler", "resiliency-sighup-reconciler", "mcpserver-reconciler",
 )  # fmt: skip
 """Health targets (spec 1.7), named as the reference names them though most need no signal here."""
 R = TypeVar("R", bound=Resource)
@@ -86,6 +87,12 @@ def one_actor_store(
     return kept | {name: loaded[name] for name in put_off if name in loaded}, put_off
 
 
+class FollowServers(Protocol):
+    """Makes the loaded MCP servers the wanted ones; `complete` tries again what failed."""
+
+    async def __call__(self, resources: Sequence[MCPServerResource], *, complete: bool = False) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """What is changed. `restart` starts the sidecar anew and in order, None where nobody can; `fail` ends it."""
@@ -95,6 +102,7 @@ class Running:
     endpoints: Callable[[Sequence[HTTPEndpointResource]], Awaitable[None]]
     policies: Callable[[Resources], None]
     access: Callable[[Sequence[WorkflowAccessPolicyResource]], None]
+    servers: FollowServers
     restart: Callable[[], None] | None
     fail: Callable[[Exception], None]
 
@@ -221,6 +229,8 @@ class Reload:
                 await self._running.declare(resources.subscriptions)
             except ConfigError as error:
                 log.error("the subscriptions are left as they are: %s", error)
+        # Last, for a server may take its time; always, for a secret may have changed though no resource did.
+        await self._running.servers(resources.mcp_servers, complete=complete)
         return False
 
     async def _configuration_changed(self) -> bool:

@@ -226,7 +226,7 @@ class Surface:
         )
         crypto_timed = meters.of("crypto")
         invoke = InvokeBlock(app_id, namespace, lambda: channel, self._peers, self._external, policies)
-        facts = Facts(
+        self.facts = facts = Facts(
             app_id,
             REFERENCE_VERSION,
             features=config.features,
