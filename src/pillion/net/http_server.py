@@ -77,6 +77,8 @@ class HttpServer:
         self.idle_timeout_s = idle_timeout_s
         self.h2 = h2
         self.closing = False
+        self.hospitable = False
+        """Whether connections that were accepted just before the end are served once."""
         self.connections: set[HttpConnection] = set()
         self._empty: asyncio.Future[None] | None = None
 
@@ -87,14 +89,19 @@ class HttpServer:
         """End all connections: idle ones now, busy ones after their answer, and after `grace_s` seconds all of them.
 
         With `farewell_s` idle ones have so long to ask once more and hear that the connection ends with the answer:
-        a client at work never finds its connection closed under its request.
+        a client at work never finds its connection closed under its request. Those that have not asked yet stay open
+        for it.
         Listeners must have stopped accepting before. Return False when the grace period was not enough.
         """
         self.closing = True
+        self.hospitable = farewell_s > 0
         if farewell_s:
             await self._wait_empty(farewell_s)
+            for _ in range(2):  # a request that has arrived by now is read before anything is closed
+                await asyncio.sleep(0)
         for connection in list(self.connections):
-            connection.close_when_idle()
+            if not (farewell_s and connection.fresh):
+                connection.close_when_idle()
         in_time = await self._wait_empty(grace_s)
         for connection in list(self.connections):
             connection.abort()
@@ -181,7 +188,7 @@ class HttpConnection(Intake, asyncio.Protocol):
         if isinstance(peer, tuple):  # a socket for both IP versions shows IPv4 clients as ::ffff:192.0.2.1
             self._peer = (peer[0].removeprefix("::ffff:") if "." in peer[0] else peer[0], peer[1])
         self._server.connections.add(self)
-        if self._server.closing:
+        if self._server.closing and not self._server.hospitable:
             self._transport.abort()
             return
         self._head_since = self._loop.time()
@@ -542,6 +549,11 @@ class HttpConnection(Intake, asyncio.Protocol):
             self._reading = True
             self._transport.resume_reading()
         self._arm(self._loop.time() + _LINGER_S)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the client is expected to ask: it has connected just now, or has begun to."""
+        return self._head_since is not None
 
     def close_when_idle(self) -> None:
         """Close now if no request is being received or served, else after the answer."""
