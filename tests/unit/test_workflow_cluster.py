@@ -211,3 +211,37 @@ def _raised(number: int) -> Any:
     from pillion.workflow import history
 
     return history.event_raised(number, "go", '"ok"')
+
+
+def test_a_turn_and_an_activity_that_run_when_their_instance_leaves_are_not_done_twice() -> None:
+    """Invariant 37: the turn comes to its end first; the activity's result goes to the next owner."""
+
+    async def story(town: Town) -> None:
+        hold = asyncio.Event()
+        began = asyncio.Event()
+
+        async def slow(value: int) -> int:
+            town.ran += 1
+            began.set()
+            await hold.wait()
+            return value + 1
+
+        for sidecar in town.sidecars.values():
+            sidecar.worker.executor.activities["add"] = slow
+        await town.cluster.rebalance(lambda _t, _i: "a", TYPES)
+        a, b = town.sidecars["a"].hub, town.sidecars["b"].hub
+        await a.start(Start("job", "j", input="1"))
+        await began.wait()
+        await town.cluster.rebalance(lambda kind, _i: "b" if kind == TYPES[0] else "a", TYPES)
+        while not any(run.task is not None for run in _runs(b)):  # noqa: ASYNC110 - dispatches tell nobody
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)
+        hold.set()
+        assert (await a.wait_completion("j")).output == "1"
+        assert town.ran == 1
+
+    run(story)
+
+
+def _runs(hub: Hub) -> list[Any]:
+    return [run for runner in hub.engine.runners.values() for run in runner.activities.values()]

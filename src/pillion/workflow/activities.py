@@ -157,6 +157,12 @@ class Activities:
         if runner.closed:
             return
         event, instance = run.event, runner.instance
+        key = (activity_id(instance.instance_id, event.eventId, run.generation), event.taskScheduled.taskExecutionId)
+        if key[1] and (running := self._running.get(key)) is not None:
+            # It has been running here since before the instance moved: its result is as good as a new one.
+            run.item = running[1]
+            running[0].add_done_callback(partial(self._joined, runner, run))
+            return
         scope = event.taskScheduled.historyPropagationScope
         payload = request(
             event, instance.instance_id, self._engine.execution_id(instance),
@@ -172,6 +178,11 @@ class Activities:
         elapsed_ms = (surroundings.clock.monotonic() - run.started) * 1000
         surroundings.meter.activity_operation(event.taskScheduled.name, "success", elapsed_ms)
         self._engine.workers.offer(item)
+
+    def _joined(self, runner: Runner, run: Run, running: asyncio.Future[Event]) -> None:
+        if running.cancelled() or running.exception() is not None:
+            return
+        self.settle(runner, run, running.result())
 
     def _answered(self, runner: Runner, run: Run, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
         if isinstance(answer, m.ActivityResponse):
@@ -207,11 +218,24 @@ class Activities:
     def cancel(self, runner: Runner) -> None:
         """Nobody waits for the activities of this instance any more; those that run are let finish."""
         for run in runner.activities.values():
-            if run.item is not None:
+            if run.item is not None and not (runner.closed and self._keep(runner, run, run.item)):
                 self._engine.workers.withdraw(run.item)
             if run.task is not None and run.task is not asyncio.current_task():
                 run.task.cancel()
         runner.activities.clear()
+
+    def _keep(self, runner: Runner, run: Run, item: Item) -> bool:
+        """Whether a worker has the activity of an instance that leaves: then its next owner is given the result, if it
+        asks in time, instead of having it run again.
+        """
+        execution_id = run.event.taskScheduled.taskExecutionId
+        key = (activity_id(runner.instance_id, run.event.eventId, run.generation), execution_id)
+        if item.holder is None or not execution_id or runner.instance.facts.completed is not None:
+            return False
+        if key not in self._running:
+            item.done = partial(self._ran, key)
+            self._running[key] = (self._engine.loop.create_future(), item)
+        return True
 
     async def _remote(self, runner: Runner, run: Run, target: str) -> None:
         """Have it run by the host that the ring names, until there is a result."""

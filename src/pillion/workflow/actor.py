@@ -164,7 +164,7 @@ class WorkflowActor:
 
     async def deactivate(self, actor_type: str, actor_id: str) -> None:
         """The instance belongs to another host from now on."""
-        self._engine.moved(actor_id)
+        await self._engine.leave(actor_id)
 
     async def stream(self, call: ActorCall) -> AsyncIterator[bytes]:
         """`WaitForRuntimeStatus`: how the instance stands, now and whenever its status changes, until it is finished.

@@ -597,6 +597,16 @@ class Engine:
         if runner is not None:
             self._discard(runner, Moved(f"workflow '{instance_id}' has moved"))
 
+    async def leave(self, instance_id: str) -> None:
+        """As `moved`, but a turn that a worker is at may come to its end before, within the drain time (37)."""
+        runner = self.runners.get(instance_id)
+        if runner is None:
+            return
+        if runner.leaving is None and runner.item is not None and runner.item.holder is not None:
+            runner.leaving = self.loop.create_future()
+            await asyncio.wait([runner.leaving], timeout=self.surroundings.bounds.drain_s)
+        self.moved(instance_id)
+
     async def add(self, instance_id: str, event: Event) -> None:
         """Take an event for an instance. Raises `InstanceMissing`, `InstanceStalled`, `Moved`."""
         runner = await self.find(instance_id)

@@ -67,8 +67,8 @@ class Runner:
 
     __slots__ = (
         "_raised", "activities", "answer", "closed", "deliveries", "driving", "engine", "finishing", "flushing",
-        "in_turn", "incoming", "instance", "item", "lock", "mail", "sends", "serial", "settled", "slow", "trouble",
-        "turn_since", "wake_due", "wakes",
+        "in_turn", "incoming", "instance", "item", "leaving", "lock", "mail", "sends", "serial", "settled", "slow",
+        "trouble", "turn_since", "wake_due",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, instance: Instance) -> None:
@@ -89,8 +89,8 @@ class Runner:
         self.answer: asyncio.Future[m.WorkflowResponse] | None = None
         self.finishing: asyncio.Task[None] | None = None
         self.trouble: Trouble | None = None
+        self.leaving: asyncio.Future[None] | None = None
         self.wake_due = 0.0
-        self.wakes = 0
         self.serial = 0
         self.turn_since = 0.0
         self.slow = False
@@ -196,7 +196,7 @@ class Runner:
 
     def kick(self) -> None:
         """Begin to work on what waits, unless that is being done or is not due; try again what stalled."""
-        if self.driving or self.closed or not self.mail or not self._due():
+        if self.driving or self.closed or self.leaving is not None or not self.mail or not self._due():
             return
         self.driving = True
         self.engine.tasks.start(self._drive(), "turn")
@@ -336,7 +336,9 @@ class Runner:
                 self.mail = mail + self.mail
         self.in_turn = []
         instance.facts.satisfied.clear()
-        if self.closed:
+        if self.leaving is not None and not self.leaving.done():
+            self.leaving.set_result(None)  # what follows from this step is for the next owner
+        if self.closed or self.leaving is not None:
             raise Gone
         if decision.reset and not decision.stalled:
             self.engine.forget(self)

@@ -111,6 +111,8 @@ class Bounds:
     last_wake_s: float = 3600.0
     linger_s: float = 1.0
     """So long the types stay registered when the last worker has gone: workers reconnect."""
+    drain_s: float = 2.0
+    """For a turn that a worker is at when its instance has to leave."""
     deliveries: int = 64
     """Messages to other instances that are under way at once."""
     queued_items: int = 2000
