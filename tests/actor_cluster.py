@@ -23,6 +23,8 @@ class Cluster:
         self.places: dict[str, Place] = {}
         self.owner: Callable[[str, str], str] = lambda _type, _id: next(iter(self.hosts))
         self.passed_on = 0
+        self.hanging: set[str] = set()
+        """Hosts that answer nothing."""
 
     def add(self, name: str, *, policies: Guards | None = None, meter: Meter | None = None) -> ActorHost:
         place = self.places[name] = Place(self, name)
@@ -86,19 +88,26 @@ class Way:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
 
-    async def invoke(self, owner: Owner, call: ActorCall) -> ActorReply:
+    async def _reach(self, owner: Owner) -> None:
         self.cluster.passed_on += 1
+        if owner.address in self.cluster.hanging:
+            await asyncio.Event().wait()
+
+    async def invoke(self, owner: Owner, call: ActorCall) -> ActorReply:
+        await self._reach(owner)
         return await self.cluster.hosts[owner.address].invoke(
             ActorCall(call.actor_type, call.actor_id, call.method, call.body, call.headers, remote=True)
         )
 
     async def tick(self, owner: Owner, tick: Tick) -> None:
+        await self._reach(owner)
         await self.cluster.hosts[owner.address].tick(tick, remote=True)
 
     async def stream(self, owner: Owner, call: ActorCall) -> AsyncIterator[bytes]:
         again = ActorCall(call.actor_type, call.actor_id, call.method, call.body, call.headers, remote=True)
         async for item in self.cluster.hosts[owner.address].stream(again):
             yield item
+        await self._reach(owner)
 
 
 class Tales:

@@ -581,6 +581,47 @@ def test_streams() -> None:
     play(story, "a", "b")
 
 
+def test_nobody_waits_for_a_host_that_hangs_and_has_lost_the_actor() -> None:
+    """A call, a reminder and a stream, all at a host that answers nothing: given up soon after the table that gives
+    the actor to another, which they find; what is asked of a host that keeps its actor is left alone."""
+
+    async def story(cluster: Cluster) -> None:
+        cluster.owner = lambda _type, _id: "b"
+        host, app, loop = cluster.hosts["a"], Tales(), asyncio.get_running_loop()
+        for each in cluster.hosts.values():
+            each.host("app", [hosted(app)])
+        cluster.hanging = {"b"}
+        items = host.stream(call("stream"))
+        for expected in (b"1", b"2"):
+            assert await anext(items) == expected
+        ended = asyncio.ensure_future(anext(items))
+        moved = asyncio.ensure_future(host.invoke(call("moved")))
+        told = asyncio.ensure_future(host.tick(Tick("T", "moved", "tick")))
+        kept = asyncio.ensure_future(host.invoke(call("kept")))
+        late = host.stream(call("late"))
+        assert await anext(late) == b"1"
+        await asyncio.sleep(3)
+        assert app.told == []
+        await cluster.rebalance(lambda _type, actor_id: "b" if actor_id == "kept" else "c")
+        settled = loop.time()
+        with pytest.raises(ActorClosed, match="did not answer") as closed:
+            await anext(late)  # without a wait: the answer that it would wait for does not come
+        assert closed.value.retryable
+        assert (await moved).body == b"done"
+        await told
+        with pytest.raises(ActorClosed):
+            await ended
+        assert loop.time() - settled == pytest.approx(1)
+        assert [line for line in app.told if "gone" not in line] == ["m moved", "reminder moved tick"]
+        cluster.owner = lambda _type, _id: ""
+        for each in cluster.hosts.values():
+            each.settled(["T"])
+        with pytest.raises(NoHost):
+            await kept
+
+    play(story, "a", "b", "c")
+
+
 class Silent:
     """A handler without streams."""
 

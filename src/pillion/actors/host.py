@@ -14,6 +14,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from pillion.actors.away import Away
 from pillion.actors.meter import Uncounted as Uncounted
 from pillion.actors.residents import Residents
 from pillion.actors.retrying import SAFE, Retries
@@ -73,6 +74,7 @@ class ActorHost(Residents):
         self._policies = policies
         self._random = random or system_random.Random()
         self._retries = Retries(retry, self._random)
+        self._away = Away(placement, self._tasks)
         self.cancelled: Callable[[Tick], Awaitable[None]] | None = None
 
     # --- calls ---------------------------------------------------------------------------------------------------
@@ -108,7 +110,8 @@ class ActorHost(Residents):
         if not owner.local:
             if call.remote:
                 raise _moved()
-            async for item in self._peers.stream(owner, call):
+            items = self._peers.stream(owner, call)
+            async for item in self._away.each(owner, call.actor_type, call.actor_id, items):
                 yield item
             return
         async for item in local_stream(call, partial(self._stream_turn, call), self._tasks):
@@ -142,14 +145,14 @@ class ActorHost(Residents):
             return await self.turn(kind, actor_id, call.method, chain, lambda handler: handler.invoke(call), within)
         if call.remote:
             raise _moved()
-        return await self._peers.invoke(owner, call)
+        return await self._away.run(owner, actor_type, actor_id, self._peers.invoke(owner, call))
 
     async def _tick(self, tick: Tick, remote: bool, still: Callable[[], bool] | None) -> bool:
         owner = await self._owner(tick.actor_type, tick.actor_id)
         if not owner.local:
             if remote:
                 raise _moved()
-            await self._peers.tick(owner, tick)
+            await self._away.run(owner, tick.actor_type, tick.actor_id, self._peers.tick(owner, tick))
             return False
         kind = self._kind(tick.actor_type, tick.actor_id, remote=remote)
         chain = ""
@@ -206,8 +209,11 @@ class ActorHost(Residents):
     # --- what placement and shutdown tell --------------------------------------------------------------------------
 
     def settled(self, actor_types: Collection[str]) -> None:
-        """Types may be looked up again: those who pause before another try go on, engines hear of it."""
+        """Types may be looked up again: those who pause before another try go on, those who wait at a host that lost
+        their actor do so soon, engines hear of it.
+        """
         self._retries.wake()
+        self._away.settled()
         super().settled(actor_types)
 
     async def close(self) -> None:
