@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import planes
+import workflow_processes as processes
 from judges import SDK, TIMEOUT_S, built, judged, programs, shop, tool
 from sidecars import SidecarProcess, component, free_ports
 
@@ -21,7 +22,11 @@ BLOCKS = {
 
 
 ACTORS = {"methods and state", "timers", "reminders", "errors"}
-PROGRAMS = ("Judge.java", "Actors.java")
+WORKFLOWS = {
+    "chain", "fan", "monitor", "children", "saga", "retries", "events and timers", "failures", "suspend and resume",
+    "terminate and purge", "a start at a given time", "many at once",
+}  # fmt: skip
+PROGRAMS = ("Judge.java", "Actors.java", "Workflows.java")
 
 
 @pytest.fixture
@@ -60,3 +65,11 @@ def test_actors(tmp_path: Path, command: list[str]) -> None:
         resources = {"s.yaml": store}
         with SidecarProcess(tmp_path, "bank", app_port=port, resources=resources, arguments=arguments) as sidecar:
             assert judged([*command, "Actors", str(port)], sidecar, tmp_path) == ACTORS
+
+
+@pytest.mark.java
+@pytest.mark.timeout(TIMEOUT_S)
+def test_workflows(tmp_path: Path, command: list[str]) -> None:
+    """Its worker and its client."""
+    with processes.plane(tmp_path) as flags, processes.sidecar(tmp_path, flags) as sidecar:
+        assert judged([*command, "Workflows"], sidecar, tmp_path) == WORKFLOWS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import planes
+import workflow_processes as processes
 from judges import SDK, TIMEOUT_S, built, judged, programs, shop, tool
 from sidecars import SidecarProcess, component, free_ports
 
@@ -24,6 +25,10 @@ SERVER_HTTP = {"bulk"}
 ACTORS = {
     f"{what}, {how}" for what in ("methods and state", "timers", "reminders", "errors") for how in ("http", "grpc")
 }
+WORKFLOWS = {
+    "chain", "fan", "monitor", "children", "saga", "events and timers", "failures", "suspend and resume",
+    "terminate and purge", "a start at a given time", "many at once",
+}  # fmt: skip
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(TIMEOUT_S)]
 
@@ -37,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
         tool([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], where)
 
     home = built("node", [HERE / "package.json"], install)
-    for name in ("judge.mjs", "server.mjs", "load.mjs", "actors.mjs"):
+    for name in ("judge.mjs", "server.mjs", "load.mjs", "actors.mjs", "workflows.mjs"):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "node_modules").symlink_to(home / "node_modules")
     return tmp_path
@@ -81,3 +86,10 @@ def test_actors(folder: Path) -> None:
         with SidecarProcess(folder, "front", app_port=port, resources=resources, arguments=arguments) as sidecar:
             held = judged(["node", "actors.mjs", str(port)], sidecar, folder)
     assert held == ACTORS
+
+
+def test_workflows(folder: Path) -> None:
+    """Its worker and its client."""
+    with processes.plane(folder) as flags, processes.sidecar(folder, flags) as sidecar:
+        held = judged(["node", "workflows.mjs"], sidecar, folder)
+    assert held == WORKFLOWS
