@@ -142,11 +142,10 @@ async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) ->
     if instance.status is Status.TERMINATED and told is not None and told.executionTerminated.recurse:
         output = history.absent_or(told.executionTerminated, "input")
         for event in list(facts.children.values()):
-            target = event.router.targetAppID if event.HasField("router") else ""
             child_id = event.childWorkflowInstanceCreated.instanceId
             word = history.terminated(surroundings.now_ns(), output, recursive=True)
             _start(engine, runner, f"terminate-{event.eventId}", "delivery", f"terminate {child_id}", partial(
-                _tell, engine, surroundings.names.workflow(target), child_id, word
+                _terminate_child, engine, runner, event, word
             ))  # fmt: skip
     for one in list(runner.sends):
         send(engine, runner, one)
@@ -179,6 +178,22 @@ def _last_tasks(runner: Runner) -> set[int]:
             if event.HasField("taskScheduled") and event.eventId in facts.tasks:
                 found.add(event.eventId)
     return found
+
+
+async def _terminate_child(engine: Engine, runner: Runner, created: Event, word: Event) -> None:
+    """Terminate a child. One that is not there yet is created first: its creation may still be under way, from here or
+    from a host that had the instance before, and would begin it after the word had found nobody.
+    """
+    target = created.router.targetAppID if created.HasField("router") else ""
+    actor_type = engine.surroundings.names.workflow(target)
+    child_id = created.childWorkflowInstanceCreated.instanceId
+    try:
+        await engine.tell(actor_type, child_id, word)
+    except InstanceMissing:
+        await _create_child(engine, runner, created)
+        await _tell(engine, actor_type, child_id, word)
+    except AccessDenied as error:
+        log.warning("workflow '%s' takes no word from here: %s", child_id, error)
 
 
 async def _tell(engine: Engine, actor_type: str, instance_id: str, event: Event) -> None:
