@@ -17,11 +17,14 @@ from collections import Counter
 import aiohttp
 from aiohttp import web
 
+import logbook
 from seen import NOTES, Known, Seen, enriched, look, notes
 from sidecar import Conflict, Failed, Sidecar
 
 PATIENCE_S = 45.0
 """How long a bulk is tried: less than the time after which the broker hands it to somebody else."""
+AT_ONCE = 32
+"""Aircraft that are told at the same time, of all bulks together."""
 DAY = "day"
 SUBSCRIPTION = {
     "pubsubname": "pubsub",
@@ -41,6 +44,7 @@ class Enrich:
         self.key = ""
         self.handled = self.conflicts = self.repeated = 0
         self.changed = asyncio.Condition()
+        self.tower = asyncio.Semaphore(AT_ONCE)
 
     async def start(self, _: web.Application) -> None:
         """Get the key with which the feed signs, before anything is answered."""
@@ -82,8 +86,8 @@ class Enrich:
         return web.json_response({"statuses": statuses})
 
     async def persist(self, batch: dict[str, Seen]) -> set[str]:
-        """Record, count and publish a bulk, for as long as it takes. Return the names of flights that failed."""
-        left = dict(batch)
+        """Record, count, tell and publish a bulk, for as long as it takes. Return the names of flights that failed."""
+        left, untold = dict(batch), {name: seen for name, seen in batch.items() if seen.has_aircraft}
         recorded = False
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -91,11 +95,14 @@ class Enrich:
                     try:
                         known = await (self.look_up(left) if recorded else self.record(left))
                         recorded = True
-                        failed = await self.sidecar.publish(
+                        untold = await self.tell(untold)
+                        failed = untold.keys() | await self.sidecar.publish(
                             "departures",
-                            {name: enriched(seen, known) for name, seen in left.items() if not seen.reason},
-                        )
+                            {name: enriched(seen, known) for name, seen in left.items()
+                             if not seen.reason and name not in untold},
+                        )  # fmt: skip
                         left = {name: seen for name, seen in left.items() if name in failed}
+                        await asyncio.sleep(0.1 if left else 0)
                     except Conflict:
                         self.conflicts += 1
                         await asyncio.sleep(random.uniform(0, 0.02))
@@ -105,6 +112,23 @@ class Enrich:
         except TimeoutError:
             log.error("%d flights are given back to the broker", len(left))
         return set(left)
+
+    async def tell(self, batch: dict[str, Seen]) -> dict[str, Seen]:
+        """Tell aircraft of their flights; return those of which they could not be told."""
+
+        async def one(seen: Seen) -> None:
+            async with self.tower:
+                await self.sidecar.act("Aircraft", seen.flight["tailnum"], "Follow", logbook.told(seen.flight))
+
+        answers = await asyncio.gather(*map(one, batch.values()), return_exceptions=True)
+        failed: dict[str, Seen] = {}
+        for (name, seen), answer in zip(batch.items(), answers, strict=True):
+            if isinstance(answer, (Conflict, Failed, aiohttp.ClientError)):
+                log.warning("%s is told again: %s", seen.flight["tailnum"], answer)
+                failed[name] = seen
+            elif isinstance(answer, BaseException):
+                raise answer
+        return failed
 
     async def look_up(self, batch: dict[str, Seen]) -> Known:
         return await self.sidecar.bulk_get({key for seen in batch.values() for key in seen.asks})

@@ -33,6 +33,11 @@ class Seen:
         return (f"airport:{self.flight['origin']}", f"carrier:{self.flight['carrier']}", NOTES)
 
     @property
+    def has_aircraft(self) -> bool:
+        """Whether there is an aircraft to be told: the row can be true and names one."""
+        return not self.reason and bool(self.flight["tailnum"])
+
+    @property
     def asks(self) -> tuple[str, ...]:
         """What is to be looked up for it."""
         keys = (
@@ -69,6 +74,7 @@ def enriched(seen: Seen, known: Known) -> dict[str, Any]:
         "destination": {"code": flight["dest"], "known": about("airport", "dest")},
         "airline": {"code": flight["carrier"], "known": about("airline", "carrier")},
         "aircraft": {"code": flight["tailnum"] or None, "known": about("plane", "tailnum")},
+        "scheduled": int(flight["sched_dep_time"]),
         "cancelled": not flight["dep_time"],
         "departed": _clock(flight["dep_time"]),
         "departure_delay": _number(flight["dep_delay"]),

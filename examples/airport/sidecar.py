@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -30,7 +31,7 @@ class Sidecar:
 
     def __init__(self, *, store: str = "statestore", broker: str = "pubsub") -> None:
         self._store, self._broker = store, broker
-        connections = aiohttp.TCPConnector(limit=32)
+        connections = aiohttp.TCPConnector(limit=64)
         address = f"http://127.0.0.1:{os.environ['DAPR_HTTP_PORT']}/v1.0/"
         self._session = aiohttp.ClientSession(address, connector=connections)
 
@@ -91,6 +92,10 @@ class Sidecar:
         ]
         answer = await self._post(f"publish/bulk/{self._broker}/{topic}", entries, accept=500)
         return {entry["entryId"] for entry in (answer or {}).get("failedEntries", ())}
+
+    async def act(self, kind: str, each: str, method: str, given: Any) -> Any:
+        """Call a method of an actor, wherever it lives."""
+        return await self._post(f"actors/{kind}/{quote(each, safe='')}/method/{method}", given)
 
     async def secret(self, store: str, key: str) -> str:
         async with self._session.get(f"secrets/{store}/{key}") as answer:

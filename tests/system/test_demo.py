@@ -8,11 +8,13 @@ import contextlib
 import importlib
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,9 @@ def reconciled(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 0, done.stdout
     assert f"reconciled: each of {FLIGHTS} flights is accounted for exactly once" in done.stdout, done.stdout
     assert "cannot be true: 2 arrived, no flight time" in done.stdout
+    assert "cancelled: 2 workflows for " in done.stdout
+    assert "aircraft: 436 with 498 flights" in done.stdout
+    assert "kill -9 of the second sidecars of fleet and rebook" in done.stdout
     return done.stdout
 
 
@@ -158,30 +163,66 @@ def account() -> Iterator[Any]:
         sys.path.remove(str(ROOT / "examples" / "airport"))
 
 
-def tallies(account: Any, file: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def tallies(account: Any, file: Any) -> Any:
     """What services say that counted everything right, when there is nothing lost."""
     counters = {f"airport:{key}": dict(value) for key, value in file.airports.items()}
     counters |= {f"carrier:{key}": dict(value) for key, value in file.carriers.items()} | {"notes": dict(file.notes)}
     shown = {key: {k: v for k, v in value.items() if k != "flights"} for key, value in file.airports.items()}
     board = {"flights": file.total, "airports": shown, "imprint": file.imprint}
-    return {"counters": counters}, board, {"flights": 0, "airports": {}, "reasons": {}, "imprint": "0"}
+    lost = {"flights": 0, "airports": {}, "reasons": {}, "imprint": "0"}
+    cancelled = file.rebooking["flights"]
+    workflows = {"COMPLETED": cancelled} if cancelled else {}
+    watch = importlib.import_module("tower.watch")
+    aircraft = {tail: dict(each) for tail, each in file.aircraft.items()}
+    return watch.Found({"counters": counters}, board, lost, dict(file.rebooking), aircraft, workflows)
 
 
 def test_reconciliation_sees_a_flight_that_took_the_place_of_another(account: Any) -> None:
     """Every number is right, and yet one flight was counted twice and another one not at all."""
     rows = account.flights.lines(100)
     file = account.of_file(rows)
-    enrich, board, lost = tallies(account, file)
-    assert account.differences(file, enrich, board, lost) == []
+    found = tallies(account, file)
+    assert account.differences(file, found) == []
     names = [account.flights.name(account.flights.read(row)) for row in rows]
-    board["imprint"] = account.flights.imprint([*names[:-1], names[0]])
-    (found,) = account.differences(file, enrich, board, lost)
-    assert found.startswith("names on the board and among the lost")
+    found.board["imprint"] = account.flights.imprint([*names[:-1], names[0]])
+    (difference,) = account.differences(file, found)
+    assert difference.startswith("names on the board and among the lost")
 
 
 def test_reconciliation_names_the_number_that_differs(account: Any) -> None:
     file = account.of_file(account.flights.lines(100))
-    enrich, board, lost = tallies(account, file)
-    enrich["counters"]["carrier:UA"]["late"] += 1
-    (found,) = account.differences(file, enrich, board, lost)
-    assert found.startswith("airlines, as counted by enrich")
+    found = tallies(account, file)
+    found.enrich["counters"]["carrier:UA"]["late"] += 1
+    (difference,) = account.differences(file, found)
+    assert difference.startswith("airlines, as counted by enrich")
+
+
+def test_reconciliation_names_the_aircraft_that_differs(account: Any) -> None:
+    """It was chased twice for one flight."""
+    file = account.of_file(account.flights.lines(500))
+    found = tallies(account, file)
+    tail = next(tail for tail, number in file.chases.items() if number)
+    found.aircraft[tail]["chased"] += 1
+    differences = account.differences(file, found)
+    assert any(tail in difference for difference in differences)
+
+
+def test_seats_are_given_alike_in_whatever_order_workflows_come(account: Any) -> None:
+    """The total that the tower computes backwards is the one that workflows come to, the earliest seats first."""
+    bookings, aftermath = importlib.import_module("bookings"), importlib.import_module("tower.aftermath")
+    rows = account.flights.lines(40_000)
+    true = [flight for row in rows if not account.flights.falsehood(flight := account.flights.read(row))]
+    expected = aftermath.rebooking(true)
+    timetable = bookings.Timetable(rows)
+    cancelled = [flight for flight in true if not flight["dep_time"]]
+    for seed in range(3):
+        random.Random(seed).shuffle(cancelled)
+        taken: Counter[str] = Counter()
+        for flight in cancelled:
+            name = account.flights.name(flight)
+            left = bookings.passengers(name) if bookings.refusals(name) < bookings.ATTEMPTS else 0
+            for each in timetable.later(name, flight["dest"], int(flight["sched_dep_time"])):
+                number = min(left, bookings.free_seats(each.name) - taken[each.name])
+                taken[each.name] += number
+                left -= number
+        assert taken.total() == expected["rebooked"] > 0

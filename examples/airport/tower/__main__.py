@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flights
-from tower import account, data, scene, servers, show, watch
+from tower import account, data, programs, scene, servers, show, watch
 
 if TYPE_CHECKING:
+    from subprocess import Popen
+
     from tower.scene import Scene
+
+    Process = Popen[bytes]
 
 TWO_WEEKS, ALL = 12_208, 336_776
 
@@ -37,6 +41,7 @@ def arguments() -> argparse.Namespace:
     amount.add_argument("--all", action="store_const", const=ALL, dest="flights", help=f"all {ALL:,} flights")
     parser.add_argument("--twice", action="store_true", help="publish every flight twice; the result must not change")
     parser.add_argument("--crash", action="store_true", help="kill -9 all sidecars in the middle, and start again")
+    parser.add_argument("--no-kill", action="store_true", help="let the second sidecars of fleet and rebook live")
     parser.add_argument("--no-node", action="store_true", help="do as if Node.js were missing")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the run")
     given = parser.parse_args()
@@ -78,7 +83,7 @@ def play(given: argparse.Namespace) -> int:
     try:
         with contextlib.ExitStack() as stack:
             here = prepare(given, folder, stack, node=not missing)
-            good = run(here, rows, repeats=len(rows) if given.twice else 0, crash=given.crash)
+            good = run(here, rows, given)
         keep = given.keep or not good
     except KeyboardInterrupt:
         keep = given.keep
@@ -105,31 +110,35 @@ def prepare(given: argparse.Namespace, folder: Path, stack: contextlib.ExitStack
     told = {"AIRPORT_FLIGHTS": str(given.flights), "AIRPORT_TWICE": "1" if given.twice else ""}
     here = scene.write(folder, store=given.state, broker=given.broker, node=node, environment=told, secret=secret)
     here.environment.update(environment)
-    show.step(f"services: feed, enrich, board ({'JavaScript' if node else 'Python stand-in'}), lost; "
+    show.step(f"services: feed, enrich, board ({'JavaScript' if node else 'Python stand-in'}), lost, fleet, rebook; "
               f"state in {given.state}, messages in {given.broker}")  # fmt: skip
     return here
 
 
-def run(here: Scene, rows: list[str], *, repeats: int, crash: bool) -> bool:
+def run(here: Scene, rows: list[str], given: argparse.Namespace) -> bool:
     """Let the services work until every flight is accounted for; tell whether all is right."""
     log = here.folder / "airport.log"
     expected = account.of_file(rows)
-    started = time.monotonic()
+    goal = watch.Goal(
+        len(rows), len(rows) if given.twice else 0, expected.rebooking["flights"], expected.chases
+    )  # fmt: skip
     try:
-        if crash:
+        if given.crash:
             fall(here, log, len(rows))
-        with watch.pillion(here, log) as process:
-            enrich, board, lost = watch.to_the_end(here, process, len(rows), repeats)
-            elapsed_s = time.monotonic() - started
-            wrong = account.differences(expected, enrich, board, lost)
+        with programs.both(here, log) as (process, second):
+            if not given.no_kill:
+                lose(here, process, second, len(rows))
+            found = watch.to_the_end(here, process, goal)
+            elapsed_s = time.monotonic() - here.started
+            wrong = account.differences(expected, found)
             show.table(expected)
     except watch.Stalled as error:
         show.fail(str(error))
         show.console.print(log.read_text(errors="replace")[-3000:], markup=False)
         return False
     show.console.print(
-        f"{len(rows):,} flights in {elapsed_s:.1f} s; {enrich['conflicts']} conflicts of counters were tried again, "
-        f"{enrich['repeated'] + board['repeated']} repeated messages were counted once"
+        f"{len(rows):,} flights in {elapsed_s:.1f} s; {found.enrich['conflicts']} conflicts of counters were tried "
+        f"again, {found.enrich['repeated'] + found.board['repeated']} repeated messages were counted once"
     )
     if process.returncode:
         wrong.append(f"pillion run ended with status {process.returncode}: {log}")
@@ -141,13 +150,29 @@ def run(here: Scene, rows: list[str], *, repeats: int, crash: bool) -> bool:
     return not wrong
 
 
+def lose(here: Scene, process: Process, second: programs.Second, total: int) -> None:
+    """Kill the second sidecars of fleet and rebook after a third of the flights; start them again after two thirds.
+
+    Raises `Stalled`.
+    """
+    done = watch.until(here, process, total, total // 3)
+    show.step(f"{done:,} flights are in; {watch.situation(here)}")
+    second.kill()
+    show.warn("kill -9 of the second sidecars of fleet and rebook; what lived there moves to the first")
+    done = watch.until(here, process, total, 2 * total // 3)
+    show.step(f"{done:,} flights are in; {watch.situation(here)}")
+    second.start()
+    show.step("the second sidecars are started again")
+
+
 def fall(here: Scene, log: Path, total: int) -> None:
     """Kill `pillion run` in the middle, as a power cut of its own would. Raises `Stalled`."""
-    with watch.pillion(here, log) as process:
+    with programs.both(here, log) as (process, second):
         done = watch.until(here, process, total, total // 4)
         process.kill()
+        second.kill()
         process.wait()
-    watch.gone(here)
+    watch.gone(here.ports)
     show.warn(
         f"kill -9 of pillion run after {done:,} flights; started again, and the feed tells all from the beginning"
     )

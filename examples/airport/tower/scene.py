@@ -1,7 +1,7 @@
 """What a run is made of: its folder, its run file with free ports, its secrets, the board's language.
 
 The run file is `dapr.yaml` with other ports and, for other stores and brokers, other folders of resources. Everything
-else stays as it is written there.
+else stays as it is written there. A second run file has second instances of some applications, and no other.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import os
 import secrets
 import shutil
 import subprocess
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,17 +25,28 @@ BOARD = HERE / "board"
 INSTALL_S = 600
 NODE = (18, 0)
 STAND_IN = ["python3", "standin.py"]
+DOUBLED = ("fleet", "rebook")
+"""What runs twice: those who host actors and workflows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A run that is ready to be started. `port` is that of the tower's sidecar, `ports` are those of applications."""
+    """A run that is ready to be started.
+
+    `port` is that of the tower's sidecar, `ports` and `second_ports` are those of applications; `sidecars` has the
+    ports of the sidecars of what runs twice, by name, the first instance's first. `started` is when it was made, by the
+    monotonic clock.
+    """
 
     folder: Path
     run_file: Path
+    second_file: Path
     port: int
     ports: tuple[int, ...]
+    second_ports: tuple[int, ...]
+    sidecars: dict[str, tuple[int, int]]
     environment: dict[str, str]
+    started: float = field(default_factory=time.monotonic)
 
 
 def keys() -> dict[str, str]:
@@ -53,22 +66,35 @@ def write(
         "daprdLogDestination": "console",
         "env": {"PYTHONUNBUFFERED": "1", **environment},
     }
-    port, ports = servers.free_port(), []
-    for app in plan["apps"]:
-        app["appDirPath"] = str(HERE / app["appDirPath"])
-        if "appPort" in app:
-            ports.append(servers.free_port())
-            app["appPort"] = ports[-1]
-        if "daprHTTPPort" in app:
-            app["daprHTTPPort"] = port
-        if app["appID"] == "board" and not node:
-            app |= {"command": STAND_IN, "appDirPath": str(HERE)}
-    run_file = folder / "dapr.yaml"
-    run_file.write_text(yaml.safe_dump(plan, sort_keys=False), "utf-8")
+    ports: list[int] = []
+    second_ports: list[int] = []
+    first = {app["appID"]: _settled(app, ports) for app in plan["apps"]}
+    second = {name: _settled(first[name], second_ports) for name in DOUBLED}
+    if not node:
+        first["board"] |= {"command": STAND_IN, "appDirPath": str(HERE)}
+    files = []
+    for file, apps in (("dapr.yaml", first), ("second.yaml", second)):
+        files.append(folder / file)
+        files[-1].write_text(yaml.safe_dump(plan | {"apps": list(apps.values())}, sort_keys=False), "utf-8")
     hidden = folder / "secrets.json"
     hidden.touch(0o600)
     hidden.write_text(json.dumps(secret), "utf-8")
-    return Scene(folder, run_file, port, tuple(ports), {"PILLION_HOME": str(folder / "home")})
+    sidecars = {name: (first[name]["daprHTTPPort"], second[name]["daprHTTPPort"]) for name in DOUBLED}
+    return Scene(
+        folder, *files, first["tower"]["daprHTTPPort"], tuple(ports), tuple(second_ports), sidecars,
+        {"PILLION_HOME": str(folder / "home")},
+    )  # fmt: skip
+
+
+def _settled(app: dict[str, Any], ports: list[int]) -> dict[str, Any]:
+    """Return an application of a run file with free ports; that of the application joins the `ports`."""
+    settled = app | {"appDirPath": str(HERE / app["appDirPath"])}
+    if "appPort" in app:
+        ports.append(servers.free_port())
+        settled["appPort"] = ports[-1]
+    if "daprHTTPPort" in app or app["appID"] in DOUBLED:
+        settled["daprHTTPPort"] = servers.free_port()
+    return settled
 
 
 def node_missing() -> str:

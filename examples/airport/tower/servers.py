@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 START_S = 30.0
 STOP_S = 20.0
+_PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
 
 
 class NoServer(Exception):
@@ -28,11 +30,15 @@ class NoServer(Exception):
 
 
 def free_port() -> int:
-    """Return a port of this machine that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of this machine that was free a moment ago, another one each time.
+
+    From below those that systems hand out by themselves: what is killed and started again finds its port still free.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise NoServer("no port of this machine is free")
 
 
 @contextlib.contextmanager

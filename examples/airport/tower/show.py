@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 import flights
@@ -36,15 +36,17 @@ def fail(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function that is told how many flights are on the board and how many are lost."""
-    started = time.monotonic()
+def progress(total: int, started: float) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that is told how many flights are on the board and how many are lost.
+
+    `started`, by the monotonic clock, is when the rate is counted from.
+    """
 
     def rate(done: int) -> str:
         return f"{done / max(time.monotonic() - started, 0.001):,.0f}/s"
 
     if not console.is_terminal:
-        said = started
+        said = time.monotonic()
 
         def tell(shown: int, lost: int) -> None:
             nonlocal said
@@ -57,7 +59,7 @@ def progress(total: int) -> Iterator[Callable[[int, int], None]]:
         return
     columns = (
         TextColumn("  flights"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TextColumn("[red]{task.fields[lost]} lost[/]"), TimeElapsedColumn(),
+        TextColumn("[red]{task.fields[lost]} lost[/]"),
     )  # fmt: skip
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=total, rate="", lost=0)
@@ -78,5 +80,17 @@ def table(account: Account) -> None:
         shown.add_section()
         shown.add_row()
     console.print(shown)
+    rebooking = account.rebooking
+    chased, not_named = account.of_aircraft("chased"), account.notes.get("aircraft not named", 0)
+    console.print(
+        f"aircraft: {len(account.aircraft):,} with {account.of_aircraft('flights'):,} flights, of which "
+        f"{account.of_aircraft('flown'):,} departed, {account.of_aircraft('late_min'):,} minutes late; "
+        f"{chased:,} chased; {not_named:,} flights name none"
+    )
+    console.print(
+        f"cancelled: {rebooking['flights']:,} workflows for {rebooking['passengers']:,} passengers, "
+        f"{rebooking['rebooked']:,} rebooked, {rebooking['refunded']:,} refunded; "
+        f"{rebooking['refused']:,} flights could not be moved by their airline"
+    )
     for title, found in (("cannot be true", account.reasons), ("odd, but true", account.notes)):
         console.print(f"{title}: " + (", ".join(f"{count:,} {what}" for what, count in found.items()) or "none"))

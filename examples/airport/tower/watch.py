@@ -1,22 +1,23 @@
-"""`pillion run` as a process, and how far the services are, asked through a sidecar of the tower's own."""
+"""How far the services are: asked through a sidecar of the tower's own, and those of the fleet and of rebooking.
+
+Knows: what a run looks like when it moves, and when it does not. Never knows: what the numbers ought to be.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tower import show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Callable, Iterable
 
     from tower.scene import Scene
 
@@ -24,100 +25,155 @@ STALL_S = 90.0
 """How long nothing may move before the run counts as failed: longer than a broker waits before it delivers again."""
 LOOK_S = 0.25
 STOP_S = 30.0
+AT_ONCE = 8
+"""Aircraft that are asked for a report at the same time."""
+PAGE = 1000
+Tally = dict[str, Any]
 
 
 class Stalled(Exception):
     """The run does not come to its end; the text says what was seen last."""
 
 
-@contextlib.contextmanager
-def pillion(here: Scene, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`pillion run -f`, ended in the end; it leaves no process behind."""
-    programs = Path(sys.executable).parent
-    environment = os.environ | here.environment
-    environment["PATH"] = f"{programs}{os.pathsep}{environment['PATH']}"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [programs / "pillion", "run", "-f", here.run_file], cwd=here.folder, env=environment,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            show.fail("pillion run does not end: killed")
-            process.kill()
-            process.wait()
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the services say when all is done: tallies, the aircraft's reports by tail number, workflows by status."""
+
+    enrich: Tally
+    board: Tally
+    lost: Tally
+    rebook: Tally
+    aircraft: dict[str, Tally]
+    workflows: dict[str, int]
 
 
-def to_the_end(here: Scene, process: subprocess.Popen[bytes], total: int, repeats: int) -> list[dict[str, Any]]:
-    """Wait until all flights are in, and so many repeats; return the tallies of enrich, board and lost.
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """When all is done: so many flights, repeats, cancelled flights, and chases by tail number."""
 
-    Raises `Stalled`.
-    """
-    until(here, process, total, total)
-    last, moved = -1, time.monotonic()
-    while True:
-        tallies = [ask(here, who) for who in ("enrich", "board", "lost")]
-        repeated = tallies[0].get("repeated", -1)
-        if all(tallies) and repeated >= repeats:
-            return tallies
-        if repeated != last:
-            last, moved = repeated, time.monotonic()
-        _check(process, moved, f"{repeated} of {repeats} repeats")
-        time.sleep(LOOK_S)
+    flights: int
+    repeats: int
+    cancelled: int
+    chases: dict[str, int]
+
+
+def to_the_end(here: Scene, process: subprocess.Popen[bytes], goal: Goal) -> Found:
+    """Wait until everything is in; return what the services say. Raises `Stalled`."""
+    until(here, process, goal.flights, goal.flights)
+    _moving(process, "repeats", goal.repeats, lambda: ask(here, "enrich").get("repeated", 0))
+    show.step(f"all flights are in; {situation(here)}")
+    _moving(process, "cancelled flights dealt with", goal.cancelled, lambda: ask(here, "rebook").get("flights", 0))
+    _moving(process, "workflows completed", goal.cancelled, lambda: workflows(here).get("COMPLETED", 0))
+    aircraft = reports(here, goal.chases)
+    late = {tail for tail, number in goal.chases.items() if number}
+
+    def chases() -> int:
+        """How many there were; reminders may still be under way."""
+        waiting = {tail for tail in late if aircraft[tail].get("chased", 0) < goal.chases[tail]}
+        aircraft.update(reports(here, waiting))
+        return sum(each.get("chased", 0) for each in aircraft.values())
+
+    _moving(process, "chases", sum(goal.chases.values()), chases)
+    enrich, board, lost, rebook = (ask(here, who) for who in ("enrich", "board", "lost", "rebook"))
+    return Found(enrich, board, lost, rebook, aircraft, workflows(here))
 
 
 def until(here: Scene, process: subprocess.Popen[bytes], total: int, number: int) -> int:
     """Show progress until so many of all flights are in; return how many they are. Raises `Stalled`."""
-    last, moved = -1, time.monotonic()
-    with show.progress(total) as tell:
-        while True:
+    with show.progress(total, here.started) as tell:
+
+        def done() -> int:
             shown, lost = (ask(here, who).get("flights", 0) for who in ("board", "lost"))
             tell(shown, lost)
-            done: int = shown + lost
-            if done >= number:
-                return done
-            if done != last:
-                last, moved = done, time.monotonic()
-            _check(process, moved, f"{done} of {total} flights")
-            time.sleep(LOOK_S)
+            return int(shown + lost)
+
+        return _moving(process, f"of {total} flights", number, done)
 
 
-def _check(process: subprocess.Popen[bytes], moved: float, what: str) -> None:
-    if process.poll() is not None:
-        raise Stalled(f"pillion run has ended with status {process.returncode}")
-    if time.monotonic() - moved > STALL_S:
-        raise Stalled(f"nothing moves: {what} after {STALL_S:g} s")
+def _moving(process: subprocess.Popen[bytes], what: str, number: int, look: Callable[[], int]) -> int:
+    """Look until there are so many; return how many they are. Raises `Stalled` when nothing moves."""
+    last, moved = -1, time.monotonic()
+    while (done := look()) < number:
+        if done != last:
+            last, moved = done, time.monotonic()
+        if process.poll() is not None:
+            raise Stalled(f"pillion run has ended with status {process.returncode}")
+        if time.monotonic() - moved > STALL_S:
+            raise Stalled(f"nothing moves: {done} {what} after {STALL_S:g} s, not {number}")
+        time.sleep(LOOK_S)
+    return done
 
 
-def ask(here: Scene, who: str) -> dict[str, Any]:
+def situation(here: Scene) -> str:
+    """Say where aircraft live, and how far the workflows are."""
+    lives = [aircraft(port) for port in here.sidecars["fleet"]]
+    where = " and ".join(str(each) if each is not None else "no answer" for each in lives)
+    found = workflows(here)
+    states = ", ".join(f"{number} {status.lower()}" for status, number in sorted(found.items())) or "none"
+    return f"aircraft on the instances of fleet: {where}; workflows: {states}"
+
+
+def aircraft(port: int) -> int | None:
+    """Return how many aircraft live at a sidecar, by its metadata; None when it does not answer."""
+    runtime = _get(port, "v1.0/metadata").get("actorRuntime")
+    if runtime is None:
+        return None
+    return sum(each.get("count", 0) for each in runtime.get("activeActors", ()) if each["type"] == "Aircraft")
+
+
+def workflows(here: Scene) -> dict[str, int]:
+    """Return how many workflows there are by status, as the first sidecar that answers tells."""
+    for port in here.sidecars["rebook"]:
+        counts: dict[str, int] = {}
+        token = ""
+        while page := _get(port, f"v1.0-pillion/workflows?limit={PAGE}&token={token}"):
+            for each in page["workflows"]:
+                counts[each["status"]] = counts.get(each["status"], 0) + 1
+            token = page["token"]
+            if not token:
+                return counts
+    return {}
+
+
+def reports(here: Scene, tails: Iterable[str]) -> dict[str, Tally]:
+    """Ask aircraft how things stand, through the tower's sidecar; nothing from one that cannot answer."""
+
+    def one(tail: str) -> Tally:
+        return _get(here.port, f"v1.0/actors/Aircraft/{tail}/method/Report", method="PUT")
+
+    tails = sorted(tails)
+    with ThreadPoolExecutor(AT_ONCE) as workers:
+        return dict(zip(tails, workers.map(one, tails), strict=True))
+
+
+def ask(here: Scene, who: str) -> Tally:
     """Ask a service for its tally; nothing while it cannot answer."""
-    url = f"http://127.0.0.1:{here.port}/v1.0/invoke/{who}/method/tally"
+    return _get(here.port, f"v1.0/invoke/{who}/method/tally")
+
+
+def _get(port: int, path: str, *, method: str = "GET") -> Tally:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{path}", method=method)
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: Tally = json.load(answer)
             return found
     except (OSError, ValueError):
         return {}
 
 
-def gone(here: Scene) -> None:
-    """Wait until nobody listens on the run's ports any more: applications outlive a killed `pillion run` by a moment.
+def gone(ports: Iterable[int]) -> None:
+    """Wait until nobody listens on ports any more: applications outlive a killed `pillion run` by a moment.
 
     Raises `Stalled`.
     """
     deadline = time.monotonic() + STOP_S
-    for port in here.ports:
-        while _listened(port):
+    for port in ports:
+        while listened(port):
             if time.monotonic() > deadline:
                 raise Stalled(f"somebody still listens on port {port}, though pillion run was killed")
             time.sleep(0.05)
 
 
-def _listened(port: int) -> bool:
+def listened(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -68,24 +68,37 @@ async def _quiet(instances: Sequence[Instance], limit_s: float) -> bool:
 
 async def deactivate_all(kind: Kind, hosted: Hosted, instances: Iterator[Instance], meter: Meter) -> None:
     """Deactivate instances at which no turn runs, some of them at the same time. `instances` may make up its mind as
-    it goes.
+    it goes. An application that has ended fails for each of them alike: the first failure is a warning, the others are
+    counted.
     """
+    failed = 0
+
+    async def one(instance: Instance) -> None:
+        nonlocal failed
+        failed += not await deactivate(kind, hosted, instance, meter, logging.DEBUG if failed else logging.WARNING)
 
     async def some() -> None:
         for instance in instances:
-            await deactivate(kind, hosted, instance, meter)
+            await one(instance)
 
     first = next(instances, None)
     if first is None:
         return
-    await deactivate(kind, hosted, first, meter)
+    await one(first)
     async with asyncio.TaskGroup() as group:
         for _ in range(BESIDE):
             group.create_task(some())
+    if failed > 1:
+        log.warning("%d actors of type %s could not be told that they end", failed, kind.actor_type)
 
 
-async def deactivate(kind: Kind, hosted: Hosted, instance: Instance, meter: Meter) -> None:
-    """Tell the handler that the instance is gone, and forget it whatever the handler says. Raises nothing."""
+async def deactivate(
+    kind: Kind, hosted: Hosted, instance: Instance, meter: Meter, level: int = logging.WARNING
+) -> bool:
+    """Tell the handler that the instance is gone, and forget it whatever the handler says, which is logged at `level`.
+
+    Return whether it agreed. Raises nothing.
+    """
     actor_type, actor_id = kind.actor_type, instance.actor_id
     success = False
     try:
@@ -93,12 +106,13 @@ async def deactivate(kind: Kind, hosted: Hosted, instance: Instance, meter: Mete
             await hosted.handler.deactivate(actor_type, actor_id)
         success = True
     except TimeoutError:
-        log.warning("actor %s||%s: no answer to its deactivation", actor_type, actor_id)
+        log.log(level, "actor %s||%s: no answer to its deactivation", actor_type, actor_id)
     except ComponentError as error:
-        log.warning("actor %s||%s: deactivation failed: %s", actor_type, actor_id, error)
+        log.log(level, "actor %s||%s: deactivation failed: %s", actor_type, actor_id, error)
     except Exception:
         log.exception("actor %s||%s: deactivation failed", actor_type, actor_id)
     finally:
         kind.forget(instance)
         meter.rebalanced(actor_type)
         meter.deactivated(actor_type, success=success)
+    return success
