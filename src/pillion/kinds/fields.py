@@ -48,8 +48,11 @@ def json_text_or_repr(node: Node) -> str:
 class Fields:
     """One mapping of a document. An absent mapping reads as empty. `notes` collects what deserves a warning."""
 
-    def __init__(self, node: Node | None, path: str = "", notes: list[str] | None = None) -> None:
+    def __init__(
+        self, node: Node | None, path: str = "", notes: list[str] | None = None, *, outer: Node | None = None
+    ) -> None:
         self.node = node
+        self._outer = outer if node is None else node
         self.path = path
         self.notes: list[str] = [] if notes is None else notes
         self._known: set[str] = set()
@@ -117,7 +120,7 @@ class Fields:
 
     def nested(self, name: str) -> Fields:
         """Return a mapping within this one; an absent one reads as empty."""
-        return Fields(self.raw(name), self._at(name), self.notes)
+        return Fields(self.raw(name), self._at(name), self.notes, outer=self._outer)
 
     def items(self, name: str) -> list[Fields]:
         """Return a list of mappings."""
@@ -149,7 +152,7 @@ class Fields:
 
     def wrong(self, name: str, what: str, mend: str = "") -> ConfigError:
         """Return an error about a field, to be raised by the reader."""
-        node = self.raw(name) or self.node or Node(None, 0)
+        node = self.raw(name) or self._outer or Node(None, 0)
         return ConfigError(what, where=where(node, self._at(name) if name else self.path), mend=mend)
 
     def note(self, name: str, what: str) -> None:
