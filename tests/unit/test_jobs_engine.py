@@ -351,6 +351,112 @@ def test_operators() -> None:
     run(test)
 
 
+def test_backfill_waits_at_gates_and_tries_again() -> None:
+    """Ticks beside the schedule are under the limits of others, and failed ones under the job's policy."""
+
+    async def test(engine: Engine, jobs: Jobs) -> None:
+        open_gate, most, inside = asyncio.Event(), 0, 0
+        failing = 2
+
+        async def deliver(trigger: Trigger) -> Outcome:
+            nonlocal most, inside, failing
+            inside += 1
+            most = max(most, inside)
+            await open_gate.wait()
+            inside -= 1
+            if trigger.key.name != "j":
+                return Outcome.SUCCESS
+            fired.append(trigger.tick)
+            failing -= 1
+            return Outcome.FAILED if failing >= 0 else Outcome.SUCCESS
+
+        fired: list[float] = []
+        watch = engine.watch(Interest("a", "ns", limits=(Limit("k", 1),)), deliver)
+        await engine.schedule(key("busy"), Job(due_time="0s", concurrency_key="k"))
+        job = Job("@every 1h", concurrency_key="k", failure_policy=Constant(0.01, 2))
+        await engine.schedule(key("j"), job)
+        since = (await engine.inspect(key("j").text)).anchor
+        filling = asyncio.ensure_future(engine.backfill(key("j").text, since + 1, since + 7201))
+        async with asyncio.timeout(PATIENCE_S):
+            while engine.gates() != {"k": (1, 1)}:  # noqa: ASYNC110 - gates tell nobody
+                await asyncio.sleep(0.001)
+        open_gate.set()
+        assert await filling == 2
+        assert (most, len(fired), len(set(fired))) == (1, 4, 2)
+        assert fired[0] == fired[2]
+        failing = 5
+        assert await engine.backfill(key("j").text, since + 1, since + 3601) == 1
+        assert failing == 2, "given up after two more tries, as the policy says"
+        open_gate.clear()
+        waiting = [asyncio.ensure_future(engine.run_now(key("j").text)) for _ in range(2)]
+        async with asyncio.timeout(PATIENCE_S):
+            while engine.gates() != {"k": (1, 1)}:  # noqa: ASYNC110 - gates tell nobody
+                await asyncio.sleep(0.001)
+        waiting[0].cancel()
+        watch.close()
+        with pytest.raises(SchedulerUnavailable):
+            await waiting[1]
+
+    run(test)
+
+
+def test_a_pause_in_the_middle_of_a_tick() -> None:
+    """The tick counts, and is not fired again when the job goes on; one that failed is tried again then."""
+
+    async def test(engine: Engine, jobs: Jobs) -> None:
+        answers: asyncio.Queue[asyncio.Future[Outcome]] = asyncio.Queue()
+        ticks: list[float] = []
+
+        def deliver(trigger: Trigger) -> asyncio.Future[Outcome]:
+            ticks.append(trigger.tick)
+            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            answers.put_nowait(answer)
+            return answer
+
+        watch = engine.watch(APP, deliver)
+        name = key("j").text
+        await engine.schedule(key("j"), Job("@every 100ms", failure_policy=Constant(0.0, 3)))
+        for pauser in (engine, Engine(MemoryJobStore(jobs), Member("other", 1, "other:1"))):
+            if pauser is not engine:  # another process, which tells, and which does not take a share
+                await pauser.store.open()
+            answer = await answers.get()
+            count = (await engine.inspect(name)).count
+            await pauser.pause(name)
+            answer.set_result(Outcome.SUCCESS)
+            await counted(engine, name, count + 1)
+            assert (await engine.inspect(name)).paused
+            await pauser.resume(name)
+        answer = await answers.get()
+        assert len(ticks) == len(set(ticks)) == 3
+        await engine.pause(name)
+        answer.set_result(Outcome.FAILED)
+        async with asyncio.timeout(PATIENCE_S):
+            while not (await engine.inspect(name)).attempts:  # noqa: ASYNC110 - storage tells nobody
+                await asyncio.sleep(0.001)
+        assert answers.empty()
+        await engine.resume(name)
+        answer = await answers.get()
+        assert ticks[2] == ticks[3]
+        await engine.pause(name)
+        watch.close()  # undeliverable: nothing is fired of a job that is held
+        again = engine.watch(APP, deliver)
+        await asyncio.sleep(0.02)
+        assert answers.empty()
+        await engine.resume(name)
+        await answers.get()
+        assert ticks[4] == ticks[3]
+        again.close()
+
+    run(test)
+
+
+async def counted(engine: Engine, name: str, count: int) -> None:
+    """Wait until so many ticks are done."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (await engine.inspect(name)).count < count:  # noqa: ASYNC110 - storage tells nobody
+            await asyncio.sleep(0.001)
+
+
 def test_refused() -> None:
     async def test(engine: Engine, jobs: Jobs) -> None:
         for job in (Job(), Job("* * * * *"), Job(due_time="1h", ttl="2h"), Job("@daily", repeats=0), Job("@every 0s")):

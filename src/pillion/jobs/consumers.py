@@ -31,12 +31,13 @@ class Entry:
     """A job in memory. Compared by identity: a job that was overwritten has a new entry, so old answers find nothing.
 
     `order` names its valid place in the heap, 0 when it has none; `fired` is the wall clock at the present try;
-    `refusals` counts how often a consumer in place has handed it back.
+    `refusals` counts how often a consumer in place has handed it back. `settling`: `saved` is to be written in place of
+    `stored`; `refused`: that was tried, the row is another one; `doubted`: it is another one behind what is written.
     """
 
     __slots__ = (
-        "fired", "key", "order", "partition", "refusals", "saved", "settling", "stored", "target", "task",
-        "watch",
+        "doubted", "fired", "key", "order", "partition", "refusals", "refused", "saved", "settling", "stored", "target",
+        "task", "watch",
     )  # fmt: skip
 
     def __init__(self, key: str, partition: int, stored: Stored) -> None:
@@ -50,6 +51,7 @@ class Entry:
         self.task: asyncio.Future[Outcome] | None = None
         self.settling = False
         self.saved: Stored | None = None
+        self.refused = self.doubted = False
         self.refusals = 0
 
     def __repr__(self) -> str:

@@ -20,20 +20,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pillion.clock import Clock, SystemClock
 from pillion.errors import ComponentError
 from pillion.jobs import machine
-from pillion.jobs.consumers import MOST_UNDER_WAY, Consumer, Entry, Rings, Staged, target_of
-from pillion.jobs.gates import Entry as AtGate
-from pillion.jobs.gates import Gates
+from pillion.jobs.consumers import Entry, target_of
+from pillion.jobs.flights import Flights
 from pillion.jobs.leases import Leases
-from pillion.jobs.near import LAST_KEY, NOTHING, Near
+from pillion.jobs.near import Near
 from pillion.jobs.partition import partition_of
-from pillion.jobs.saving import Saving, longer
+from pillion.jobs.reading import Reading
+from pillion.jobs.saving import Saving
 from pillion.jobs.steering import Steering
 from pillion.kinds.jobs import (
     Interest,
@@ -53,34 +52,20 @@ from pillion.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+    from pillion.jobs.flights import Meter
+
 log = logging.getLogger("pillion.jobs")
 
 LEASE_S = 10.0
 """How long partitions stay ours without renewal: the longest time that a dead scheduler's jobs wait."""
 WINDOW_S = 30.0
 """How far ahead jobs are kept in memory."""
-OVERDUE_S = 1.0
-"""What is later than this should be known to us."""
 MOST_NEAR = 50_000
 MOST_STAGED = 20_000
-PAGE = 2000
-"""Rows of one read."""
+MOST_REMOVED = 2000
+"""Rows that are removed in one transaction."""
 TURN = 256
 """Ticks fired before other things of the loop have their turn."""
-REFUSED_S = (0.5, 15.0)
-"""First and longest pause before a tick that a consumer in place has handed back is offered again."""
-
-
-class Meter(Protocol):
-    """What is counted of triggers. `kind` is "job" or "actor"."""
-
-    def triggered(self, kind: str) -> None: ...
-
-    def answered(self, kind: str, outcome: Outcome, seconds: float) -> None:
-        """`seconds` passed between the trigger and its end."""
-
-    def throttled(self, concurrency_key: str) -> None:
-        """A trigger had to wait at its gates."""
 
 
 class Engine(Steering):
@@ -106,28 +91,18 @@ class Engine(Steering):
         self.clock = clock or SystemClock()
         self.leases = Leases(store, member, self.clock, lease_s, self._shared, self._renewed)
         self._chance = chance or random.Random()
-        self._meter = meter
         self._tell_members = members
-        self._lease_s, self._window_s = lease_s, window_s
+        self._lease_s = lease_s
         self._near = Near(most_near)
-        self._staged = Staged(most_staged)
-        self._rings = Rings()
-        self._gates: Gates[Entry] = Gates()
-        self._passed: deque[Entry] = deque()
-        self._handed_back: dict[Entry, None] = {}
-        self._stale: dict[str, None] = {}
-        self._readers: list[dict[str, Stored | None]] = []
+        self.flights = Flights(self, self._near, self.clock, meter, most_staged)
+        self._reading = Reading(store, self._near, self.leases, self.clock, window_s, self._found, self.arm)
+        self.saving = Saving(store, self._writable, self._saved, self.arm)
         self._writing: dict[str, int] = {}
         self._overlapping: set[str] = set()
-        self._reading = 0
-        self._overdue = False
-        self._looked_to = NOTHING
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closing = False
         self._tasks = Tasks(f"scheduler {member.id}")
-        self._load = asyncio.Event()
-        self.saving = Saving(store, self._writable, self._saved, self._arm)
 
     async def open(self) -> None:
         """Open storage, take a share of the partitions and begin to fire. Raises `ComponentError`."""
@@ -138,7 +113,7 @@ class Engine(Steering):
         except ComponentError as error:
             log.warning("no share of the jobs yet: %s", error)
         self._tasks.start(self.leases.keep(), "leases")
-        self._tasks.start(self._loading(), "loading")
+        self._tasks.start(self._reading.keep(), "reading")
         self._tasks.start(self.saving.keep(), "saving")
 
     async def close(self) -> None:
@@ -146,8 +121,7 @@ class Engine(Steering):
         if self._closing:
             return
         self._closing = True
-        for consumer in list(self._rings.consumers):
-            consumer.close()
+        self.flights.leave()
         if self._timer is not None:
             self._timer.cancel()
         try:
@@ -155,6 +129,7 @@ class Engine(Steering):
                 await self.saving.finish()
         except (ComponentError, TimeoutError) as error:
             log.warning("answers of ticks were not written down, they will be fired again: %s", error)
+        await self.flights.close()
         await self._tasks.close()
         try:
             await self.leases.leave()
@@ -215,38 +190,11 @@ class Engine(Steering):
 
         `deliver` may return a `Future`, also one that is done: that saves a task a trigger.
         """
-        consumer = Consumer(interest, deliver, self._gone)
-        self._rings.add(consumer)
-        if interest.limits:
-            self._passed.extend(self._gates.limit(consumer, interest.limits))
-        wanted = set(consumer.targets)
-        for entry in [one for one in self._handed_back if one.target in wanted]:
-            self._ready(entry)
-        for target in consumer.targets:
-            for entry in self._staged.take(target):
-                self._ready(entry)
-        if not self._staged.parked.isdisjoint(wanted):
-            self._staged.parked -= wanted
-            self._read_anew()
-        self._arm()
-        return consumer
-
-    def _gone(self, consumer: Consumer) -> None:
-        if not self._rings.remove(consumer):
-            return
-        if consumer.interest.limits:
-            self._passed.extend(self._gates.drop(consumer))
-        flights, consumer.flights = consumer.flights, {}
-        for entry in flights:
-            task, entry.task = entry.task, None
-            if task is not None:
-                task.cancel()
-            self._answered(entry, Outcome.UNDELIVERABLE)
-        self._arm()
+        return self.flights.add(interest, deliver)
 
     def gates(self) -> dict[str, tuple[int, int]]:
         """How many triggers are inside each concurrency gate, and how many wait, by its key."""
-        return self._gates.standing()
+        return self.flights.standing()
 
     # -- what changes rows; memory follows what is durable
 
@@ -272,20 +220,53 @@ class Engine(Steering):
 
     def _written(self, key: str, stored: Stored | None) -> None:
         """The row of `key` is now `stored`."""
-        for reader in self._readers:
-            reader[key] = stored
+        self._reading.wrote(key, stored)
         old = self._near.get(key)
         if old is not None:
-            if stored is not None and old.stored.revision == stored.revision:
+            if self._follows(old, stored):
                 return
-            self._drop(old)
+            self.drop(old)
         if stored is not None and self._near.within_reach(stored, key):
             self._admit(key, stored)
-            self._arm()
+            self.arm()
+
+    def _found(self, key: str, row: Stored | None) -> None:
+        """Storage has this row (None: none) for `key`."""
+        old = self._near.get(key)
+        if old is not None:
+            if self._follows(old, row):
+                return
+            self.drop(old)
+        if row is not None and self._near.within_reach(row, key) and not self.flights.parked(target_of(row.key)):
+            self._admit(key, row)
+
+    def _follows(self, entry: Entry, row: Stored | None) -> bool:
+        """Tell whether `entry` has been seen to now that `row` is its row; else it is to be dropped.
+
+        A pause or a resumption while its tick is under way changes nothing about the tick: the answer is written down
+        on top of it, and the tick does not come again.
+        """
+        stored, revision = entry.stored, None if row is None else row.revision
+        if revision == stored.revision:
+            if entry.refused:  # not for what is in the row: the partition is another's
+                self.drop(entry)
+                self.leases.look()
+            return True
+        if entry.settling and not entry.refused:
+            entry.doubted = entry.doubted or revision != (None if entry.saved is None else entry.saved.revision)
+            return True  # what is being written will tell
+        held = machine.carried(stored, row) if row is not None and (entry.settling or entry.watch is not None) else None
+        if held is None:
+            return False
+        entry.stored = held
+        if entry.refused:
+            after, entry.refused = entry.saved, False
+            self._settle(entry, after and replace(after, revision=held.revision + 1, paused=held.paused))
+        return True
 
     async def _remove(self, keys: Sequence[str]) -> None:
-        for at in range(0, len(keys), PAGE):
-            some = keys[at : at + PAGE]
+        for at in range(0, len(keys), MOST_REMOVED):
+            some = keys[at : at + MOST_REMOVED]
             for key in some:
                 self._begin(key)
             certain = False
@@ -305,35 +286,28 @@ class Engine(Steering):
         self._near.add(entry)
         self._near.place(entry, stored.next)
         if len(self._near) > self._near.most * 5 // 4:
-            self._reading += 1
+            self._reading.outdated()
             for one in self._near.shrink(self._near.most // 4):
-                self._drop(one)
+                self.drop(one)
 
-    def _drop(self, entry: Entry) -> None:
+    def drop(self, entry: Entry) -> None:
         """Forget a job. If it is under way its answer will find nothing."""
         self._near.forget(entry)
-        self._staged.remove(entry)
-        self._handed_back.pop(entry, None)
-        if entry.watch is None and self._gates:
-            self._passed.extend(self._gates.leave(entry))
+        self.flights.drop(entry)
 
     # -- firing
 
-    def _arm(self) -> None:
+    def arm(self) -> None:
         """See to it that `_turn` is called when the earliest job is due, or more has to be read."""
         if self._closing or not self.leases.certain:
             return
         now = self.clock.now()
         first = self._near.first()
         wait = self._lease_s if first is None else min(max(first - now, 0.0), self._lease_s)
-        if self._passed:
+        if self.flights.passed:
             wait = 0.0
-        elif self.leases.partitions and self._near.room:
-            ahead = self._near.reach[0] - self._window_s / 2 - now
-            if ahead <= 0:
-                self._load.set()
-            else:
-                wait = min(wait, ahead)
+        elif (ahead := self._reading.wait_s(now)) is not None:
+            wait = min(wait, ahead)
         loop = asyncio.get_running_loop()
         at = loop.time() + wait
         timer = self._timer
@@ -347,21 +321,21 @@ class Engine(Steering):
         """Fire what is due, a bounded number at a time, while it is certain that it is ours."""
         self._timer = None
         now = self.clock.now()
+        passed = self.flights.passed
         for _ in range(TURN):
             if not self.leases.hold():
                 break
-            if self._passed:
-                self._through_gates(self._passed.popleft())
+            if passed:
+                self.flights.go_on()
                 continue
             entry = self._near.pop(now)
             if entry is None:
                 break
             self._fire(entry, now)
-        self._arm()
+        self.arm()
 
     def _fire(self, entry: Entry, now: float) -> None:
-        if self._handed_back:
-            self._handed_back.pop(entry, None)
+        self.flights.fired(entry)
         try:
             firing = machine.fire(entry.stored, now)
         except ComponentError as error:
@@ -374,125 +348,21 @@ class Engine(Steering):
             self._settle(entry, firing.stored)
         else:
             entry.stored = firing.stored
-            self._offer(entry)
+            self.flights.offer(entry)
 
-    def _offer(self, entry: Entry) -> None:
-        consumer = self._rings.pick(entry.target)
-        if consumer is None:
-            self._stage(entry)
-            return
-        if self._gates:
-            passage = self._gates.enter(entry, (entry.stored.key.actor_type, entry.stored.job.concurrency_key))
-            if passage is not AtGate.PASSED:
-                if self._meter is not None:
-                    self._meter.throttled(entry.stored.job.concurrency_key or entry.stored.key.actor_type)
-                if passage is AtGate.REFUSED:
-                    self._conclude(entry, Outcome.FAILED)
-                return
-        self._deliver(entry, consumer)
+    async def _beside(self, stored: Stored, tick: float) -> Outcome:
+        return await self.flights.beside(stored, tick)
 
-    def _through_gates(self, entry: Entry) -> None:
-        """Go on with a trigger that has waited at a gate and is inside now."""
-        consumer = self._rings.pick(entry.target)
-        if consumer is None or not self._near.holds(entry):
-            self._passed.extend(self._gates.leave(entry))
-            if self._near.holds(entry):
-                self._stage(entry)
-            return
-        entry.fired = self.clock.now()
-        self._deliver(entry, consumer)
+    # -- writing down what became of ticks
 
-    def _stage(self, entry: Entry) -> None:
-        """Keep a tick for which there is no consumer until there is one."""
-        if not self._staged.add(entry):
-            self._near.forget(entry)
-
-    def _ready(self, entry: Entry) -> None:
-        """Let a tick that was set aside be fired in its turn."""
-        self._handed_back.pop(entry, None)
-        self._near.place(entry, entry.stored.next or 0.0)
-
-    def _deliver(self, entry: Entry, consumer: Consumer) -> None:
-        stored = entry.stored
-        assert stored.tick is not None
-        entry.watch = consumer
-        consumer.flights[entry] = None
-        if self._meter is not None:
-            self._meter.triggered("actor" if stored.key.actor_type else "job")
-        trigger = Trigger(stored.key, stored.job.payload, stored.tick, stored.job.concurrency_key)
-        try:
-            answer = consumer.deliver(trigger)
-        except Exception:
-            log.exception("a consumer of %s failed", entry.key)
-            del consumer.flights[entry]
-            self._answered(entry, Outcome.FAILED)
-            return
-        if not isinstance(answer, asyncio.Future):
-            answer = entry.task = self._tasks.start(
-                answer if asyncio.iscoroutine(answer) else _awaited(answer), "trigger"
-            )
-        elif answer.done():
-            self._done(entry, consumer, answer)
-            return
-        answer.add_done_callback(partial(self._done, entry, consumer))
-
-    def _done(self, entry: Entry, consumer: Consumer, answer: asyncio.Future[Outcome]) -> None:
-        failed = None if answer.cancelled() else answer.exception()
-        if entry not in consumer.flights:
-            return  # the consumer had gone: the tick is undeliverable already
-        del consumer.flights[entry]
-        entry.task = None
-        if failed is not None:
-            log.error("a consumer of %s failed", entry.key, exc_info=failed)
-        outcome = Outcome.UNDELIVERABLE if answer.cancelled() else Outcome.FAILED if failed else answer.result()
-        self._answered(entry, outcome)
-        if self._staged.count or self._staged.parked:
-            self._room(consumer)
-
-    def _room(self, consumer: Consumer) -> None:
-        """A consumer has room for one more: offer it what has waited for that."""
-        for target in consumer.targets:
-            for entry in self._staged.take(target, 1):
-                self._ready(entry)
-                self._arm()
-            more = target in self._staged.parked and not self._staged.has(target)
-            if more and len(consumer.flights) < MOST_UNDER_WAY // 2:
-                self._staged.parked.discard(target)
-                self._read_anew()
-
-    def _answered(self, entry: Entry, outcome: Outcome) -> None:
-        consumer, entry.watch = entry.watch, None
-        if self._gates:
-            self._passed.extend(self._gates.leave(entry))
-            if self._passed:
-                self._arm()
-        if self._meter is not None:
-            kind = "actor" if entry.stored.key.actor_type else "job"
-            self._meter.answered(kind, outcome, self.clock.now() - entry.fired)
-        if not self._near.holds(entry):
-            return
-        if outcome is not Outcome.UNDELIVERABLE:
-            self._conclude(entry, outcome)
-        elif consumer in self._rings.consumers:
-            entry.refusals += 1
-            self._handed_back[entry] = None
-            first, longest = REFUSED_S
-            self._near.place(entry, self.clock.now() + min(first * 2 ** min(entry.refusals - 1, 10), longest))
-            self._arm()
-        else:
-            self._ready(entry)
-
-    def _conclude(self, entry: Entry, outcome: Outcome) -> None:
+    def conclude(self, entry: Entry, outcome: Outcome) -> None:
         """A try has ended: have its consequence written down."""
-        entry.refusals = 0
         try:
             after = machine.settle(entry.stored, outcome, entry.fired)
         except ComponentError as error:
             log.error("the answer of %s is not written down: %s", entry.key, error)
             return
         self._settle(entry, after)
-
-    # -- writing down what became of ticks
 
     def _settle(self, entry: Entry, after: Stored | None) -> None:
         entry.settling, entry.saved = True, after
@@ -503,14 +373,17 @@ class Engine(Steering):
         return self.leases.epochs.get(entry.partition) if self._near.holds(entry) else None
 
     def _saved(self, entry: Entry, done: bool) -> None:
-        after, entry.saved, entry.settling = entry.saved, None, False
         if done:
-            for reader in self._readers:
-                reader[entry.key] = after
+            self._reading.wrote(entry.key, entry.saved)
         if not self._near.holds(entry):
             return
-        if not done:  # it was overwritten, deleted or taken over
-            self._drop(entry)
+        if not done:  # it was paused, overwritten, deleted or taken over
+            entry.refused = True
+            self._read_again((entry.key,))
+            return
+        after, entry.saved, entry.settling = entry.saved, None, False
+        if entry.doubted:
+            self.drop(entry)
             self._read_again((entry.key,))
         elif after is None or after.next is None or not self._near.within_reach(after, entry.key):
             self._near.forget(entry)
@@ -518,13 +391,11 @@ class Engine(Steering):
             entry.stored = after
             self._near.place(entry, after.next)
 
-    # -- reading what is due soon
+    # -- what memory does not know
 
-    def _read_anew(self) -> None:
+    def read_anew(self) -> None:
         """Read all that is due soon once more, from the beginning."""
-        self._near.reach = NOTHING
-        self._reading += 1
-        self._load.set()
+        self._reading.anew()
 
     def _read_again(self, keys: Iterable[str]) -> None:
         """Read these rows once more: memory does not know what they are now."""
@@ -533,103 +404,16 @@ class Engine(Steering):
                 continue
             entry = self._near.get(key)
             if entry is not None and not entry.settling and entry.watch is None:
-                self._drop(entry)
-            self._stale[key] = None
-        if len(self._stale) > self._near.most:
-            self._stale.clear()
-            self._doubt_all()
-        if self._stale:
-            self._load.set()
+                self.drop(entry)
+            if not self._reading.again(key):
+                self._doubt_all()
 
     def _doubt_all(self) -> None:
         """Trust nothing that is in memory; what is under way is checked when it is written down."""
         for entry in self._near:
             if not entry.settling and entry.watch is None:
-                self._drop(entry)
-        self._read_anew()
-
-    async def _loading(self) -> None:
-        pause = 0.0
-        while True:
-            await self._load.wait()
-            self._load.clear()
-            try:
-                while self._stale:
-                    await self._reread()
-                if self._overdue:
-                    await self._look_for_overdue()
-                while await self._read_page():  # noqa: ASYNC110 - others have their turn between two pages
-                    await asyncio.sleep(0)
-                pause = 0.0
-            except ComponentError as error:
-                pause = longer(pause)
-                log.warning("jobs cannot be read, again in %.1f s: %s", pause, error)
-                await asyncio.sleep(pause)
-                self._load.set()
-            self._arm()
-
-    async def _reread(self) -> None:
-        keys = list(self._stale)[:PAGE]
-        with _Reader(self._readers) as written:
-            rows = await asyncio.gather(*(self.store.get(key) for key in keys), return_exceptions=True)
-        for key, row in zip(keys, rows, strict=True):
-            if isinstance(row, ComponentError):
-                raise row
-            if isinstance(row, BaseException):
-                raise row
-            self._stale.pop(key, None)
-            if key not in written:
-                self._found(key, row)
-
-    async def _read_page(self) -> bool:
-        """Read on; return whether there is more to be read at once."""
-        near, owned, now = self._near, self.leases.partitions, self.clock.now()
-        until, limit = now + self._window_s, min(PAGE, near.room)
-        if not owned or not limit or near.reach[0] > now + self._window_s / 2:
-            return False
-        reading = self._reading
-        after = None if near.reach == NOTHING else near.reach
-        with _Reader(self._readers) as written:
-            rows = await self.store.due(owned, until, limit, after=after)
-        if reading != self._reading or owned != self.leases.partitions:
-            return True
-        last = rows[-1] if len(rows) >= limit else None
-        near.reach = (until, LAST_KEY) if last is None else (last.next or 0.0, last.key.text)
-        for row in rows:
-            key = row.key.text
-            if key not in written:
-                self._found(key, row)
-        for key, stored in written.items():
-            if stored is not None and near.get(key) is None and near.within_reach(stored, key):
-                self._admit(key, stored)
-        self._arm()
-        return last is not None
-
-    async def _look_for_overdue(self) -> None:
-        """Look through a page of what should have been fired by now: what others put and nobody told us of is there."""
-        self._overdue, owned = False, self.leases.partitions
-        after = None if self._looked_to == NOTHING else self._looked_to
-        with _Reader(self._readers) as written:
-            rows = await self.store.due(owned, self.clock.now() - OVERDUE_S, PAGE, after=after) if owned else []
-        last = rows[-1] if len(rows) == PAGE else None
-        self._looked_to = NOTHING if last is None else (last.next or 0.0, last.key.text)
-        for row in rows:
-            key = row.key.text
-            if key not in written:
-                self._found(key, row)
-        self._arm()
-
-    def _found(self, key: str, row: Stored | None) -> None:
-        """Storage has this row (None: none) for `key`."""
-        entry = self._near.get(key)
-        if entry is not None:
-            if entry.settling or (row is not None and row.revision == entry.stored.revision):
-                return
-            self._drop(entry)
-        if row is None or not self._near.within_reach(row, key):
-            return
-        if not self._staged.parked or target_of(row.key) not in self._staged.parked:
-            self._admit(key, row)
+                self.drop(entry)
+        self._reading.anew()
 
     def _heard(self, keys: Sequence[str]) -> None:
         """Another process has changed something."""
@@ -649,45 +433,21 @@ class Engine(Steering):
         if kept != old.partitions:
             for entry in self._near:
                 if entry.partition not in kept:
-                    self._drop(entry)
+                    self.drop(entry)
         if kept != share.partitions:
-            self._read_anew()
+            self._reading.anew()
         if old.members != share.members:
             members = sorted(share.members, key=lambda one: one.address)
             index = next((at for at, one in enumerate(members) if one.id == self.member.id), 0)
-            self._passed.extend(self._gates.share(index, max(len(members), 1)))
+            self.flights.share(index, max(len(members), 1))
             if self._tell_members is not None:
                 self._tell_members(share.members)
 
     def _renewed(self) -> None:
         """Now and then: go on where it is certain again, end what has outlived its ttl, look for what was missed."""
-        now = self.clock.now()
-        for entry in self._staged:
-            if entry.stored.expires is not None and entry.stored.expires + machine.GRACE_S < now:
-                self._staged.remove(entry)
-                self._ready(entry)
-        self._overdue = True
-        self._load.set()
-        self._arm()
+        self.flights.look_for_expired()
+        self._reading.look_for_overdue()
+        self.arm()
 
     def __repr__(self) -> str:
         return f"<Engine {self.member.id}, {len(self.leases.partitions)} partitions, {self._near!r}>"
-
-
-async def _awaited(answer: Awaitable[Outcome]) -> Outcome:
-    return await answer
-
-
-class _Reader:
-    """Notes what is written while something is read: the reader may have seen the rows before."""
-
-    def __init__(self, readers: list[dict[str, Stored | None]]) -> None:
-        self._readers = readers
-        self._written: dict[str, Stored | None] = {}
-
-    def __enter__(self) -> dict[str, Stored | None]:
-        self._readers.append(self._written)
-        return self._written
-
-    def __exit__(self, *error: object) -> None:
-        self._readers[:] = [one for one in self._readers if one is not self._written]

@@ -93,10 +93,9 @@ def settle(stored: Stored, outcome: Outcome, fired: float) -> Stored | None:
         return stored
     job, tick = stored.job, _tick(stored)
     if outcome is Outcome.FAILED:
-        policy = job.failure_policy or _DEFAULT
-        retry = None if isinstance(policy, Drop) else _retry(stored, policy, fired)
-        if retry is not None:
-            return retry
+        again = retry(stored, fired)
+        if again is not None:
+            return again
     count = stored.count + 1
     if job.schedule == "" or count == job.repeats:
         return None
@@ -121,7 +120,11 @@ def settle(stored: Stored, outcome: Outcome, fired: float) -> Stored | None:
     )
 
 
-def _retry(stored: Stored, policy: Constant, fired: float) -> Stored | None:
+def retry(stored: Stored, fired: float) -> Stored | None:
+    """Return the row of a tick that is tried again after a try, begun at `fired`, that failed; None: no more."""
+    policy = stored.job.failure_policy or _DEFAULT
+    if isinstance(policy, Drop):
+        return None
     attempts = stored.attempts + 1
     if policy.max_retries is not None and attempts > policy.max_retries:
         return None
@@ -139,6 +142,14 @@ def pause(stored: Stored) -> Stored:
 def resume(stored: Stored) -> Stored:
     """Return the row of a job that goes on; what was due meanwhile is late, and follows `catch_up`."""
     return replace(stored, revision=stored.revision + 1, paused=False)
+
+
+def carried(under_way: Stored, row: Stored) -> Stored | None:
+    """Return the row of a tick that is under way, when `row` has become its job's row by nothing but pauses and
+    resumptions since; None: by something else. `fire` may have passed over ticks, which is not in `row` yet.
+    """
+    held = replace(under_way, revision=row.revision, paused=row.paused)
+    return held if held == replace(row, tick=held.tick, count=held.count) else None
 
 
 def skip(stored: Stored, ticks: int) -> Stored | None:

@@ -6,16 +6,18 @@ knows: timers, memory: the engine below follows what was written.
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
 from pillion.jobs import machine
-from pillion.jobs.consumers import Rings, target_of
-from pillion.kinds.jobs import Change, JobKey, JobMissing, Outcome, SchedulerUnavailable, Stored, Trigger
+from pillion.kinds.jobs import Change, JobKey, JobMissing, Outcome, Stored
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from pillion.clock import Clock
     from pillion.kinds.jobs import JobFilter, JobStore
 
 PAGE = 1000
@@ -28,12 +30,16 @@ class Steering:
     """The part of the engine that satisfies `SchedulerAdmin`, and the walks over rows."""
 
     store: JobStore
-    _rings: Rings
+    clock: Clock
 
     def _begin(self, key: str) -> None:
         raise NotImplementedError
 
     def _end(self, key: str, stored: Stored | None, *, certain: bool) -> None:
+        raise NotImplementedError
+
+    async def _beside(self, stored: Stored, tick: float) -> Outcome:
+        """Fire a tick beside the schedule, in its turn at the gates. Raises `SchedulerUnavailable`: nobody took it."""
         raise NotImplementedError
 
     async def find(self, wanted: JobFilter, *, after: str = "", limit: int = 100) -> list[Stored]:
@@ -64,16 +70,31 @@ class Steering:
     async def run_now(self, key: str) -> None:
         stored = await self.inspect(key)
         assert stored.tick is not None
-        if await self._once(stored, stored.tick) is Outcome.FAILED:
+        if await self._beside(stored, stored.tick) is Outcome.FAILED:
             raise ComponentError(f"the application failed {key!r}")
 
     async def backfill(self, key: str, since: float, until: float) -> int:
-        """Fire every tick of that time, one after the other, past the gates; a failed one is not tried again."""
+        """Fire every tick of that time, one after the other, each tried again as the job's failure policy says. One
+        without an end ends with the caller.
+        """
         stored = await self.inspect(key)
         ticks = machine.ticks_between(stored, since, until)
         for tick in ticks:
-            await self._once(stored, tick)
+            await self._until_done(replace(stored, tick=tick, attempts=0))
         return len(ticks)
+
+    async def _until_done(self, row: Stored) -> None:
+        """Fire the tick of `row` beside the schedule until it succeeds, or its failure policy gives it up."""
+        again: Stored | None = row
+        while again is not None:
+            assert again.tick is not None
+            fired = self.clock.now()
+            if await self._beside(again, again.tick) is not Outcome.FAILED:
+                return
+            again = machine.retry(again, fired)
+            if again is not None:
+                assert again.next is not None
+                await asyncio.sleep(max(again.next - self.clock.now(), 0.0))
 
     async def remove(self, key: str) -> None:
         self._begin(key)
@@ -98,16 +119,6 @@ class Steering:
             if done:
                 return after or stored
         raise ComponentError(f"the job {key!r} changes all the time: nothing was done")
-
-    async def _once(self, stored: Stored, tick: float) -> Outcome:
-        consumer = self._rings.pick(target_of(stored.key))
-        if consumer is None:
-            raise SchedulerUnavailable(f"nobody takes {stored.key.text!r} at present")
-        trigger = Trigger(stored.key, stored.job.payload, tick, stored.job.concurrency_key)
-        outcome = await consumer.deliver(trigger)
-        if outcome is Outcome.UNDELIVERABLE:
-            raise SchedulerUnavailable(f"nobody takes {stored.key.text!r} at present")
-        return outcome
 
     async def _rows(self, prefix: str, *, after: str = "") -> AsyncIterator[Stored]:
         while True:

@@ -242,7 +242,10 @@ class SchedulerAdmin(Protocol):
         """Fire once, now, beside the schedule; raises `SchedulerUnavailable` when no consumer takes it."""
 
     async def backfill(self, key: str, since: float, until: float) -> int:
-        """Fire every tick the schedule has in [since, until], beside the schedule, in order; return how many."""
+        """Fire every tick the schedule has in [since, until], beside the schedule, in order; return how many.
+
+        Each waits at the gates like others, and is tried again as the failure policy says.
+        """
 
     async def remove(self, key: str) -> None: ...
 
