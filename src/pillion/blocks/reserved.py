@@ -1,4 +1,4 @@
-"""The places of the building blocks that are not offered yet: every route and method of the contract answers.
+"""The places of the building blocks that are not offered: every route and method of the contract answers.
 
 Over gRPC that is UNIMPLEMENTED, over HTTP 501 with an error code; never a proxy attempt, a crash or a silent success.
 """
@@ -12,12 +12,14 @@ from pillion.errors import ApiError, Code, Fault
 from pillion.wire.messages import services, wellknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
     from pillion.net.exchange import Response
+
+    Refusal = Callable[[str, Sequence[str]], ApiError]
 
 UNIMPLEMENTED = Fault(
     "ERR_API_UNIMPLEMENTED", 501, Code.UNIMPLEMENTED, "this API is not implemented in this version: {name}"
@@ -41,7 +43,7 @@ _ROUTES: tuple[tuple[tuple[str, ...], str], ...] = (
         (("POST",), f"v1.0-alpha1/subtlecrypto/{{name}}/{verb}")
         for verb in ("getkey", "encrypt", "decrypt", "wrapkey", "unwrapkey", "sign", "verify")
     ),
-    (("GET", "POST", "PUT", "DELETE"), _ACTOR + "/method/{method}"),
+    (("GET", "POST", "PUT", "DELETE"), _ACTOR + "/method/{method*}"),
     (_WRITE, _ACTOR + "/state"),
     (_READ, _ACTOR + "/state/{key}"),
     (("GET", "POST", "PUT", "DELETE"), _ACTOR + "/reminders/{name}"),
@@ -66,20 +68,24 @@ _ROUTES: tuple[tuple[tuple[str, ...], str], ...] = (
 _SERVICES = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService")
 
 
-async def _http(call: HttpCall) -> Response:
-    raise ApiError(UNIMPLEMENTED, name=call.route)
+def _unimplemented(name: str, parameters: Sequence[str]) -> ApiError:
+    return ApiError(UNIMPLEMENTED, name=name)
 
 
-async def _unary(call: RpcCall, request: object) -> Message:
-    raise ApiError(UNIMPLEMENTED, name=call.method)
+def operations(offered: Iterable[Operation], refusal: Refusal = _unimplemented) -> list[Operation]:
+    """Return rows for whatever the contract has and `offered` has not. `refusal` makes what is answered, from the route
+    or the method and the parameters of the route.
+    """
 
+    async def _http(call: HttpCall) -> Response:
+        raise refusal(call.route, call.params)
 
-async def _stream(call: RpcCall) -> None:
-    raise ApiError(UNIMPLEMENTED, name=call.method)
+    async def _unary(call: RpcCall, request: object) -> Message:
+        raise refusal(call.method, ())
 
+    async def _stream(call: RpcCall) -> None:
+        raise refusal(call.method, ())
 
-def operations(offered: Iterable[Operation]) -> list[Operation]:
-    """Return rows for whatever the contract has and `offered` has not."""
     offered = list(offered)
     routes = {(verb, _shape(row.path)) for operation in offered for row in operation.http for verb in row.verbs}
     methods = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from pillion.errors import Code, ComponentError
+from pillion.jobs.absent import DISABLED
 from pillion.jobs.protocol import CATCH_UP, CATCH_UP_PER_SECOND, SERVICE, job_of, key_of, message_of, metadata_of
 from pillion.jobs.remote_watch import RemoteWatch
 from pillion.jobs.statuses import error_of
@@ -40,7 +41,6 @@ PAUSE_S, JITTER_S = 0.5, 0.25
 PARTING_S = 1.0
 """How long `close` waits for the last answers of triggers."""
 MOST_HOSTS = 1000
-DISABLED = "scheduler clients are disabled"
 _AGAIN = (Code.CANCELLED, Code.UNAVAILABLE)
 
 

@@ -20,7 +20,7 @@ from pillion.app.health import port_open, watch
 from pillion.blocks.health import Readiness
 from pillion.clock import SystemClock
 from pillion.errors import ConfigError
-from pillion.jobs.remote import RemoteScheduler
+from pillion.jobs.absent import AbsentScheduler
 from pillion.kinds.component import Context
 from pillion.kinds.names import Instance
 from pillion.net import listen
@@ -36,7 +36,6 @@ from pillion.sidecar import address, checks, configuration, environment, load, p
 from pillion.sidecar.catalogue import Catalogue, construct
 from pillion.sidecar.components import LINGER_S, Components, followers
 from pillion.sidecar.live import Live
-from pillion.sidecar.mcp import McpServers
 from pillion.sidecar.metadata import Resolver as Values
 from pillion.sidecar.pipelines import Pipelines
 from pillion.sidecar.reload import FEATURE, TARGETS, Reload, Running
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pillion.app.health import CountProbe
+    from pillion.jobs.remote import RemoteScheduler
     from pillion.kinds.config import Configuration, NameResolution
     from pillion.kinds.jobs import Scheduler
     from pillion.kinds.names import Resolver
@@ -200,26 +200,21 @@ class Sidecar:
         self._surface = surface
         self._stack.push_async_callback(surface.close, LISTENER_GRACE_S)
         await surface.declare(resources.subscriptions)
-        surface.workflows.declare(resources.workflow_access_policies)
         for target in (RUNTIME, *(TARGETS if self._reload is not None else ())):
             self.inbound.expect(target)
         self.outbound.expect(RUNTIME)
         await self._listen(surface)
         if resolver is not None:
             await self._register(resolver, host)
-        await surface.actors.open(f"{host}:{self.internal_port}")
-        # Before anybody waits for the application: a server that lives in it must answer by itself.
-        servers = McpServers(
-            surface.workflows.hub,
-            app_id=self.app_id,
+        surface.facts.mcp_servers = surface.engines.mcp_servers
+        await surface.engines.open(
+            f"{host}:{self.internal_port}",
             environment=self.environment,
-            kubernetes=options.mode == "kubernetes",
-            secrets=components.secrets,
             retry=lambda: policies.retry(BuiltIn.INITIALIZATION),
+            servers=resources.mcp_servers,
+            access=resources.workflow_access_policies,
+            fail=self.fail,
         )
-        surface.facts.mcp_servers = servers.names
-        self._stack.push_async_callback(servers.close)
-        await servers.open(resources.mcp_servers)
         self.outbound.ready(RUNTIME)
         self._is_up = True
         if self._reload is not None:
@@ -230,7 +225,7 @@ class Sidecar:
 
             replacing = self._replacing(endpoints, components)
             running = Running(
-                components, surface.declare, replacing, resilience, surface.workflows.declare, servers.follow,
+                components, surface.declare, replacing, resilience, surface.engines.declare, surface.engines.follow,
                 self._restart, self.fail,
             )  # fmt: skip
             self._reload.follow(resources, config, running, self.inbound)
@@ -264,6 +259,9 @@ class Sidecar:
         addresses = tuple(filter(None, (each.strip() for each in self.options.scheduler_host_address)))
         if self._scheduler is not None:
             return self._scheduler, lambda: addresses
+        if not addresses:
+            return AbsentScheduler(), lambda: ()
+        from pillion.jobs.remote import RemoteScheduler  # whoever has no scheduler starts without it
 
         for each in addresses:
             try:
@@ -278,10 +276,9 @@ class Sidecar:
             addresses, dial, SystemClock(), random.Random(), streams=self.options.scheduler_job_streams
         )
         self._stack.push_async_callback(far.close)
-        if addresses:
-            self.inbound.expect(SCHEDULER)
-            far.open()
-            self._tasks.start(self._found(far), "looking for schedulers")
+        self.inbound.expect(SCHEDULER)
+        far.open()
+        self._tasks.start(self._found(far), "looking for schedulers")
         return far, lambda: far.connected
 
     async def _found(self, far: RemoteScheduler) -> None:

@@ -63,7 +63,9 @@ class Served:
 
 
 class McpServers:
-    """The registry. `secrets` are the stores of the moment, `retry` is the policy of initialisation of the moment."""
+    """The registry. `secrets` are the stores of the moment, `retry` the policy of initialisation of the moment; `fail`
+    ends the sidecar when a server that must be there cannot be loaded later on.
+    """
 
     def __init__(
         self,
@@ -74,12 +76,15 @@ class McpServers:
         kubernetes: bool,
         secrets: Mapping[str, Loaded],
         retry: Callable[[], Retry],
+        fail: Callable[[Exception], None],
     ) -> None:
-        self._hub, self._kubernetes, self._secrets, self._retry = hub, kubernetes, secrets, retry
+        self._hub, self._kubernetes, self._secrets, self._retry, self._fail = hub, kubernetes, secrets, retry, fail
         self._resolver = Resolver(app_id, environment)
         self._served: dict[str, Served] = {}
         self._tried: dict[str, MCPServerResource] = {}
-        self._retiring = Tasks("MCP servers that were replaced")
+        self._next: tuple[Sequence[MCPServerResource], bool] | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._tasks = Tasks("MCP servers")
 
     def names(self) -> list[str]:
         """Those that are loaded, reached or not, for the metadata."""
@@ -92,10 +97,24 @@ class McpServers:
         self._tried = {resource.name: resource for resource in resources}
         self._hub.serve_builtin()
 
-    async def follow(self, resources: Sequence[MCPServerResource], *, complete: bool = False) -> None:
-        """Make what is loaded what is wanted; secrets count. What failed before is tried again when it changed, or when
-        this look is a `complete` one. Raises `McpFailed`.
+    def follow(self, resources: Sequence[MCPServerResource], *, complete: bool = False) -> None:
+        """Begin to make what is loaded what is wanted; secrets count. What failed before is tried again when it
+        changed, or when this look is a `complete` one. Nobody waits for it: a server that hangs harms only itself.
         """
+        self._next = (resources, complete or (self._next is not None and self._next[1]))
+        if self._following is None or self._following.done():
+            self._following = self._tasks.start(self._catch_up(), "following the files")
+
+    async def _catch_up(self) -> None:
+        while self._next is not None:
+            (resources, complete), self._next = self._next, None
+            try:
+                await self._become(resources, complete)
+            except McpFailed as error:
+                self._fail(error)
+                return
+
+    async def _become(self, resources: Sequence[MCPServerResource], complete: bool) -> None:
         wanted = {resource.name: resource for resource in resources}
         tried, self._tried = self._tried, wanted
         for name in [name for name in self._served if name not in wanted]:
@@ -170,7 +189,7 @@ class McpServers:
 
     def _retire(self, served: Served) -> None:
         if served.client is not None:
-            self._retiring.start(_retired(served.client), f"end of {served.resource.name}")
+            self._tasks.start(_retired(served.client), f"end of {served.resource.name}")
 
     async def _patiently(self, wanted: Wanted) -> McpClient:
         """Connect, as often as the policy has it. Raises `McpError`."""
@@ -229,7 +248,7 @@ class McpServers:
     async def close(self) -> None:
         """End every connection; calls under way are not answered but made again by who owns their workflow next."""
         await self._hub.builtin.close()
-        await self._retiring.close()
+        await self._tasks.close()
         clients = [served.client for served in self._served.values() if served.client is not None]
         await asyncio.gather(*(client.close() for client in clients))
 

@@ -88,9 +88,9 @@ def one_actor_store(
 
 
 class FollowServers(Protocol):
-    """Makes the loaded MCP servers the wanted ones; `complete` tries again what failed."""
+    """Begins to make the loaded MCP servers the wanted ones; `complete` tries again what failed."""
 
-    async def __call__(self, resources: Sequence[MCPServerResource], *, complete: bool = False) -> None: ...
+    def __call__(self, resources: Sequence[MCPServerResource], *, complete: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +229,8 @@ class Reload:
                 await self._running.declare(resources.subscriptions)
             except ConfigError as error:
                 log.error("the subscriptions are left as they are: %s", error)
-        # Last, for a server may take its time; always, for a secret may have changed though no resource did.
-        await self._running.servers(resources.mcp_servers, complete=complete)
+        # Always, for a secret may have changed though no resource did.
+        self._running.servers(resources.mcp_servers, complete=complete)
         return False
 
     async def _configuration_changed(self) -> bool:

@@ -66,11 +66,10 @@ from pillion.serve.http import HttpApi, HttpSettings
 from pillion.serve.internal import InternalService
 from pillion.serve.public import PublicApi
 from pillion.serve.tracing import traced_proxy
-from pillion.sidecar.actors import ActorRuntime
+from pillion.sidecar.engines_off import EnginesOff
 from pillion.sidecar.holding import holding_for
 from pillion.sidecar.loading import category
 from pillion.sidecar.scheduling import Scheduling
-from pillion.sidecar.workflows import WorkflowRuntime
 from pillion.tasks import Tasks
 from pillion.wire.durations import render_duration
 from pillion.wire.h2_limits import Limits
@@ -96,6 +95,7 @@ if TYPE_CHECKING:
     from pillion.resiliency.machine import Retry
     from pillion.serve.internal import Authorize
     from pillion.sidecar.components import Components, Loaded
+    from pillion.sidecar.engines import Engines
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
     from pillion.sidecar.live import Live
@@ -206,19 +206,17 @@ class Surface:
             jobs = AppJobs(channel, meter=meter, tracer=tracer).deliver
         self.scheduling = Scheduling(scheduler, app_id, namespace, jobs=jobs)
 
-        # Actors, of the application and of the sidecar itself.
-        self.actors = ActorRuntime(
-            options, config, namespace=namespace, channel=channel, components=components, policies=policies,
-            scheduler=scheduler, scheduling=self.scheduling, pool=pool, readiness=inbound, meters=meters,
-            tracer=tracer, address=f"{host}:{internal_port}",
-        )  # fmt: skip
-        live.actors_changed = self.actors.component_changed
+        # Actors, of the application and of the sidecar itself: workflows.
+        self.engines: Engines | EnginesOff = EnginesOff()
+        if options.placement_host_address:
+            from pillion.sidecar.engines import Engines
 
-        # Workflows, which live in actors of their own.
-        self.workflows = WorkflowRuntime(
-            options, config, namespace=namespace, actors=self.actors, scheduler=scheduler, meters=meters,
-            address=f"{host}:{internal_port}",
-        )  # fmt: skip
+            self.engines = Engines(
+                options, config, namespace=namespace, channel=channel, components=components, policies=policies,
+                scheduler=scheduler, scheduling=self.scheduling, pool=pool, readiness=inbound, meters=meters,
+                tracer=tracer, address=f"{host}:{internal_port}",
+            )  # fmt: skip
+        live.actors_changed = self.engines.component_changed
 
         # The blocks and their rows.
         self._configuration = ConfigurationBlock(
@@ -238,7 +236,7 @@ class Surface:
             http_endpoints=lambda: list(endpoints),
             resiliencies=lambda: policies.names,
             schedulers=schedulers,
-            actors=self.actors.facts,
+            actors=self.engines.facts,
             extended=lambda: policies.notes,
             app=_connection(options) if channel is not None else None,
         )
@@ -256,8 +254,7 @@ class Surface:
             *BindingsBlock(outputs).operations(),
             *JobsBlock(app_id, namespace, scheduler).operations(),
             *SecretsBlock(live.secrets, SecretScopes.of(config.secret_scopes), timed=meters.of("secret")).operations(),
-            *self.actors.operations(),
-            *self.workflows.operations(),
+            *self.engines.operations(),
             *invoke.operations(),
             *metadata,
             *health,
@@ -304,7 +301,7 @@ class Surface:
             lambda: channel,
             proxy=passed_on,
             authorize=authorize,
-            further={**reflection_methods(INTERNAL), **self.actors.methods()},
+            further={**reflection_methods(INTERNAL), **self.engines.methods()},
             meter=meters.peers,
             tracer=tracer,
         )
@@ -339,14 +336,14 @@ class Surface:
     async def application(self, healthy: bool) -> None:
         """The application became healthy, or unhealthy."""
         if healthy:
-            await self.actors.ask()
+            await self.engines.ask()
             await self.subscriptions.app_healthy()
             self._inputs.app_changed(True)
-            self.actors.application(True)
+            self.engines.application(True)
             self.scheduling.app_healthy(True)
         else:
             self.scheduling.app_healthy(False)
-            self.actors.application(False)
+            self.engines.application(False)
             self._inputs.app_changed(False)
             await self.subscriptions.app_unhealthy()
 
@@ -357,7 +354,7 @@ class Surface:
     async def _component_leaving(self, loaded: Loaded) -> None:
         """Messages on their way from a broker arrive before it is closed."""
         if category(loaded.resource) == "state":
-            await self.actors.component_leaving(loaded)
+            await self.engines.component_leaving(loaded)
         elif category(loaded.resource) == "pubsub":
             await asyncio.gather(
                 self.subscriptions.broker_leaving(loaded.name), self._streaming.broker_leaving(loaded.name)
@@ -379,8 +376,7 @@ class Surface:
         await asyncio.gather(
             self.end_messages(grace_s), self._configuration.close(grace_s), self._outbox.close(grace_s)
         )
-        await self.workflows.close()
-        await self.actors.halt()
+        await self.engines.halt()
 
     async def close(self, grace_s: float) -> None:
         """End the connections: open calls may finish within `grace_s` seconds. With `farewell_s` clients of HTTP/1 that

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pillion.kinds.jobs import Scheduler
     from pillion.kinds.resources import WorkflowAccessPolicyResource
     from pillion.observe.meters import Meters
+    from pillion.observe.tracing import Tracer
     from pillion.sidecar.actors import ActorRuntime
     from pillion.sidecar.flags import Options
 
@@ -45,6 +46,7 @@ class WorkflowRuntime:
         scheduler: Scheduler,
         meters: Meters,
         address: str,
+        tracer: Tracer | None,
     ) -> None:
         self._app_id, self._namespace = options.app_id, namespace
         self._policies = policies_of((), self._app_id, namespace)
@@ -63,6 +65,7 @@ class WorkflowRuntime:
                 WorkflowMeter(registry) if registry is not None else Uncounted(),
                 lambda: self._policies,
                 address,
+                tracer=tracer,
             )
         )
         self._gate = actors.gate
