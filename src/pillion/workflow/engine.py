@@ -471,6 +471,7 @@ class Engine:
                 return True
             if not await self._may_begin_anew(runner):
                 return False
+        known = None if runner is None else (runner.instance.exists, runner.instance.generation)
         start = event.executionStarted
         due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
         if start.HasField("scheduledStartTimestamp"):
@@ -483,11 +484,10 @@ class Engine:
         elif runner.closed:
             return False
         runner.wake_due = due
-        before = runner.instance.facts
         async with runner.lock:
             instance = runner.instance
-            if instance.facts is not before or (instance.inbox and instance.facts.length == 0):
-                return False
+            if runner.closed or (instance.exists, instance.generation) != (known or (False, instance.generation)):
+                return False  # another request for the same instance was faster
             reset = instance.facts.length > 0
             mail = Mail.of(event)
             propagated = (
