@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import planes
@@ -14,7 +15,8 @@ from sidecars import STOP_S, SidecarProcess, component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+
+APP = Path(__file__).parent / "workflow_app.py"
 
 
 class WorkerProcess:
@@ -58,10 +60,17 @@ class WorkerProcess:
         self.process.stdin.close()
         self.process.wait(STOP_S)
 
-    def __enter__(self) -> Self:
+    @property
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def restart(self) -> Self:
+        """Start again, when it has ended or not."""
+        self.end()
         return self.start()
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        """Kill it."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -69,6 +78,12 @@ class WorkerProcess:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 def sqlite(folder: Path) -> str:
@@ -99,3 +114,8 @@ def sidecar(
     """A sidecar with a store of actors; not started yet."""
     resources = {"store.yaml": store or sqlite(folder), **(more or {})}
     return SidecarProcess(folder, app_id, resources=resources, arguments=[*flags, *arguments])
+
+
+def worker(sidecar: SidecarProcess, ledger: Path | None = None) -> WorkerProcess:
+    """Our own worker; not started yet."""
+    return WorkerProcess(sidecar, APP, str(ledger or sidecar.folder / "ledger"))

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from pillion.api.call import RpcCall
-    from pillion.api.operation import ServeUnary
+    from pillion.api.operation import ServeAtOnce, ServeUnary
     from pillion.blocks.actor_access import Gate
+    from pillion.net.exchange import ServerCall
     from pillion.workflow.hub import Workflows
     from pillion.workflow.snapshot import Snapshot
 
@@ -49,26 +50,29 @@ class TaskHubBlock:
 
     def operations(self) -> list[Operation]:
         """The rows of this service."""
-        unary: tuple[tuple[tuple[str, ...], type[Message], ServeUnary], ...] = (
-            (("Hello",), wellknown.Empty, self.hello),
-            (("StartInstance",), m.CreateInstanceRequest, self.start),
-            (("GetInstance",), m.GetInstanceRequest, self.get),
-            (("WaitForInstanceStart",), m.GetInstanceRequest, self.wait_start),
-            (("WaitForInstanceCompletion",), m.GetInstanceRequest, self.wait_completion),
-            (("RaiseEvent",), m.RaiseEventRequest, self.raise_event),
-            (("TerminateInstance",), m.TerminateRequest, self.terminate),
-            (("SuspendInstance",), m.SuspendRequest, self.suspend),
-            (("ResumeInstance",), m.ResumeRequest, self.resume),
-            (("PurgeInstances",), m.PurgeInstancesRequest, self.purge),
-            (("CompleteActivityTask",), m.ActivityResponse, self.complete_activity),
-            (("CompleteWorkflowTask", "CompleteOrchestratorTask"), m.WorkflowResponse, self.complete_workflow),
-            (("RerunWorkflowFromEvent",), m.RerunWorkflowFromEventRequest, self.rerun),
-            (("ListInstanceIDs",), m.ListInstanceIDsRequest, self.list_ids),
-            (("GetInstanceHistory",), m.GetInstanceHistoryRequest, self.history),
-        )
+        unary: tuple[tuple[tuple[str, ...], type[Message], ServeUnary, ServeAtOnce | None], ...] = (
+            (("Hello",), wellknown.Empty, self.hello, None),
+            (("StartInstance",), m.CreateInstanceRequest, self.start, None),
+            (("GetInstance",), m.GetInstanceRequest, self.get, None),
+            (("WaitForInstanceStart",), m.GetInstanceRequest, self.wait_start, None),
+            (("WaitForInstanceCompletion",), m.GetInstanceRequest, self.wait_completion, None),
+            (("RaiseEvent",), m.RaiseEventRequest, self.raise_event, None),
+            (("TerminateInstance",), m.TerminateRequest, self.terminate, None),
+            (("SuspendInstance",), m.SuspendRequest, self.suspend, None),
+            (("ResumeInstance",), m.ResumeRequest, self.resume, None),
+            (("PurgeInstances",), m.PurgeInstancesRequest, self.purge, None),
+            (("CompleteActivityTask",), m.ActivityResponse, self.complete_activity, self.take_activity),
+            (
+                ("CompleteWorkflowTask", "CompleteOrchestratorTask"), m.WorkflowResponse, self.complete_workflow,
+                self.take_workflow,
+            ),
+            (("RerunWorkflowFromEvent",), m.RerunWorkflowFromEventRequest, self.rerun, None),
+            (("ListInstanceIDs",), m.ListInstanceIDsRequest, self.list_ids, None),
+            (("GetInstanceHistory",), m.GetInstanceHistoryRequest, self.history, None),
+        )  # fmt: skip
         rows = [
-            Operation(names[0], "workers", rpc=Rpc(names, takes, serve, service=SERVICE))
-            for names, takes, serve in unary
+            Operation(names[0], "workers", rpc=Rpc(names, takes, serve, service=SERVICE, at_once=at_once))
+            for names, takes, serve, at_once in unary
         ]
         work = Rpc(("GetWorkItems",), stream=self.work_items, service=SERVICE)
         return [*rows, Operation("GetWorkItems", "workers", rpc=work)]
@@ -194,14 +198,15 @@ class TaskHubBlock:
         try:
             while True:
                 item = await work.next()
-                async with asyncio.timeout(SEND_S):
-                    await stream.send(item)
+                if not stream.send_now(item):
+                    async with asyncio.timeout(SEND_S):
+                        await stream.flushed()
         except StreamEnded:
             raise RpcError(Code.CANCELLED, "shutting down") from None
         except TimeoutError:
             raise RpcError(Code.DEADLINE_EXCEEDED, f"the worker did not take an item within {SEND_S:g} s") from None
         finally:
-            work.close()
+            work.close(left=said_goodbye(stream))
 
     async def complete_activity(self, call: RpcCall, request: m.ActivityResponse) -> Message:
         workflows = await self._enter()
@@ -212,6 +217,25 @@ class TaskHubBlock:
         workflows = await self._enter()
         workflows.complete_workflow(request)
         return _DONE
+
+    def take_activity(self, request: m.ActivityResponse) -> bytes | None:
+        """`complete_activity` without waiting, while the gate is open."""
+        if self._workflows is None or not self._gate.is_open:
+            return None
+        self._workflows.complete_activity(request)
+        return b""
+
+    def take_workflow(self, request: m.WorkflowResponse) -> bytes | None:
+        """`complete_workflow` without waiting, while the gate is open."""
+        if self._workflows is None or not self._gate.is_open:
+            return None
+        self._workflows.complete_workflow(request)
+        return b""
+
+
+def said_goodbye(stream: ServerCall) -> bool:
+    """Whether the worker ended its stream itself: then what it held did not take it down."""
+    return not getattr(stream, "broken", True)
 
 
 async def _served(work: Awaitable[T], prefix: str = "") -> T:

@@ -15,7 +15,9 @@ import orjson
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.blocks import workflow_faults as faults
+from pillion.blocks.actors_faults import NO_STATE_STORE
 from pillion.errors import ApiError, ComponentError
+from pillion.kinds.actors import NoStateStore
 from pillion.net.exchange import Response
 from pillion.wire.gojson import escaped
 from pillion.wire.iso8601 import parse_rfc3339
@@ -102,6 +104,8 @@ class WorkflowBlock:
         workflows = await self._enter()
         try:
             return await workflows.start(order)
+        except NoStateStore as error:
+            raise ApiError(NO_STATE_STORE) from error
         except ComponentError as error:
             raise ApiError(faults.START, name=order.name, error=error) from error
 
@@ -109,6 +113,8 @@ class WorkflowBlock:
         workflows = await self._named(instance_id)
         try:
             return await workflows.get(instance_id)
+        except NoStateStore as error:
+            raise ApiError(NO_STATE_STORE) from error
         except ComponentError as error:
             raise ApiError(faults.GET, id=instance_id, error=error) from error
 
@@ -241,6 +247,8 @@ async def _steer(fault: Fault, instance_id: str, work: Awaitable[object], *, mis
         await work
     except InstanceMissing as error:
         raise ApiError(missing or fault, id=instance_id, error=error) from error
+    except NoStateStore as error:
+        raise ApiError(NO_STATE_STORE) from error
     except ComponentError as error:
         raise ApiError(fault, id=instance_id, error=error) from error
 

@@ -431,7 +431,8 @@ class Executor:
         for event in request.newEvents:
             replay.feed(event)
         answer = replay.answer(token, self.patches)
-        if self._kept is not None and replay.ended is None:
+        if self._kept is not None and not any(action.HasField("completeWorkflow") for action in answer.actions):
+            # The sidecar counts on it, also where the code has ended while it was suspended.
             self._kept[instance_id] = (count + len(request.pastEvents) + len(request.newEvents), replay)
         return answer
 
@@ -529,7 +530,8 @@ class Worker:
         self.executor = executor
         self.transport = transport
         self._tasks: set[asyncio.Task[None]] = set()
-        self._main = asyncio.get_running_loop().create_task(self._run())
+        self.ended = asyncio.get_running_loop().create_task(self._run())
+        """Done when the stream has ended."""
 
     async def _run(self) -> None:
         try:
@@ -558,7 +560,7 @@ class Worker:
     async def close(self) -> None:
         """Go as a worker that is killed goes: what it holds is not answered."""
         self.transport.close()
-        running = [self._main, *self._tasks]
+        running = [self.ended, *self._tasks]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

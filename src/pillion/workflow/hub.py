@@ -60,8 +60,10 @@ class WorkStream(Protocol):
         An item is the stream's from now on. Raises `StreamEnded` when the hub closes.
         """
 
-    def close(self) -> None:
-        """The worker is gone, or too slow to be sent to. Calling it again does nothing."""
+    def close(self, *, left: bool = False) -> None:
+        """The worker is gone, or too slow to be sent to; `left`: it went of its own accord, and what it held is not
+        to blame. Calling it again does nothing.
+        """
 
 
 class StreamEnded(Exception):

@@ -19,7 +19,7 @@ from pillion.workflow.engine import CREATE, PROTOBUF, Engine
 from pillion.workflow.faults import InstanceMissing, RerunRefused, from_remote
 from pillion.workflow.purge import FORCE, PURGE, PURGE_TREE
 from pillion.workflow.recovery import Recovery
-from pillion.workflow.snapshot import Inspection, Snapshot, Status
+from pillion.workflow.snapshot import Inspection, Snapshot, Status, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -265,6 +265,8 @@ class Hub:
         except ActorError:
             owner = ""
         waiting = engine.waiting_unread(instance) if runner is None else runner.waiting()
+        if not owner and not instance.facts.status.terminal:
+            waiting = (Wait("worker", error="no worker of this application is connected"), *waiting)
         return Inspection(
             instance.snapshot(), waiting, instance.generation, instance.facts.length, len(instance.inbox),
             instance.size, owner,
@@ -316,6 +318,8 @@ class Hub:
         """Try until somebody takes it: while no worker is connected anywhere, and while instances move (3.1)."""
         pause_s = FIRST_PAUSE_S
         clock, meter = self._surroundings.clock, self._surroundings.meter
+        if self._surroundings.store() is None:
+            raise NoStateStore("the state store is not configured to use the actor runtime")
         begun = clock.monotonic()
         while True:
             try:

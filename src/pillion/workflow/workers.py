@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MOST_LOSSES = 5
 """So many workers may be lost while they hold an activity before it is put aside."""
+SUSPICIOUS = 3
+"""An activity that was there when so many workers were lost is given to a worker with no other such activity: so those
+that merely stood by are told from the one that takes workers down."""
 WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
 REMEMBERED = 4096
@@ -93,6 +96,8 @@ class Stream:
         self.items: dict[str, Item] = {}
         self.turns = 0
         self.activities = 0
+        self.suspect: Item | None = None
+        """The one activity with it that may take it down."""
         self.own: deque[Item] = deque()
         """Turns of instances whose history this worker has."""
         self.cached: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -119,11 +124,11 @@ class Stream:
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
-    def close(self) -> None:
+    def close(self, *, left: bool = False) -> None:
         if not self.closed:
             self.closed = True
             self.wake()
-            self._workers.lost(self)
+            self._workers.lost(self, left=left)
 
     def __repr__(self) -> str:
         return f"<Stream {self.turns} turns, {self.activities} activities{', closed' if self.closed else ''}>"
@@ -155,6 +160,7 @@ class Workers:
         self._idle: deque[Stream] = deque()
         self._turns: deque[Item] = deque()
         self._activities: deque[Item] = deque()
+        self._suspects: deque[Item] = deque()
         self._inside: deque[Item] = deque()
         """The sidecar's own items, while nobody in it takes them."""
         self._insider: Callable[[Item], None] | None = None
@@ -191,14 +197,17 @@ class Workers:
     @property
     def queued(self) -> int:
         """Items that no worker has taken yet and any may take."""
-        return len(self._turns) + len(self._activities) + len(self._inside) + self._insiders()
+        open_to_all = len(self._turns) + len(self._activities) + len(self._suspects)
+        return open_to_all + len(self._inside) + self._insiders()
 
     def lacks(self, item: Item) -> bool:
         """Whether nobody is there who could take the item."""
         return self._insider is None if item.name.startswith(INTERNAL) else not self._streams
 
-    def lost(self, stream: Stream) -> None:
-        """Offer again what the stream held, before anything else, in the order in which it was given out."""
+    def lost(self, stream: Stream, *, left: bool = False) -> None:
+        """Offer again what the stream held, before anything else, in the order in which it was given out. `left`: the
+        worker said goodbye, which speaks against nothing that it held.
+        """
         if stream in self._streams:
             self._streams.remove(stream)
         for item in reversed([*stream.items.values(), *stream.own]):
@@ -207,7 +216,7 @@ class Workers:
                 self._release(item)
             if item.gone:
                 continue
-            if held and item.turn is None:
+            if held and item.turn is None and not left:
                 item.losses += 1
                 if item.losses >= self._limits.most_losses:
                     item.quarantined = f"{item.losses} workers were lost while they ran it"
@@ -293,7 +302,9 @@ class Workers:
         self._rouse()
 
     def _queue(self, item: Item) -> deque[Item]:
-        return self._activities if item.turn is None else self._turns
+        if item.turn is not None:
+            return self._turns
+        return self._activities if item.losses < SUSPICIOUS else self._suspects
 
     def _rouse(self) -> None:
         """Wake the stream that has waited longest of those that can take something."""
@@ -302,7 +313,11 @@ class Workers:
             stream = self._idle.popleft()
             if stream.closed or stream.waiter is None or stream.waiter.done():
                 continue
-            if (self._turns and stream.turns < window) or (self._activities and stream.activities < window):
+            if (
+                (self._turns and stream.turns < window)
+                or (self._activities and stream.activities < window)
+                or (self._suspects and stream.suspect is None)
+            ):
                 stream.wake()
                 return
             self._idle.append(stream)
@@ -320,6 +335,11 @@ class Workers:
         while stream.own:
             item = stream.own.popleft()
             if not item.gone:
+                return item
+        while self._suspects and stream.suspect is None:
+            item = self._suspects.popleft()
+            if not item.gone:
+                stream.suspect = item
                 return item
         first = self._activities if self._activity_next else self._turns
         for queue in (first, self._turns if first is self._activities else self._activities):
@@ -401,6 +421,10 @@ class Workers:
             del self._by_name[item.instance_id, item.task_id]
         if stream.items.pop(item.token, None) is None or stream.closed:
             return
+        if stream.suspect is item:
+            stream.suspect = None
+            if self._suspects:
+                stream.wake()
         window = self._limits.window
         if item.turn is None:
             was_full = stream.activities >= window
