@@ -5,6 +5,7 @@ The tools are started as workflows over HTTP; no SDK worker is there.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -14,6 +15,8 @@ import pytest
 
 import workflow_processes as processes
 from mcp_servers import McpProcess, document, journal, program
+from pillion.net.grpc_client import Channel
+from pillion.testing.workflow_worker import Executor, OverGrpc, Worker
 from sidecars import START_S, SidecarProcess, eventually
 
 if TYPE_CHECKING:
@@ -169,3 +172,58 @@ def test_a_call_survives_its_sidecar(tmp_path: Path, flags: Sequence[str]) -> No
             assert found["runtimeStatus"] == "COMPLETED", found
             said = json.loads(json.loads(found["properties"]["dapr.workflow.output"])["content"][0]["text"])
             assert said["arguments"] == {"text": "x"}
+
+
+def test_hooks_and_callers_in_other_applications(tmp_path: Path, flags: Sequence[str]) -> None:
+    """A hook runs in the application that it names; another application calls a tool as a child workflow, unless the
+    access policy of the tools' application forbids it.
+    """
+    hooks = {"beforeCallTool": [{"workflow": {"workflowName": "double", "appID": "hooks"}, "mutate": True}]}
+    policy = {
+        "apiVersion": "dapr.io/v1alpha1", "kind": "WorkflowAccessPolicy", "metadata": {"name": "tools"},
+        "spec": {"rules": [{
+            "callers": [{"appID": "hooks"}],
+            "workflows": [{"name": f"{PREFIX}.files.CallTool.add", "operations": ["schedule"]}],
+        }]},
+    }  # fmt: skip
+    more = {"m.yaml": document("files", stdio(tmp_path), middleware=hooks), "p.yaml": json.dumps(policy)}
+    store = processes.sqlite(tmp_path)
+
+    def double(ctx: Any, given: Any) -> Any:
+        return {"arguments": {name: value * 2 for name, value in given["arguments"].items()}}
+
+    def caller(ctx: Any, tool: str) -> Any:
+        given = {"arguments": {"a": 1, "b": 2}}
+        return (yield ctx.call_child(f"{PREFIX}.files.CallTool.{tool}", given, app_id="tools"))
+
+    async def work(done: asyncio.Event, port: int) -> None:
+        channel = Channel(f"127.0.0.1:{port}")
+        worker = Worker(Executor({"double": double, "caller": caller}), OverGrpc(channel))
+        await done.wait()
+        await worker.close()
+        await channel.close()
+
+    def judged(hooks: SidecarProcess) -> None:
+        def called(tool: str) -> dict[str, Any]:
+            path = f"/v1.0/workflows/dapr/caller/start?instanceID={uuid.uuid4().hex}"
+            return ended(hooks, hooks.post_json(path, tool).json()["instanceID"])
+
+        found = called("add")
+        assert found["runtimeStatus"] == "COMPLETED", found
+        assert json.loads(found["properties"]["dapr.workflow.output"])["structuredContent"] == {"sum": 6}
+        assert "access denied by workflow access policy" in json.dumps(called("echo"))
+
+    async def main(hooks: SidecarProcess) -> None:
+        done = asyncio.Event()
+        working = asyncio.create_task(work(done, hooks.grpc_port))
+        try:
+            await asyncio.to_thread(judged, hooks)
+        finally:
+            done.set()
+            await working
+
+    with (
+        processes.sidecar(tmp_path, flags, "tools", store=store, more=more),
+        processes.sidecar(tmp_path, flags, "hooks", store=store) as hooking,
+    ):
+        asyncio.run(main(hooking))
