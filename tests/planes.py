@@ -15,6 +15,7 @@ from sidecars import STOP_S, eventually, free_ports
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Self
 
 HOST = "127.0.0.1"
 
@@ -37,22 +38,27 @@ class PlaneProcess:
     def address(self) -> str:
         return f"{HOST}:{self.port}"
 
-    def start(self) -> PlaneProcess:
+    def start(self, *, ready: bool = True) -> Self:
+        """Start; with `ready` wait until it is healthy."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env)
-        eventually(self._answers)
+        if ready:
+            eventually(self._answers)
         return self
 
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log()
+        return self.healthy()
+
+    def healthy(self) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
             return self.ask("/healthz")[0] == 200
         return False
 
-    def ask(self, path: str) -> tuple[int, bytes]:
-        """Ask the health port."""
-        connection = http.client.HTTPConnection(HOST, self.healthz_port, timeout=5)
+    def ask(self, path: str, port: int = 0) -> tuple[int, bytes]:
+        """Ask the health port, or another one."""
+        connection = http.client.HTTPConnection(HOST, port or self.healthz_port, timeout=5)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -66,6 +72,8 @@ class PlaneProcess:
     def kill(self, number: int = signal.SIGKILL) -> None:
         assert self.process is not None
         self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait(STOP_S)
 
     def stop(self) -> None:
         """SIGTERM, then wait; SIGKILL when that takes too long."""
@@ -78,7 +86,7 @@ class PlaneProcess:
             self.process.wait()
             raise AssertionError(f"the program did not stop:\n{self.log()}") from None
 
-    def __enter__(self) -> PlaneProcess:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:

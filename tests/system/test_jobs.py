@@ -464,7 +464,7 @@ def test_an_orderly_stop(tmp_path: Path) -> None:
             put(sidecar, "slow", dueTime="0s")
             assert entered.wait(20)
             scheduler.kill(signal.SIGTERM)
-            eventually(lambda: scheduler.healthz() != 200)
+            eventually(lambda: not scheduler.healthy())
             go_on.set()
             assert scheduler.process is not None
             assert scheduler.process.wait(20) == 0

@@ -15,9 +15,9 @@ from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.blocks import jobs_faults as faults
 from pillion.errors import GRPC_TO_HTTP, ApiError, Code, ComponentError
-from pillion.jobs.protocol import CATCH_UP, CATCH_UP_PER_SECOND, any_of, catch_up_of, policy_message, policy_of
+from pillion.jobs.protocol import CATCH_UP, CATCH_UP_PER_SECOND, catch_up_of, job_of, named_message_of
 from pillion.jobs.statuses import code_of, quoted
-from pillion.kinds.jobs import CatchUp, Job, JobInvalid, JobKey, JobMissing, SchedulerTimeout, SchedulerUnavailable
+from pillion.kinds.jobs import JobInvalid, JobKey, JobMissing, SchedulerTimeout, SchedulerUnavailable
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.wire import gojson
 from pillion.wire.messages import internals, pool, wellknown
@@ -157,7 +157,7 @@ class JobsBlock:
         except JobInvalid as error:
             raise ApiError(faults.CATCH_UP, metadata=self._about, error=error) from error
         try:
-            job = _job_of(message, late, rate)
+            job = job_of(message, catch_up=late, catch_up_per_second=rate)
             await self._within(self._scheduler.schedule(self._key(message.name), job, overwrite=overwrite))
         except ComponentError as error:
             code = code_of(error)
@@ -178,7 +178,7 @@ class JobsBlock:
             job = await self._within(self._scheduler.get(key))
             if job is None:
                 raise JobMissing(f"job not found: {key.text}")
-            return _message_of(name, job)
+            return named_message_of(name, job)
 
         return await self._told(faults.GET, get())
 
@@ -194,7 +194,7 @@ class JobsBlock:
     async def _list(self) -> list[m.Job]:
         work = self._scheduler.list_jobs(self._namespace, self._app_id)
         rows = await self._told(faults.LIST, self._within(work))
-        return [_message_of(key.name, job) for key, job in rows]
+        return [named_message_of(key.name, job) for key, job in rows]
 
     def _key(self, name: str) -> JobKey:
         return JobKey(self._namespace, name, self._app_id)
@@ -227,31 +227,6 @@ def _as_text(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return repr(value)
     return f"{value:g}"
-
-
-def _job_of(message: m.Job, catch_up: CatchUp, per_second: float) -> Job:
-    return Job(
-        schedule=message.schedule,
-        due_time=message.due_time,
-        ttl=message.ttl,
-        repeats=message.repeats if message.HasField("repeats") else None,
-        payload=message.data.SerializeToString() if message.HasField("data") else b"",
-        failure_policy=policy_of(message.failure_policy) if message.HasField("failure_policy") else None,
-        catch_up=catch_up,
-        catch_up_per_second=per_second,
-    )
-
-
-def _message_of(name: str, job: Job) -> m.Job:
-    message = m.Job(
-        name=name, schedule=job.schedule or None, repeats=job.repeats, due_time=job.due_time or None,
-        ttl=job.ttl or None,
-    )  # fmt: skip
-    if job.payload:
-        message.data.CopyFrom(any_of(job.payload))
-    if job.failure_policy is not None:
-        message.failure_policy.CopyFrom(policy_message(job.failure_policy))
-    return message
 
 
 def document_of(job: m.Job) -> dict[str, Any]:

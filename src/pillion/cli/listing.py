@@ -9,18 +9,18 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pillion.cli import places
+from pillion.cli import places, tables
 from pillion.sidecar.presence import Record, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
 COMMAND_WIDTH = 20
-_ENDLESS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +79,16 @@ def list_command(output: str, as_json: bool) -> None:
         import yaml
 
         click.echo(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), nl=False)
-    elif not rows:
-        click.echo("No sidecars are running.")
     else:
-        _table(rows)
+        tables.show(rows, TABLE, empty="No sidecars are running.")
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print columns lined up; a column without a value in any row is left out, and nothing is cut to the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = [column for column in COLUMNS if column.heading and any(row[column.key] for row in rows)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in shown:
-        table.add_column(column.heading, no_wrap=True)
-    for row in rows:
-        table.add_row(*(_cell(column, row[column.key]) for column in shown))
-    width = Console(width=_ENDLESS).measure(table).maximum
-    Console(highlight=False, markup=False, width=width, soft_wrap=True).print(table)
-
-
-def _cell(column: Column, value: Any) -> str:
+def _cell(column: Column, row: Mapping[str, Any]) -> str:
+    value = row[column.key]
     text = "" if value in (0, None) else str(value)
     if column.key == "command" and len(text) > COMMAND_WIDTH:
         return text[: COMMAND_WIDTH - 1] + "…"
     return text
+
+
+TABLE = [tables.Column(column.heading, partial(_cell, column)) for column in COLUMNS if column.heading]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import logging
 import os
 import socket
 import tempfile
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+log = logging.getLogger("pillion.components.doorbell")
 
 MAX_RING = 4096
 """Bytes of one ring."""
@@ -161,6 +164,18 @@ class Doorbell:
 
     def __repr__(self) -> str:
         return f"<Doorbell {self._file}>"
+
+
+async def hung(path: str, name: str, heard: Callable[[bytes], None]) -> Doorbell | None:
+    """Return an open doorbell for the file `path`, or None: then users notice each other later, which is logged."""
+    bell = Doorbell(path, name, heard)
+    try:
+        await bell.open()
+    except OSError as error:
+        bell.close()
+        log.warning("no doorbell beside %s (%s): other processes are noticed with delay", path, error)
+        return None
+    return bell
 
 
 class _Ear(asyncio.DatagramProtocol):

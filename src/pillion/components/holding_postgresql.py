@@ -6,31 +6,23 @@ others of new ones. Knows: the table and the channel. Never knows: brokers.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from pillion.components.postgresql_ear import listen
 from pillion.components.postgresql_pool import PostgresPool, PostgresSettings
-from pillion.errors import ComponentError
 from pillion.kinds.holding import HeldMessage, Leased
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-log = logging.getLogger("pillion.components.holding")
-
 TABLE = "pillion_held_messages"
 CHANNEL = "pillion_held"
 LOCK = 0x50494C48
 """Key of the advisory lock under which the table is made: two sidecars must not make it at the same time."""
-ALIVE_S = 15.0
-"""How often the listening connection is asked whether it is alive."""
-LISTEN_PAUSE_S = 5.0
-"""The pause before a lost listening connection is made again; until then the area is looked at now and then."""
 NOW = "extract(epoch FROM clock_timestamp())::float8"
 
 
@@ -55,7 +47,8 @@ class PostgresHolding:
             await self._pool.close()
             raise
         self._tasks = Tasks(f"listening to {CHANNEL}")
-        self._tasks.start(self._listen(stirred), "ear")
+        # What was said before listening began is missed: so whoever listens looks.
+        self._tasks.start(listen(self._pool, CHANNEL, lambda said: stirred() if said == area else None, stirred), "ear")
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, None
@@ -121,42 +114,6 @@ class PostgresHolding:
 
     async def again(self, id: int, pause_s: float) -> None:
         await self._pool.execute(f"UPDATE {TABLE} SET visible = {NOW} + $2, owner = '' WHERE id = $1", id, pause_s)
-
-    async def _listen(self, stirred: Callable[[], None]) -> None:
-        while True:
-            try:
-                await self._listen_once(stirred)
-            except ComponentError as error:
-                log.warning("held messages of other sidecars are noticed with delay: %s", error)
-            await asyncio.sleep(LISTEN_PAUSE_S)
-
-    async def _listen_once(self, stirred: Callable[[], None]) -> None:
-        """Hear what others add until the connection is lost; raises `ComponentError`."""
-        lost = asyncio.Event()
-
-        def heard(connection: Any, process: int, channel: str, payload: str) -> None:
-            if payload == self._area:
-                stirred()
-
-        def ended(connection: Any) -> None:
-            lost.set()
-
-        async with self._pool.connection() as connection:
-            connection.add_termination_listener(ended)
-            try:
-                await connection.add_listener(CHANNEL, heard)
-                stirred()  # what was said before is missed
-                while not lost.is_set():
-                    try:
-                        async with asyncio.timeout(ALIVE_S):
-                            await lost.wait()
-                    except TimeoutError:
-                        await connection.execute("SELECT 1")
-            finally:
-                if not lost.is_set():
-                    connection.remove_termination_listener(ended)
-                    await connection.remove_listener(CHANNEL, heard)
-            raise ComponentError("postgresql: the server closed the connection")
 
     def __repr__(self) -> str:
         return f"<PostgresHolding {self._pool!r}, area {self._area}>"

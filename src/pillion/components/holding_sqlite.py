@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from pillion.components.doorbell import Doorbell
+from pillion.components.doorbell import Doorbell, hung
 from pillion.components.sqlite_engine import Engine, Location, open_engine
 from pillion.errors import ComponentError
 from pillion.kinds.holding import HeldMessage, Leased
@@ -65,22 +65,12 @@ class SqliteHolding:
         try:
             await engine.write(_create)
             if not self._location.memory:
-                await self._hang_bell(stirred)
+                # All areas of a file share a folder of bells: a ring for another area costs one look.
+                self._doorbell = await hung(self._path, self._owner, lambda data: stirred())
         except BaseException:
             await engine.close()
             raise
         self._engine = engine
-
-    async def _hang_bell(self, stirred: Callable[[], None]) -> None:
-        # All areas of a file share a folder of bells: a ring for another area costs one look.
-        bell = Doorbell(self._path, self._owner, lambda data: stirred())
-        try:
-            await bell.open()
-        except OSError as error:
-            bell.close()
-            log.warning("no doorbell beside %s (%s): other processes are noticed with delay", self._path, error)
-        else:
-            self._doorbell = bell
 
     async def close(self) -> None:
         engine, self._engine = self._engine, None

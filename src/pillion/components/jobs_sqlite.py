@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from pillion.components.doorbell import Doorbell
+from pillion.components.doorbell import Doorbell, hung
 from pillion.components.job_rows import decode_job, encode_job
 from pillion.components.sqlite_engine import Engine, Location, open_engine
 from pillion.errors import ComponentError
@@ -93,23 +93,13 @@ class SqliteJobs:
         try:
             self._seen = await engine.write(_create)
             if not self._location.memory:
-                await self._hang_bell()
+                self._doorbell = await hung(self._path, self._bell_name, self._heard)
         except BaseException:
             await engine.close()
             raise
         self._engine = engine
         self._tasks = Tasks("changes of jobs")
         self._tasks.start(self._hearing(), "ear")
-
-    async def _hang_bell(self) -> None:
-        bell = Doorbell(self._path, self._bell_name, self._heard)
-        try:
-            await bell.open()
-        except OSError as error:
-            bell.close()
-            log.warning("no doorbell beside %s (%s): other processes are noticed with delay", self._path, error)
-        else:
-            self._doorbell = bell
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, None

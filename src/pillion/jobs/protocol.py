@@ -1,4 +1,4 @@
-"""Jobs as the messages of `dapr.proto.scheduler.v1`, both ways (spec `actors-workflows-jobs.md` 2.5).
+"""Jobs as the messages of schedulers and sidecars, both ways (spec `actors-workflows-jobs.md` 2.5).
 
 Pure. Used by the scheduler's server and by its client. Knows: fields. Never knows: calls, streams.
 """
@@ -6,16 +6,18 @@ Pure. Used by the scheduler's server and by its client. Knows: fields. Never kno
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import DecodeError
 
 from pillion.kinds.jobs import CatchUp, Constant, Drop, Interest, Job, JobInvalid, JobKey, Limit
-from pillion.wire.messages import common, wellknown
+from pillion.wire.messages import common, runtime, wellknown
 from pillion.wire.messages import scheduler as m
 
 if TYPE_CHECKING:
     from pillion.kinds.jobs import FailurePolicy
+
+M = TypeVar("M", m.Job, runtime.Job)
 
 SERVICE = "/dapr.proto.scheduler.v1.Scheduler/"
 CATCH_UP, CATCH_UP_PER_SECOND = "pillion-catch-up", "pillion-catch-up-per-second"
@@ -70,12 +72,12 @@ def any_of(payload: bytes) -> wellknown.Any:
 
 
 def job_of(
-    message: m.Job,
+    message: m.Job | runtime.Job,
     concurrency_key: str = "",
     catch_up: CatchUp = CatchUp.ALL,
     catch_up_per_second: float = 0.0,
 ) -> Job:
-    """Return a job as it was written."""
+    """Return a job as it was written, to a scheduler or to a sidecar."""
     return Job(
         schedule=message.schedule,
         due_time=message.due_time,
@@ -91,12 +93,20 @@ def job_of(
 
 def message_of(job: Job) -> m.Job:
     """Return the message of a job; what was not written is not set."""
-    message = m.Job(
-        schedule=job.schedule or None,
-        due_time=job.due_time or None,
-        ttl=job.ttl or None,
-        repeats=job.repeats,
-    )
+    return _filled(m.Job(), job)
+
+
+def named_message_of(name: str, job: Job) -> runtime.Job:
+    """Return the message by which a sidecar tells of a job."""
+    return _filled(runtime.Job(name=name), job)
+
+
+def _filled(message: M, job: Job) -> M:
+    for field, value in (("schedule", job.schedule), ("due_time", job.due_time), ("ttl", job.ttl)):
+        if value:
+            setattr(message, field, value)
+    if job.repeats is not None:
+        message.repeats = job.repeats
     if job.payload:
         message.data.CopyFrom(any_of(job.payload))
     if job.failure_policy is not None:
