@@ -7,6 +7,7 @@ Spec `crypto-conversation-mcp.md` 5.1. Knows: order, retries, which mistake ends
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pillion.workflow.service import Hub
 
 log = logging.getLogger("pillion.sidecar.mcp")
+CLIENT = "pillion.components.mcp_client"
 LINGER_S = 60.0
 """How long the connection of a server that was replaced or removed may serve the calls that it began."""
 
@@ -208,10 +210,12 @@ class McpServers:
 
     async def _connected(self, wanted: Wanted) -> McpClient:
         try:
-            from pillion.components.mcp_client import connect
+            # The library takes a second to read; everybody else goes on meanwhile.
+            client = await asyncio.to_thread(importlib.import_module, CLIENT)
         except ImportError as error:
             raise MissingExtra("an MCPServer", "mcp") from error
-        return await connect(wanted.settings, wanted.values, wanted.secret)
+        made: McpClient = await client.connect(wanted.settings, wanted.values, wanted.secret)
+        return made
 
     # -- what its resource says
 
