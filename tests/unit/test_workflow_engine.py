@@ -610,13 +610,14 @@ def test_an_activity_that_takes_its_workers_down_is_put_aside_and_can_be_retried
         item = m.WorkItem.FromString(await keeper.next())
         b.hub.complete_workflow(b.executor.turn(item.workflowRequest, item.completionToken))
         keeper_closed = False
-        for _ in range(5):
+        for deaths in range(3 + 2 + 2):
             victim = b.hub.attach()
             if not keeper_closed:
                 keeper.close()
                 keeper_closed = True
             await victim.next()
-            await victim.next()
+            if deaths < 3:  # after that each of the two is under suspicion, and alone with its worker
+                await victim.next()
             helper = b.hub.attach()
             victim.close()
             helper.close()
