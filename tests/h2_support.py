@@ -160,12 +160,23 @@ class Calls:
         name = method.rpartition("/")[2].lower()
         if name in ("echo", "fail", "crash", "hang", "decorate", "rich"):
             return Method(unary=getattr(self, name))
+        if name == "prompt":
+            return Method(unary=self.echo, at_once=self.prompt)
         if name in ("collect", "count", "pour", "burst", "chat", "linger"):
             return Method(streaming=getattr(self, name))
         return None
 
     async def echo(self, call: ServerCall, request: bytes) -> bytes:
         return request
+
+    def prompt(self, call: ServerCall, request: bytes) -> bytes | None:
+        """Answers by itself what it can; `later` is left to `echo`."""
+        call.initial_metadata.append(("first", "1"))
+        if request == b"fail":
+            raise RpcError(9, "not now")
+        if request == b"crash":
+            raise ValueError("a bug")
+        return None if request == b"later" else request.upper()
 
     async def fail(self, call: ServerCall, request: bytes) -> bytes:
         raise RpcError(9, "not now: 100% – sorry\n", b"\x08\x09", [("why-bin", b"\0\xff"), ("why", "so")])

@@ -51,6 +51,21 @@ async def code_of(call: Any) -> tuple[Any, str | None]:
     return error.code(), error.details()
 
 
+def test_calls_that_are_answered_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(channel: grpc.aio.Channel, calls: Calls) -> None:
+        prompt = channel.unary_unary("/s.S/Prompt")
+        call = prompt(b"hello")
+        assert await call == b"HELLO"
+        assert ("first", "1") in [(key, value) for key, value in await call.initial_metadata()]
+        assert await prompt(b"x" * 300_000) == b"X" * 300_000
+        assert await prompt(b"later") == b"later"
+        assert await code_of(prompt(b"fail")) == (grpc.StatusCode.FAILED_PRECONDITION, "not now")
+        assert await code_of(prompt(b"crash")) == (grpc.StatusCode.UNKNOWN, "a bug")
+
+    run(test)
+    assert "a bug" in caplog.text
+
+
 def test_four_kinds() -> None:
     async def test(channel: grpc.aio.Channel, calls: Calls) -> None:
         assert await channel.unary_unary("/s.S/Echo")(b"hello") == b"hello"

@@ -26,6 +26,10 @@ class ServeUnary(Protocol):
     def __call__(self, call: RpcCall, request: Any) -> Awaitable[Message]: ...
 
 
+class ServeAtOnce(Protocol):
+    def __call__(self, request: Any) -> bytes | None: ...
+
+
 class ServeStream(Protocol):
     def __call__(self, call: RpcCall) -> Awaitable[None]: ...
 
@@ -47,13 +51,14 @@ class Rpc:
     """One or several gRPC methods served by the same handler.
 
     `methods` are bare names of `service`; `takes` parses the request of a unary handler. Exactly one of `unary` and
-    `stream` is set.
+    `stream` is set. `at_once` answers without waiting, with a serialised reply; None leaves the call to `unary`.
     """
 
     methods: tuple[str, ...]
     takes: type[Message] | None = None
     unary: ServeUnary | None = None
     stream: ServeStream | None = None
+    at_once: ServeAtOnce | None = None
     service: str = "dapr.proto.runtime.v1.Dapr"
 
 

@@ -239,8 +239,8 @@ class SqliteState:
         writes = [_Write.of(operation) for operation in operations]
 
         def apply(db: sqlite3.Connection) -> None:
-            for write in writes:
-                if (error := self._write(db, write)) is not None:
+            for error in self._write_many(db, writes):
+                if error is not None:
                     raise error
 
         await self._opened.write(apply)

@@ -177,6 +177,14 @@ class ServerCall(Protocol):
         """Send one message; waits while the peer's window is closed."""
         ...
 
+    def send_now(self, message: bytes) -> bool:
+        """Send one message without waiting. False: some of it waits for the peer's window, see `flushed`."""
+        ...
+
+    async def flushed(self) -> None:
+        """Wait until everything has been sent, or the call is over."""
+        ...
+
     async def send_last(self, message: bytes) -> None:
         """Send the last message, and with it the end with status OK: in one go where the peer's window allows."""
         ...
@@ -196,6 +204,12 @@ class Unary(Protocol):
     def __call__(self, call: ServerCall, request: bytes) -> Awaitable[bytes]: ...
 
 
+class AtOnce(Protocol):
+    """A unary handler that never waits; None: this call is one for the method's `unary`. Raises `RpcError`."""
+
+    def __call__(self, call: ServerCall, request: bytes) -> bytes | None: ...
+
+
 class Streaming(Protocol):
     """A handler of any streaming kind: it receives and sends through the call; returning means status OK."""
 
@@ -204,10 +218,14 @@ class Streaming(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How one gRPC method is served: exactly one of `unary` and `streaming` is set."""
+    """How one gRPC method is served: exactly one of `unary` and `streaming` is set.
+
+    `at_once` is asked before `unary` where the answer needs no waiting: such a call costs no task.
+    """
 
     unary: Unary | None = None
     streaming: Streaming | None = None
+    at_once: AtOnce | None = None
 
 
 class GrpcService(Protocol):

@@ -25,7 +25,7 @@ from pillion.wire.h2_headers import Trailers, encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from pillion.net.exchange import GrpcService, Metadata, Method, Peer, Streaming, Unary
+    from pillion.net.exchange import AtOnce, GrpcService, Metadata, Method, Peer, Streaming, Unary
     from pillion.net.h2_server import H2ServerConnection
     from pillion.wire.h2_headers import Fields, RequestHead
 
@@ -131,6 +131,7 @@ class GrpcCall(Sender):
     _task: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
     _unary: Unary | None = None
+    _at_once: AtOnce | None = None
     _deframer: g.Deframer | None = None
     _messages: deque[tuple[bytes, int]] | None = None
     _receiver: asyncio.Future[None] | None = None
@@ -182,6 +183,7 @@ class GrpcCall(Sender):
             self._timer = self.server.loop.call_at(self.deadline, self._expired)
         if method.unary is not None:
             self._unary = method.unary
+            self._at_once = method.at_once
             if ended:
                 self._unary_ended()
         elif method.streaming is not None:
@@ -225,7 +227,7 @@ class GrpcCall(Sender):
             if ended and self._deframer is None:
                 message = g.only_message(data, self.side.max_receive)
                 if message is not None:
-                    self._start(self._serve_unary(self._unary, message))
+                    self._serve(self._unary, message)
                     return
             self._unary_data(data, ended)
         else:
@@ -255,7 +257,7 @@ class GrpcCall(Sender):
         elif self._deframer is not None and self._deframer.incomplete:
             self._finish(Code.INTERNAL, "unexpected EOF")
         elif self._unary is not None:
-            self._start(self._serve_unary(self._unary, self._messages.popleft()[0]))
+            self._serve(self._unary, self._messages.popleft()[0])
 
     def _streaming_data(self, data: bytes, ended: bool) -> None:
         """Bytes of a message count as consumed when the handler takes it, those of an unfinished one at once: the
@@ -339,13 +341,16 @@ class GrpcCall(Sender):
         return message
 
     async def send(self, message: bytes) -> None:
+        if not self.send_now(message):
+            await self.flushed()
+
+    def send_now(self, message: bytes) -> bool:
         if self._finished:
-            return
+            return True
         self._check_size(message)
         if not self._headers_sent:
             self._send_head()
-        if not self.connection.send_data(self, PREFIX.pack(0, len(message)) + message):
-            await self.flushed()
+        return self.connection.send_data(self, PREFIX.pack(0, len(message)) + message)
 
     async def send_last(self, message: bytes) -> None:
         if not self._finished:
@@ -361,6 +366,19 @@ class GrpcCall(Sender):
         self.side.calls.add(self)
         self.server.unfinished += 1
         self._task = _start(work, loop=self.server.loop)
+
+    def _serve(self, unary: Unary, request: bytes) -> None:
+        """Serve a unary call whose message is there: at once where that can be, else in a task."""
+        if self._at_once is not None:
+            try:
+                reply = self._at_once(self, request)
+                if reply is not None:
+                    self._reply(reply)
+                    return
+            except Exception as error:
+                self._failed(error)
+                return
+        self._start(self._serve_unary(unary, request))
 
     async def _serve_unary(self, unary: Unary, request: bytes) -> None:
         try:

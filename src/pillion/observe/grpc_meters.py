@@ -78,7 +78,30 @@ class ServerMeter:
             calls.sent.observe(len(reply))
             return reply
 
-        return Method(unary=unary)
+        at_once = method.at_once
+        if at_once is None:
+            return Method(unary=unary)
+
+        def now(call: ServerCall, request: bytes) -> bytes | None:
+            started = perf_counter()
+            try:
+                reply = at_once(call, request)
+            except RpcError as error:
+                counted(request, error.code, started)
+                raise
+            if reply is not None:
+                counted(request, 0, started).sent.observe(len(reply))
+            return reply
+
+        def counted(request: bytes, code: int, started: float) -> _Calls:
+            nonlocal known
+            if known is None:
+                known = _Calls(self._latency, self._sizes, name)
+            known.received.observe(len(request))
+            known.ended(code, int((perf_counter() - started) * 1000))
+            return known
+
+        return Method(unary=unary, at_once=now)
 
     def proxied(self, serve: Streaming) -> Streaming:
         """Return a proxy that counts the calls whose client names an application."""
