@@ -135,5 +135,5 @@ def test_no_processes_in_kubernetes() -> None:
 
 
 def test_what_nearly_is_a_field() -> None:
-    _, notes = read(resource("endpoint: {sse: {url: 'http://h', heders: []}}"), kubernetes=False, folder=WORKING)
-    assert notes == ["tools.yaml:6: spec.endpoint.sse.heders: unknown field is ignored (did you mean headers?)"]
+    _, notes = read(resource("endpoint: {sse: {url: 'http://h', timeoutt: 5s}}"), kubernetes=False, folder=WORKING)
+    assert notes == ["tools.yaml:6: spec.endpoint.sse.timeoutt: unknown field is ignored (did you mean timeout?)"]
