@@ -196,6 +196,8 @@ class Residents:
 
     async def _withdraw(self, kind: Kind, hosted: Hosted) -> None:
         await self._end(kind, hosted, list(kind.instances.values()))
+        if hosted.leaving is not None:
+            await hosted.leaving(lambda _: False)
         if kind.hosted is None and not kind.instances and self._kinds.get(kind.actor_type) is kind:
             del self._kinds[kind.actor_type]
 
@@ -212,14 +214,14 @@ class Residents:
         """Let the actors of these types that do not stay come to their end. Those that stay are not touched: they had
         no other owner before, and have none afterwards.
         """
-        leaving = []
+        leaving: list[tuple[Kind, list[Instance]]] = []
         for actor_type in actor_types:
             kind = self._kinds.get(actor_type)
             if kind is not None:
                 gone = [one for one in kind.instances.values() if not stays(actor_type, one.actor_id)]
-                if gone:
+                if gone or (kind.hosted is not None and kind.hosted.leaving is not None):
                     leaving.append((kind, gone))
-        await self._end_all(leaving)
+        await self._end_all(leaving, stays=stays)
 
     async def halt_all(self) -> None:
         """The place is lost: every actor of every type comes to its end, and soon, for others may take over."""
@@ -232,11 +234,18 @@ class Residents:
             if kind is not None and kind.hosted is not None and kind.hosted.settled is not None:
                 kind.hosted.settled()
 
-    async def _end_all(self, leaving: Sequence[tuple[Kind, list[Instance]]], most_s: float | None = None) -> None:
+    async def _end_all(
+        self,
+        leaving: Sequence[tuple[Kind, list[Instance]]],
+        most_s: float | None = None,
+        stays: Callable[[str, str], bool] = lambda _type, _id: False,
+    ) -> None:
         async with asyncio.TaskGroup() as group:
             for kind, instances in leaving:
                 if kind.hosted is not None:
                     group.create_task(self._end(kind, kind.hosted, instances, most_s))
+                    if kind.hosted.leaving is not None:
+                        group.create_task(_leave(kind.hosted.leaving, partial(stays, kind.actor_type), most_s))
                 else:  # withdrawn: their end has begun
                     group.create_task(_gone(instances, most_s))
 
@@ -285,6 +294,16 @@ class Residents:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {list(self._kinds.values())}{' closed' if self._closed else ''}>"
+
+
+async def _leave(
+    leaving: Callable[[Callable[[str], bool]], Awaitable[None]], stays: Callable[[str], bool], most_s: float | None
+) -> None:
+    try:
+        async with asyncio.timeout(most_s):
+            await leaving(stays)
+    except TimeoutError:
+        log.warning("actors that their handler keeps had not left after %g s", most_s)
 
 
 async def _gone(instances: Sequence[Instance], most_s: float | None) -> None:

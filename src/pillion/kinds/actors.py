@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from pillion.errors import ComponentError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
     from pillion.kinds.jobs import FailurePolicy, Job
 
@@ -100,7 +100,9 @@ class Reentrancy:
 class Hosted:
     """A type that this sidecar hosts. `locked` False: the handler keeps its own order, the host only claims.
 
-    `settled` is called after every round of placement in which the owners of the type may have changed.
+    `settled` is called after every round of placement in which the owners of the type may have changed. `leaving` is
+    for handlers that keep actors of their own accord, which the host knows nothing of: it is called when actors have to
+    leave, tells which stay, and returns when the others are gone.
     """
 
     actor_type: str
@@ -111,6 +113,7 @@ class Hosted:
     reentrancy: Reentrancy | None = None
     locked: bool = True
     settled: Callable[[], None] | None = None
+    leaving: Callable[[Callable[[str], bool]], Awaitable[None]] | None = None
 
 
 class ActorError(ComponentError):

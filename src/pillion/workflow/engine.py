@@ -91,6 +91,8 @@ class Engine:
         self._outside: dict[str, None] = {}
         """Instances that are to begin and wait in the store, for the queue of work is long."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._departures = 0
+        """How often instances had to leave: what was read meanwhile may be another host's by now."""
         self._closed = False
 
     @property
@@ -134,16 +136,20 @@ class Engine:
             raise NotReady("the workflow engine is shutting down")
         future: asyncio.Future[Runner | None] = asyncio.get_running_loop().create_future()
         self._reading[instance_id] = future
+        departures = self._departures
         try:
             instance = await self.rows.load(instance_id)
             if instance is None:
                 return None
+            if departures != self._departures:
+                raise Moved(f"workflow '{instance_id}' may have moved while it was read")
             runner = Runner(self, instance)
             self.runners[instance_id] = runner
         finally:
             del self._reading[instance_id]
             future.set_result(None)
-        await self.resume(runner)
+        # Not in the task of the caller, which may go away in the middle of it.
+        await asyncio.shield(self.tasks.start(self.resume(runner), "resume"))
         return runner
 
     async def resume(self, runner: Runner) -> None:
@@ -588,7 +594,7 @@ class Engine:
                 self._discard(runner, NotReady(str(error)))
                 raise
         self.changed(instance_id)
-        await self.resume(runner)
+        await asyncio.shield(self.tasks.start(self.resume(runner), "resume"))
         return True
 
     def moved(self, instance_id: str) -> None:
@@ -606,6 +612,17 @@ class Engine:
             runner.leaving = self.loop.create_future()
             await asyncio.wait([runner.leaving], timeout=self.surroundings.bounds.drain_s)
         self.moved(instance_id)
+
+    async def leave_all(self, stays: Callable[[str], bool]) -> None:
+        """Let go of every instance that does not stay: others may drive it from now on, and what is in memory here,
+        read by whatever way, may be out of date when it comes back."""
+        self._departures += 1
+        leaving = [instance_id for instance_id in self.runners if not stays(instance_id)]
+        try:
+            await asyncio.gather(*(self.leave(instance_id) for instance_id in leaving))
+        finally:
+            for instance_id in leaving:
+                self.moved(instance_id)
 
     async def add(self, instance_id: str, event: Event) -> None:
         """Take an event for an instance. Raises `InstanceMissing`, `InstanceStalled`, `Moved`."""

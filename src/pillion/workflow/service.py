@@ -110,12 +110,16 @@ class Hub:
     def _types(self) -> list[Hosted]:
         names, engine = self._surroundings.names, self.engine
         hosted: list[Hosted] = []
-        for actor_type, handler, settled in (
-            (names.workflow(), self._actor, self.recovery.settled),
-            (names.activity(), engine.activities, None),
-            (names.retentioner(), self._retentioner, None),
+        for actor_type, handler, settled, leaving in (
+            (names.workflow(), self._actor, self.recovery.settled, engine.leave_all),
+            (names.activity(), engine.activities, None, None),
+            (names.retentioner(), self._retentioner, None, None),
         ):
-            hosted.append(Hosted(actor_type, handler, idle_timeout_s=FOREVER_S, locked=False, settled=settled))
+            hosted.append(
+                Hosted(
+                    actor_type, handler, idle_timeout_s=FOREVER_S, locked=False, settled=settled, leaving=leaving
+                )
+            )  # fmt: skip
         return hosted
 
     # --- requests ---
