@@ -86,6 +86,61 @@ def test_an_application_from_start_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "state.sqlite").exists()
 
 
+SLOW = """
+import http.server, json, os, sys, time
+
+TOPICS = [{"pubsubname": "pubsub", "topic": "work", "route": "/work", "deadLetterTopic": "dead"},
+          {"pubsubname": "pubsub", "topic": "dead", "route": "/dead"}]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(TOPICS if self.path == "/dapr/subscribe" else {})
+
+    def do_POST(self):
+        number = json.loads(self.rfile.read(int(self.headers["content-length"])))["data"]
+        print("begun", self.path, number, flush=True)
+        time.sleep(0.5)
+        print("handled", self.path, number, flush=True)
+        self.answer({"status": "SUCCESS"})
+
+    def answer(self, document):
+        body = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), Handler).serve_forever()
+"""
+"""Takes half a second for a message, and ends at once when it is told to."""
+
+
+def test_messages_are_finished_before_the_application_ends(tmp_path: Path) -> None:
+    """A stop of the run makes no dead letter of a message that the application has begun."""
+    command = ["run", "-a", "orders", "-p", str(free_port()), "--", sys.executable, "-c", SLOW]
+    with Pillion(*command, home=tmp_path, folder=tmp_path) as run:
+        api = f"http://127.0.0.1:{http_port(run.until('orders: HTTP'))}"
+        for number in range(3):
+            fetch(f"{api}/v1.0/publish/pubsub/work", str(number).encode())
+        run.until("begun /work")
+        run.signal(signal.SIGINT)
+        assert run.wait() == 130
+    begun, handled = (sum(f"{what} /work" in line for line in run.lines) for what in ("begun", "handled"))
+    assert begun == handled >= 1
+    with Pillion(*command, home=tmp_path, folder=tmp_path) as again:
+        api = f"http://127.0.0.1:{http_port(again.until('orders: HTTP'))}"
+        fetch(f"{api}/v1.0/publish/pubsub/work", b"3")
+        again.until("handled /work 3")
+        assert not any("/dead" in line for line in (*run.lines, *again.lines))
+        again.signal(signal.SIGINT)
+        assert again.wait() == 130
+
+
 def test_two_terminals_find_each_other(tmp_path: Path) -> None:
     """Two runs share registry and broker; the second chooses other ports than the first."""
     first_port, second_port = free_port(), free_port()

@@ -38,6 +38,9 @@ class Noting:
         if self.problem is not None:
             raise self.problem
 
+    async def end_messages(self) -> None:
+        """There are none."""
+
     async def stop(self) -> None:
         self.notes.append(f"stop {self.launch.app_id}")
         if not self.ended.done():

@@ -480,6 +480,16 @@ class Sidecar:
         self._code = FORCED
         self.request_stop()
 
+    async def end_messages(self) -> None:
+        """Deliver no further messages and events, for good, and return when the application has answered those that are
+        with it, or its time is over: it may end then, and none fails for that.
+        """
+        if self.running and self._surface is not None:
+            if self._reload is not None:
+                await self._reload.close()
+            grace_s = self.options.dapr_graceful_shutdown_seconds
+            await self._surface.end_messages(grace_s * QUIESCE_SHARE if grace_s else LISTENER_GRACE_S)
+
     async def stop(self) -> None:
         """Stop in order: no new messages, those on their way, then APIs, names and components. May be called again."""
         self.request_stop()

@@ -63,6 +63,13 @@ class RenewableSidecar:
             self._doors.keep_open()
             self.current.request_stop(gently=True)
 
+    async def end_messages(self) -> None:
+        """Deliver no further messages, for good: the application is about to end."""
+        self._again = False
+        if not self._starting:
+            with logs.of_app(self.current.app_id):
+                await self.current.end_messages()
+
     async def stop(self) -> None:
         """Stop in order, for good. May be called again."""
         self._again = False
