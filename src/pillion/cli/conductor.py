@@ -333,7 +333,7 @@ class Run:
                 part.presence.withdraw()
 
     async def _stop_all(self) -> None:
-        """Messages first, of all, while applications can still answer and call each other; then these, then sidecars."""
+        """Messages first, of all: applications can still answer and call each other; then these, then sidecars."""
         await asyncio.gather(*(part.sidecar.end_messages() for part in self._parts if part.sidecar is not None))
         await asyncio.gather(*(self._stop_application(part) for part in self._parts))
         await asyncio.gather(*(self._stop_sidecar(part) for part in self._parts))
