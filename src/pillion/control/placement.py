@@ -6,20 +6,19 @@ Knows: who is admitted, how orders go out, how streams end. Never knows: rounds 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from google.protobuf.message import DecodeError
-
-from pillion.actors.membership import GRACE_KEY, HALT_S, MARGIN_S, SILENCE_S, UNSURE_S, UNTOUCHED_KEY, wait_s
+from pillion.actors.membership import GRACE_KEY, UNTOUCHED_KEY, wait_s
 from pillion.actors.placement_link import METHOD
 from pillion.control import rounds as r
+from pillion.control.reports import read_report, row_of, write_order
 from pillion.control.rounds import Phase, Rounds, Row
+from pillion.control.terms import Terms as Terms  # noqa: TC001 - for those who start a service
 from pillion.errors import Code
-from pillion.net.exchange import Method, Response, RpcError
+from pillion.net.exchange import Method, RpcError
 from pillion.net.grpc_server import GrpcCall
 from pillion.wire.messages import placement as m
 
@@ -27,23 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from pillion.clock import Clock
-    from pillion.net.exchange import Headers, HttpService, Metadata, Request, ServerCall
+    from pillion.net.exchange import Metadata, ServerCall
 
     Authorize = Callable[[ServerCall, str, str], None]
     """Called with the app id and the namespace that a stream speaks for; raises `RpcError` when its peer is another."""
 
 log = logging.getLogger("pillion.control.placement")
 NAME = "dapr.proto.placement.v1.Placement"
-API_LEVEL = 20
 NOT_LEADER = "node id={id} is not a leader. Only the leader can serve requests"
 STOPPING = "placement service is shutting down"
 SLOW = "sidecar did not answer {phase} of version {version} in time"
-MOST_NAME, MOST_TYPES = 512, 10_000
-"""Characters of a name, and types of one host: what a report may claim."""
 MOST_UNSENT = 64
 """Orders that wait for one stream. A host that reads nothing is not waited for."""
-RESERVED = "dapr.internal."
-_WORDS = {Phase.LOCK: "lock", Phase.UPDATE: "update", Phase.UNLOCK: "unlock"}
 
 
 class Leads(Protocol):
@@ -56,37 +50,6 @@ class Meter(Protocol):
     """What is counted."""
 
     def runtimes(self, namespace: str, all_of_them: int, of_actors: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """How long things take. `grace_s` is what sidecars are promised when placement is gone (0: nothing);
-    `silent_s` is how long a dead stream has been silent at least when keepalive ends it."""
-
-    replicas: int = 100
-    timeout_s: float = 8.0
-    coalesce_s: float = 0.0
-    grace_s: float = 0.0
-    ping_s: float = 2.0
-    ping_timeout_s: float = 3.0
-
-    @property
-    def hold_s(self) -> float:
-        """How long a host is held whose stream fell silent. It hears our last ping up to `ping_s` after its own last
-        word reached us, needs `SILENCE_S` from there, and then halts; we gave it up `ping_s + ping_timeout_s` after
-        that word."""
-        return max(SILENCE_S + HALT_S + MARGIN_S - self.ping_timeout_s, 0.0) if self.grace_s > 0 else 0.0
-
-    @property
-    def broken_hold_s(self) -> float:
-        """How long a host is held whose connection broke: it may live, notice the break `SILENCE_S` later, look for a
-        leader and only then halt."""
-        return SILENCE_S + UNSURE_S + HALT_S + MARGIN_S if self.grace_s > 0 else 0.0
-
-    @property
-    def slow_hold_s(self) -> float:
-        """How long a host is held that was told to go."""
-        return HALT_S + MARGIN_S if self.grace_s > 0 else 0.0
 
 
 @dataclass(eq=False)
@@ -209,7 +172,7 @@ class PlacementService:
     async def _report(self, call: ServerCall) -> None:
         if not self.leading:
             raise self._refusal()
-        first = await self._read(call)
+        first = await _read(call)
         if first is None:
             return
         if not self.leading:
@@ -265,17 +228,10 @@ class PlacementService:
             slow_hold_s=terms.slow_hold_s,
         )
 
-    async def _read(self, call: ServerCall) -> m.Host | None:
-        message = await call.receive()
-        try:
-            return None if message is None else m.Host.FromString(message)
-        except DecodeError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"a report that is none: {error}") from error
-
     async def _listen(self, stream: _Stream, call: ServerCall, row: Row) -> None:
         """Read until the sidecar says no more: that is its leaving."""
         name = row.name
-        while (host := await self._read(call)) is not None:
+        while (host := await _read(call)) is not None:
             if host.operation in (m.UNKNOWN, m.REPORT):
                 namespace, told = self._admit(call, host)
                 if namespace != stream.namespace or told.name != name:
@@ -304,22 +260,11 @@ class PlacementService:
             await stream.more.wait()
 
     def _admit(self, call: ServerCall, host: m.Host) -> tuple[str, Row]:
-        """Judge a report. Raises `RpcError`."""
-        if not host.id or not host.namespace:
-            raise RpcError(Code.INVALID_ARGUMENT, "id and namespace must not be empty")
-        if host.operation == m.UNKNOWN and host.HasField("version") and host.version:
-            raise RpcError(Code.INVALID_ARGUMENT, "an operation must be given with a version")
-        if not host.name or max(len(host.name), len(host.id), len(host.namespace)) > MOST_NAME:
-            raise RpcError(Code.INVALID_ARGUMENT, "name, id and namespace must have 1 to 512 characters")
-        if len(host.entities) > MOST_TYPES or any(len(entity) > MOST_NAME for entity in host.entities):
-            raise RpcError(Code.INVALID_ARGUMENT, "too many actor types, or too long ones")
+        """Judge a report, and who makes it. Raises `RpcError`."""
+        row = row_of(host)
         if self._authorize is not None:
             self._authorize(call, host.id, host.namespace)
-        own = f"{RESERVED}{host.namespace}.{host.id}."
-        for entity in host.entities:
-            if entity.startswith(RESERVED) and not entity.startswith(own):
-                raise RpcError(Code.PERMISSION_DENIED, f"entity {entity!r} belongs to another application")
-        return host.namespace, Row(host.name, host.id, tuple(sorted(set(host.entities))))
+        return host.namespace, row
 
     # -- the machines -------------------------------------------------------------------------------------------------
 
@@ -334,7 +279,7 @@ class PlacementService:
                 if (slow := self._streams.pop(effect.stream, None)) is not None:
                     slow.stop(RpcError(Code.DEADLINE_EXCEEDED, text))
                 continue
-            order = self._order(namespace, effect)
+            order = write_order(namespace, effect, self.terms.replicas)
             for number in effect.streams:
                 if (stream := self._streams.get(number)) is not None:
                     stream.put(order)
@@ -354,20 +299,6 @@ class PlacementService:
             loop = asyncio.get_running_loop()
             self._timers[namespace] = loop.call_later(delay_s, self._feed, namespace, r.Ticked())
 
-    def _order(self, namespace: str, effect: r.Order) -> bytes:
-        """Write an order once for all of its streams. Every order carries its version; UPDATE the table."""
-        order = m.PlacementOrder(operation=_WORDS[effect.phase], version=effect.version)
-        if effect.phase is Phase.UPDATE:
-            tables = order.tables
-            tables.version = str(effect.version)
-            tables.replication_factor = self.terms.replicas
-            tables.api_level = API_LEVEL
-            for row in effect.rows:
-                host = m.Host(name=row.name, id=row.app_id, namespace=namespace)
-                for entity in row.types:
-                    tables.entries[entity].load_map[row.name].CopyFrom(host)
-        return order.SerializeToString(deterministic=True)
-
     def __repr__(self) -> str:
         return f"<PlacementService {self._node}: {len(self._streams)} streams, {len(self._rooms)} namespaces>"
 
@@ -383,17 +314,6 @@ def _silence(call: ServerCall) -> float:
     return asyncio.get_running_loop().time() - call.server.read_at
 
 
-class StateApi:
-    """`GET /placement/state` in front of another service, the health check's."""
-
-    def __init__(self, service: PlacementService, behind: HttpService) -> None:
-        self._service, self._behind = service, behind
-
-    def streams(self, method: str, target: bytes, headers: Headers) -> bool:
-        return False
-
-    async def serve(self, request: Request) -> Response:
-        if request.target.partition(b"?")[0] != b"/placement/state":
-            return await self._behind.serve(request)
-        body = json.dumps(self._service.state()).encode()
-        return Response(200, [(b"content-type", b"application/json")], body)
+async def _read(call: ServerCall) -> m.Host | None:
+    message = await call.receive()
+    return None if message is None else read_report(message)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pillion.clock import SystemClock
-from pillion.control.placement import StateApi, Terms
 from pillion.control.placement_server import PlacementServer
+from pillion.control.placement_state import StateApi
 from pillion.control.service import Common
 from pillion.control.service import main as run_program
+from pillion.control.terms import Terms
 from pillion.errors import ConfigError, MissingExtra
 from pillion.sidecar import presence
 from pillion.sidecar.arguments import Kind, option, rows_of

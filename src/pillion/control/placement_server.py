@@ -13,8 +13,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from pillion.control.placement import NAME, PlacementService, Terms
+from pillion.control.placement import NAME, PlacementService
 from pillion.control.probing import refuses
+from pillion.control.terms import Terms
 from pillion.errors import ComponentError
 from pillion.net import listen
 from pillion.net.grpc_extras import Health, reflection_methods

@@ -8,39 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pillion.control.job_streams import WINDOW, JobStream
+from pillion.control.requests import R, catch_up_asked, catch_up_headers, kind_of, parsed, status_of
+from pillion.control.scheduler_hosts import Hosts as Hosts  # noqa: TC001 - for those who start a service
 from pillion.errors import Code, ComponentError
-from pillion.jobs.protocol import (
-    CATCH_UP,
-    CATCH_UP_PER_SECOND,
-    OURS,
-    SERVICE,
-    catch_up_of,
-    interest_of,
-    job_of,
-    key_of,
-    message_of,
-    metadata_of,
-)
-from pillion.jobs.statuses import code_of
+from pillion.jobs.protocol import OURS, SERVICE, interest_of, job_of, key_of, message_of, metadata_of
 from pillion.kinds.jobs import JobInvalid, JobMissing
 from pillion.net.exchange import Method, RpcError
 from pillion.wire.messages import scheduler as m
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from pillion.kinds.jobs import Job, JobKey, Scheduler
+    from google.protobuf.message import Message
+
+    from pillion.kinds.jobs import JobKey, Scheduler
     from pillion.net.exchange import Metadata, ServerCall, Unary
 
     Authorize = Callable[[ServerCall, str, str], None]
     """Called with the namespace and the app id that a call speaks for; raises `RpcError` when its peer is another."""
 
-R = TypeVar("R", bound=Message)
 log = logging.getLogger("pillion.control.scheduler")
 STOPPING = "the scheduler is stopping"
 NAME = "dapr.proto.scheduler.v1.Scheduler"
@@ -61,33 +50,6 @@ class Meter(Protocol):
 
     def sidecar_error(self, reason: str) -> None:
         """`reason` is "send_failed", "recv_failed" or "auth_failed"."""
-
-
-class Hosts:
-    """The addresses of the schedulers that are there, and who waits for another list."""
-
-    def __init__(self, addresses: Iterable[str] = ()) -> None:
-        self._addresses = tuple(addresses)
-        self._changed = asyncio.Event()
-
-    @property
-    def addresses(self) -> tuple[str, ...]:
-        """Each once, in order; empty while it is not agreed who is there."""
-        return self._addresses
-
-    def set(self, addresses: Iterable[str]) -> None:
-        """Tell a new list; the same one again is nothing new."""
-        wanted = tuple(sorted(set(addresses)))
-        if wanted != self._addresses:
-            self._addresses = wanted
-            self._changed.set()
-            self._changed = asyncio.Event()
-
-    async def changed(self, known: tuple[str, ...]) -> tuple[str, ...]:
-        """Wait until the list is another than `known`, and return it."""
-        while self._addresses == known:
-            await self._changed.wait()
-        return self._addresses
 
 
 class SchedulerService:
@@ -178,8 +140,7 @@ class SchedulerService:
         kind = kind_of(request.metadata)
         try:
             key = self._admit(call, request)
-            catch_up = catch_up_of(_text(call, CATCH_UP), _text(call, CATCH_UP_PER_SECOND))
-            job = job_of(request.job, request.metadata.concurrency_key, *catch_up)
+            job = job_of(request.job, request.metadata.concurrency_key, *catch_up_asked(call))
             await self._scheduler.schedule(key, job, overwrite=request.overwrite)
         except Exception:
             if meter is not None:
@@ -289,56 +250,12 @@ class SchedulerService:
 
     async def watch_hosts(self, call: ServerCall) -> None:
         """Tell who is there, at once and whenever it changes; nothing while that is not agreed."""
-        known: tuple[str, ...] = ()
-        while True:
-            known = await self._hosts_or_stop(known)
+        async for addresses in self._hosts.until(self._stopping):
             reply = m.WatchHostsResponse()
-            for address in known:
+            for address in addresses:
                 reply.hosts.add(address=address)
             await call.send(reply.SerializeToString())
-
-    async def _hosts_or_stop(self, known: tuple[str, ...]) -> tuple[str, ...]:
-        news = asyncio.ensure_future(self._hosts.changed(known))
-        stop = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait((news, stop), return_when=asyncio.FIRST_COMPLETED)
-            if stop.done():
-                raise RpcError(Code.UNAVAILABLE, STOPPING)
-            return news.result()
-        finally:
-            news.cancel()
-            stop.cancel()
+        raise RpcError(Code.UNAVAILABLE, STOPPING)
 
     def __repr__(self) -> str:
         return f"<SchedulerService, {len(self._streams)} streams>"
-
-
-def parsed(takes: type[R], raw: bytes) -> R:
-    """Return a request. Raises `RpcError` for bytes that are none."""
-    try:
-        return takes.FromString(raw)
-    except DecodeError as error:
-        raise RpcError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
-
-
-def status_of(error: ComponentError) -> RpcError:
-    """Return the status that tells a scheduler's error."""
-    return RpcError(code_of(error), str(error))
-
-
-def kind_of(metadata: m.JobMetadata) -> str:
-    """Return the label by which metrics know the target of a job."""
-    return metadata.target.WhichOneof("type") or "unknown"
-
-
-def catch_up_headers(job: Job) -> Metadata:
-    """Return metadata that tell how late ticks are caught up with, none for the reference's way."""
-    found: Metadata = [(CATCH_UP, job.catch_up.value)] if job.catch_up != "all" else []
-    if job.catch_up_per_second:
-        found.append((CATCH_UP_PER_SECOND, f"{job.catch_up_per_second:g}"))
-    return found
-
-
-def _text(call: ServerCall, name: str) -> str:
-    value = call.first(name)
-    return value if isinstance(value, str) else ""

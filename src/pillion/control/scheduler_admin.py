@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import Message
 
-from pillion.control.scheduler import parsed, status_of
+from pillion.control.requests import parsed, status_of
 from pillion.errors import ComponentError
 from pillion.jobs.admin_protocol import SERVICE, catch_up_of, seconds_of, state_message
 from pillion.jobs.protocol import job_of, key_of

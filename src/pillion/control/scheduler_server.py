@@ -10,9 +10,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from pillion.control.job_streams import WINDOW
-from pillion.control.scheduler import NAME, STOPPING, Hosts, SchedulerService
+from pillion.control.scheduler import NAME, STOPPING, SchedulerService
 from pillion.control.scheduler_admin import NAME as ADMIN_NAME
 from pillion.control.scheduler_admin import AdminService
+from pillion.control.scheduler_hosts import Hosts
 from pillion.errors import Code
 from pillion.jobs.engine import Engine
 from pillion.kinds.jobs import Member
