@@ -164,6 +164,7 @@ class McpClient:
         self._link: _Link | None = None
         self._connecting = asyncio.Lock()
         self._closed = False
+        self._ending: set[asyncio.Task[None]] = set()
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -198,7 +199,8 @@ class McpClient:
         """End the connection: DELETE of the session over HTTP, the end of the process over stdio."""
         self._closed = True
         if self._link is not None:
-            await self._link.close()
+            await self._left(self._link)
+        await asyncio.gather(*self._ending)
 
     # -- one request
 
@@ -254,7 +256,7 @@ class McpClient:
             link = self._link
             if link is None or not link.usable:
                 if link is not None:
-                    await link.close()
+                    await self._left(link)
                 if self._closed:
                     raise McpError("the sidecar is done with this server")
                 link = self._link = _Link(self._settings, self._values, self._tokens)
@@ -264,6 +266,14 @@ class McpClient:
                     link.end()
                     raise
             return link
+
+    async def _left(self, link: _Link) -> None:
+        """Let an old connection end; a process is waited for, for it may hold what the next one needs."""
+        ending = asyncio.get_running_loop().create_task(link.close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        if self._settings.transport == "stdio":
+            await asyncio.shield(ending)
 
     def __repr__(self) -> str:
         link = self._link

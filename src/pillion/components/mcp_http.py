@@ -29,6 +29,8 @@ PASSING = frozenset({429, 500, 502, 503, 504})
 """Statuses that fail the call alone; other bad ones end the connection."""
 MARGIN_S = 5.0
 """A request that was given up is let go of so much later: the server has been told, and may still say how it ended."""
+KEPT = 64
+"""Connections that are kept open for the next calls."""
 JSON = "application/json"
 
 
@@ -80,7 +82,9 @@ class Client(httpx2.AsyncClient):
     ) -> None:
         """`streaming`: a GET opens a stream that lasts (SSE); else there is none, and only POST is sent."""
         patience = None if timeout_s is None else timeout_s + MARGIN_S
-        super().__init__(headers=dict(headers), timeout=httpx2.Timeout(patience), auth=tokens)
+        # How many calls there are is bounded elsewhere: a ping must not wait for a place behind calls that take long.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT)
+        super().__init__(headers=dict(headers), timeout=httpx2.Timeout(patience), auth=tokens, limits=limits)
         self._streaming = streaming
         self._broken = broken
 
