@@ -1,0 +1,192 @@
+"""What a workflow costs: CPU of the engine (placement, scheduler and sidecar processes), latency, activities a second.
+
+    python bench/workflows.py [--store sqlite|redis] [--worker sdk|raw] [--workflows 600]
+    python bench/workflows.py --burst [--sidecars 2]     10,000 workflows of 15 activities
+    python bench/workflows.py --long 5000                one instance, so many activities: a long history
+
+`bench/run` has rows of the first form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from measure import Load, Process, free_port, wait_http
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from run import Bench
+
+HERE = Path(__file__).parent
+COMPONENT = """\
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {{name: actors}}
+spec:
+  type: {kind}
+  version: v1
+  metadata: [{{name: actorStateStore, value: "true"}}, {{name: {name}, value: "{value}"}}]
+"""
+
+
+class Engine:
+    """Placement, scheduler and sidecars on one store."""
+
+    def __init__(self, folder: Path, store: str, sidecars: int = 1) -> None:
+        self.processes: list[Process] = []
+        self.driven: list[Process] = []
+        self.folder, self.store = folder, store
+        self.ports: list[int] = []
+        self._flags: list[str] = []
+        plane = {"placement": "placement_main", "scheduler": "scheduler_main"}
+        for name, module in plane.items():
+            port, health = free_port(), free_port()
+            more = ["--etcd-data-dir", str(folder / "jobs")] if name == "scheduler" else []
+            process = self._start(
+                "-m", f"pillion.control.{module}", "--port", str(port), "--healthz-port", str(health),
+                "--listen-address", "127.0.0.1", "--enable-metrics=false", *more,
+            )  # fmt: skip
+            wait_http(health, "/healthz", 200, process)
+            self._flags += [f"--{name}-host-address", f"127.0.0.1:{port}"]
+        if store == "redis":
+            redis = free_port()
+            self.driven.append(Process(["redis-server", "--port", str(redis), "--save", "", "--dir", str(folder)]))
+            text = COMPONENT.format(kind="state.redis", name="redisHost", value=f"127.0.0.1:{redis}")
+        else:
+            text = COMPONENT.format(kind="state.sqlite", name="connectionString", value=folder / "actors.db")
+        (folder / "resources").mkdir()
+        (folder / "resources" / "actors.yaml").write_text(text)
+        for _ in range(sidecars):
+            self.join()
+
+    def _start(self, *command: str) -> Process:
+        process = Process([sys.executable, *command], cwd=self.folder)
+        self.processes.append(process)
+        return process
+
+    def join(self) -> int:
+        """Start another sidecar; return its gRPC port."""
+        http, grpc = free_port(), free_port()
+        process = self._start(
+            "-m", "pillion.sidecar.main", "--app-id", "bench", "--dapr-http-port", str(http), "--dapr-grpc-port",
+            str(grpc), "--dapr-internal-grpc-port", str(free_port()), "--enable-metrics=false", "--resources-path",
+            str(self.folder / "resources"), "--dapr-listen-addresses", "127.0.0.1", *self._flags,
+        )  # fmt: skip
+        wait_http(http, "/v1.0/healthz/outbound", 204, process)
+        self.ports.append(grpc)
+        return grpc
+
+    def cpu_s(self) -> float:
+        return sum(process.cpu_s() for process in self.processes)
+
+    def rss_mb(self) -> float:
+        return max(process.rss_mb() for process in self.processes)
+
+    def drive(self, worker: str, number: int, activities: int, at_once: int, port: int | None = None) -> dict[str, Any]:
+        """Run workflows to their end; return what the driver saw."""
+        command = [
+            sys.executable, str(HERE / "workflow_driver.py"), worker, str(port or self.ports[0]), str(number),
+            str(activities), str(at_once), uuid.uuid4().hex[:8],
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:] + self.processes[-1].text())
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def close(self) -> None:
+        for process in reversed([*self.processes, *self.driven]):
+            process.end()
+
+
+def row(store: str, worker: str, number: int) -> Callable[[Bench, float], tuple[Load, list[Process]]]:
+    """A row of `bench/run`: workflows of 5 activities, 30 at once; one request is one workflow."""
+
+    def run(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+        key = f"workflows-{store}"
+        engine = ENGINES.get(key)
+        if engine is None:
+            folder = bench.folder / key
+            folder.mkdir()
+            engine = ENGINES[key] = Engine(folder, store)
+            bench.processes += engine.driven + engine.processes
+        found = engine.drive(worker, max(30, int(number * min(1.0, seconds / 5))), 5, 30)
+        return load(found), engine.processes
+
+    return run
+
+
+ENGINES: dict[str, Engine] = {}
+"""Those of the present run, by store."""
+
+
+def load(found: dict[str, Any]) -> Load:
+    times = found["times_ms"]
+    return Load(len(times), len(times) / found["seconds"], times[len(times) // 2], times[len(times) * 99 // 100])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", choices=("sqlite", "redis"), default="sqlite")
+    parser.add_argument("--worker", choices=("sdk", "raw"), default="raw")
+    parser.add_argument("--workflows", type=int, default=600)
+    parser.add_argument("--activities", type=int, default=5)
+    parser.add_argument("--at-once", type=int, default=30)
+    parser.add_argument("--sidecars", type=int, default=1)
+    parser.add_argument("--burst", action="store_true", help="10,000 workflows of 15 activities, all at once")
+    parser.add_argument("--long", type=int, default=0, help="one instance of so many activities")
+    given = parser.parse_args()
+    if given.burst:
+        given.workflows, given.activities, given.at_once = 10_000, 15, 10_000
+    if given.long:
+        given.workflows, given.activities, given.at_once = 1, given.long, 1
+    with tempfile.TemporaryDirectory(prefix="pillion-bench-") as folder:
+        engine = Engine(Path(folder), given.store, given.sidecars)
+        helpers = [
+            subprocess.Popen(
+                [sys.executable, str(HERE / "workflow_driver.py"), "raw", str(port), "0", str(given.activities), "0"],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            )
+            for port in engine.ports[1:]
+        ]  # fmt: skip
+        try:
+            if not (given.burst or given.long):
+                engine.drive(given.worker, 60, given.activities, given.at_once)  # warm
+            print("pids", [process._child.pid for process in engine.processes], flush=True)
+            report(engine, given)
+        finally:
+            for helper in helpers:
+                helper.communicate()
+            engine.close()
+
+
+def report(engine: Engine, given: argparse.Namespace) -> None:
+    before, each = engine.cpu_s(), [process.cpu_s() for process in engine.processes]
+    begin = time.perf_counter()
+    found = engine.drive(given.worker, given.workflows, given.activities, given.at_once)
+    spent = engine.cpu_s() - before
+    seen = load(found)
+    activities = given.workflows * given.activities
+    parts = [f"{process.cpu_s() - old:.2f}" for process, old in zip(engine.processes, each, strict=True)]
+    print(
+        f"{given.store}, {given.worker}: {spent / given.workflows * 1000:.2f} ms of engine CPU a workflow, "
+        f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms, {activities / found['seconds']:,.0f} activities/s, "
+        f"{activities / spent:,.0f} for each CPU second; {found['seconds']:.1f} s in all "
+        f"({time.perf_counter() - begin:.1f} with the driver's start), {engine.rss_mb():.0f} MB\n"
+        f"CPU of placement, scheduler, sidecars: {', '.join(parts)} s"
+    )
+    if marks := found.get("marks"):
+        print("seconds for each thousand activities:", " ".join(f"{mark:.2f}" for mark in marks))
+
+
+if __name__ == "__main__":
+    main()
