@@ -49,6 +49,11 @@ def tree(ctx: Context, count: int) -> Generator[Any, Any, Any]:
     return [sum(parts), go]
 
 
+def wide(ctx: Context, count: int) -> Generator[Any, Any, Any]:
+    yield ctx.all([ctx.call_activity("rest") for _ in range(count)])
+    return count
+
+
 class Sidecar:
     def __init__(self, town: Town, name: str) -> None:
         self.town = town
@@ -57,10 +62,12 @@ class Sidecar:
         self.hub = Hub(
             Surroundings(
                 names=NAMES, clock=SystemClock(), random=random.Random(name), store=lambda: town.store,
-                actors=self.host, scheduler=town.jobs, config=Workflow(), bounds=BOUNDS, address=name,
+                actors=self.host, scheduler=town.jobs, config=town.config, bounds=BOUNDS, address=name,
+                rank=lambda _: (sorted(town.cluster.hosts).index(name), len(town.cluster.hosts)),
             )
         )  # fmt: skip
-        self.worker = Worker(Executor({"job": job, "tree": tree}, {"add": town.add}), InProcess(self.hub))
+        activities = {"add": town.add, "rest": town.rest}
+        self.worker = Worker(Executor({"job": job, "tree": tree, "wide": wide}, activities), InProcess(self.hub))
 
     async def kill(self) -> None:
         """The process ends; what it had in memory is lost and its calls break off."""
@@ -80,13 +87,22 @@ class Hosts(dict[str, "ActorHost"]):
 class Town:
     """The sidecars, their store and their scheduler. `rebalance` moves instances by a hash with another salt."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Workflow) -> None:
+        self.config = config
         self.store = memory_store()
         self.cluster = Cluster()
         self.cluster.hosts = Hosts()
         self.jobs = JobsEngine(MemoryJobStore(Jobs()), Member("s", 1, "s:1"))
         self.sidecars: dict[str, Sidecar] = {}
         self.ran = 0
+        self.at_once = self.most_at_once = 0
+
+    async def rest(self, _: object) -> None:
+        """An activity that counts how many of it run at once, and takes a moment."""
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.005)
+        self.at_once -= 1
 
     def add(self, value: int) -> int:
         self.ran += 1
@@ -121,9 +137,9 @@ class Town:
         await self.jobs.close()
 
 
-def run(story: Callable[[Town], Awaitable[None]]) -> None:
+def run(story: Callable[[Town], Awaitable[None]], config: Workflow | None = None) -> None:
     async def main() -> None:
-        town = Town()
+        town = Town(config or Workflow())
         await town.open()
         try:
             async with asyncio.timeout(30):
@@ -245,3 +261,22 @@ def test_a_turn_and_an_activity_that_run_when_their_instance_leaves_are_not_done
 
 def _runs(hub: Hub) -> list[Any]:
     return [run for runner in hub.engine.runners.values() for run in runner.activities.values()]
+
+
+def test_limits_for_all_replicas_are_shared_among_them() -> None:
+    async def story(town: Town) -> None:
+        hub = town.sidecars["a"].hub
+        for number in range(4):
+            await hub.start(Start("wide", f"w{number}", input="20"))
+        for number in range(4):
+            assert (await hub.wait_completion(f"w{number}")).status is Status.COMPLETED
+        assert town.most_at_once == 3, "two here, one there"
+
+        town.most_at_once = 0
+        await town.sidecars.pop("b").kill()
+        await town.rebalance(2)
+        await hub.start(Start("wide", "alone", input="20"))
+        await hub.wait_completion("alone")
+        assert town.most_at_once == 3, "the one that is left has it all"
+
+    run(story, Workflow(activity_limits={"rest": 3}))

@@ -178,6 +178,12 @@ class Placement:
         owner = None if ring is None else ring.owner(actor_id)
         return owner is not None and owner.local
 
+    def rank(self, actor_type: str) -> tuple[int, int]:
+        """Where this host stands among those of the type, sorted by address, and how many they are, itself included."""
+        ring = self._machine.table.rings.get(actor_type)
+        names = sorted({self._host_name, *(() if ring is None else ring.members)})
+        return names.index(self._host_name), len(names)
+
     def version(self, actor_type: str) -> int:
         """Return the version of the table by which the type is placed: the epoch of what is activated under it."""
         return self._machine.table.version

@@ -45,6 +45,10 @@ class Seat:
             raise NoPlacement("placement is not configured")
         return await self.placement.owner(actor_type, actor_id)
 
+    def rank(self, actor_type: str) -> tuple[int, int]:
+        """As of placement; alone where there is none."""
+        return (0, 1) if self.placement is None else self.placement.rank(actor_type)
+
     def types(self, actor_types: Sequence[str]) -> None:
         self.hosted = frozenset(actor_types)
         self._settled &= self.hosted

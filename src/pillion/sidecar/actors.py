@@ -132,6 +132,10 @@ class ActorRuntime:
         """What other sidecars call."""
         return self._internal.methods()
 
+    def rank(self, actor_type: str) -> tuple[int, int]:
+        """Where this sidecar stands among the hosts of a type, and how many they are."""
+        return self._place.rank(actor_type)
+
     def facts(self) -> ActorFacts:
         """What the metadata API tells."""
         if not self.enabled:

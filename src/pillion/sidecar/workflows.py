@@ -66,6 +66,7 @@ class WorkflowRuntime:
                 lambda: self._policies,
                 address,
                 tracer=tracer,
+                rank=actors.rank,
             )
         )
         self._gate = actors.gate

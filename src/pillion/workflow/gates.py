@@ -51,18 +51,36 @@ class Gates:
         wanted = tuple(gate for gate in (self._named.get(name), self._all) if gate is not None)
         return _enter(item, wanted)
 
+    def change(self, most: int, by_name: Mapping[str, int]) -> list[Gated]:
+        """Have other limits from now on; return those who may run now. Which gates there are does not change."""
+        gates = [(self._all, most), *((gate, by_name[name]) for name, gate in self._named.items())]
+        known = [(gate, limit) for gate, limit in gates if gate is not None]
+        for gate, limit in known:
+            gate.most = limit
+        return _admitted([gate for gate, _ in known])
+
     def leave(self, item: Gated) -> list[Gated]:
         """Give the places back; return those who may run now."""
-        ready: list[Gated] = []
         gates, item.gates = item.gates, []
         for gate in gates:
             gate.held -= 1
-        for gate in gates:
-            while gate.queue and gate.held < gate.most:
-                waiting, left = gate.queue.popleft()
-                if not waiting.gone and _enter(waiting, left):
-                    ready.append(waiting)
-        return ready
+        return _admitted(gates)
+
+
+def share(limit: int, index: int, count: int) -> int:
+    """What one of `count` hosts has of a limit for all of them, at least 1 (spec 2.7); 0 when there is no limit."""
+    return max(1, limit // count + (index < limit % count)) if limit > 0 else 0
+
+
+def _admitted(gates: list[Gate]) -> list[Gated]:
+    """Let in those who wait where there is room; return the ones that are through all their gates."""
+    ready: list[Gated] = []
+    for gate in gates:
+        while gate.queue and gate.held < gate.most:
+            waiting, left = gate.queue.popleft()
+            if not waiting.gone and _enter(waiting, left):
+                ready.append(waiting)
+    return ready
 
 
 def _enter(item: Gated, wanted: tuple[Gate, ...]) -> bool:

@@ -111,8 +111,8 @@ class Hub:
         names, engine = self._surroundings.names, self.engine
         hosted: list[Hosted] = []
         for actor_type, handler, settled, leaving in (
-            (names.workflow(), self._actor, self.recovery.settled, engine.leave_all),
-            (names.activity(), engine.activities, None, None),
+            (names.workflow(), self._actor, self._settled, engine.leave_all),
+            (names.activity(), engine.activities, self._divide, None),
             (names.retentioner(), self._retentioner, None, None),
         ):
             hosted.append(
@@ -121,6 +121,15 @@ class Hub:
                 )
             )  # fmt: skip
         return hosted
+
+    def _settled(self) -> None:
+        self._divide()
+        self.recovery.settled()
+
+    def _divide(self) -> None:
+        """The hosts of a type may be others now, and with them this one's share of the limits for all."""
+        names, rank = self._surroundings.names, self._surroundings.rank
+        self.engine.workers.divide(rank(names.workflow()), rank(names.activity()))
 
     # --- requests ---
 

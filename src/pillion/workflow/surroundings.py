@@ -127,7 +127,9 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The ports of one engine. `store` gives the actor state store of the moment, None when there is none."""
+    """The ports of one engine. `store` gives the actor state store of the moment, None when there is none; `rank` tells
+    where this host stands among those of an actor type, sorted by address, and how many they are.
+    """
 
     names: Names
     clock: Clock
@@ -141,6 +143,7 @@ class Surroundings:
     policies: Callable[[], Policies | None] = lambda: None
     address: str = ""
     tracer: Tracer | None = None
+    rank: Callable[[str], tuple[int, int]] = lambda _: (0, 1)
 
     def now_ns(self) -> int:
         return int(self.clock.now() * 1e9)

@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pillion.workflow.gates import Gates
+from pillion.workflow.gates import Gates, share
 from pillion.workflow.history import frame
 from pillion.workflow.hub import STATEFUL_HISTORY, StreamEnded
 
@@ -37,6 +37,8 @@ WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
 REMEMBERED = 4096
 """So many instances are known to be in the cache of a worker with STATEFUL_HISTORY."""
+ALONE = (0, 1)
+"""The rank of a host that knows of no other one."""
 INTERNAL = "dapr.internal."
 """Workflows and activities whose names begin so are the sidecar's own: no worker is ever given one."""
 
@@ -147,7 +149,6 @@ class Workers:
         *,
         limits: Limits | None = None,
         changed: Callable[[], None] | None = None,
-        share: Callable[[], int] = lambda: 1,
         taken: Callable[[], None] | None = None,
     ) -> None:
         self._clock = clock
@@ -170,13 +171,29 @@ class Workers:
         """Held items by instance and task (-1: the turn), for workers that send no token back."""
         self._activity_next = True
         self._closed = False
-        self._turn_gates = Gates("workflow", _least(config.max_workflows, config.global_max_workflows, share()), {
-            name: _least(0, most, share()) for name, most in config.workflow_limits.items()
-        })  # fmt: skip
-        self._activity_gates = Gates(
-            "activity", _least(config.max_activities, config.global_max_activities, share()),
-            {name: _least(0, most, share()) for name, most in config.activity_limits.items()},
-        )  # fmt: skip
+        self._config = config
+        self._turn_gates = Gates("workflow", *self._shares(ALONE, turns=True))
+        self._activity_gates = Gates("activity", *self._shares(ALONE, turns=False))
+
+    # --- limits ---
+
+    def _shares(self, rank: tuple[int, int], *, turns: bool) -> tuple[int, dict[str, int]]:
+        """The limits that hold here, of all and by name: this sidecar's own, and its share of those for all."""
+        config = self._config
+        own = config.max_workflows if turns else config.max_activities
+        everywhere = share(config.global_max_workflows if turns else config.global_max_activities, *rank)
+        named = config.workflow_limits if turns else config.activity_limits
+        least = min((limit for limit in (own, everywhere) if limit > 0), default=0)
+        return least, {name: share(limit, *rank) for name, limit in named.items()}
+
+    def divide(self, turns: tuple[int, int], activities: tuple[int, int]) -> None:
+        """Share the limits that hold for all replicas: `turns` and `activities` are this host's place among the hosts
+        of either type, and how many they are.
+        """
+        freed = self._turn_gates.change(*self._shares(turns, turns=True))
+        freed += self._activity_gates.change(*self._shares(activities, turns=False))
+        for item in freed:
+            self._ready_again(item)
 
     # --- streams ---
 
@@ -448,9 +465,3 @@ class Workers:
 
     def __repr__(self) -> str:
         return f"<Workers {len(self._streams)} streams, {self.queued} queued, {len(self._held)} held>"
-
-
-def _least(own: int, everywhere: int, hosts: int) -> int:
-    """The limit that holds here: this sidecar's own, or its share of the one for all, at least 1; 0: none."""
-    shared = max(1, everywhere // max(1, hosts)) if everywhere > 0 else 0
-    return min((limit for limit in (own, shared) if limit > 0), default=0)
