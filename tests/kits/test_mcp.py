@@ -90,6 +90,17 @@ def test_tools_are_listed_and_called(place: tuple[McpSettings, Path]) -> None:
     asyncio.run(run())
 
 
+def test_lists_without_an_end_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_client, "MOST_PAGES", 2)
+
+    async def run() -> None:
+        with pytest.raises(McpError, match="the tools take more than 2 pages"):
+            await connect(over_stdio(tmp_path), {})
+        assert journal(tmp_path)[-1] == {"ended": "stdin"}
+
+    asyncio.run(run())
+
+
 def test_a_call_that_takes_too_long_harms_only_itself() -> None:
     with McpProcess() as server:
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import workflow_processes as processes
+from issuer import Issuer
 from mcp_servers import McpProcess, document, journal, program
 from pillion.net.grpc_client import Channel
 from pillion.testing.workflow_worker import Executor, OverGrpc, Worker
-from sidecars import START_S, SidecarProcess, eventually
+from sidecars import START_S, SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -155,6 +156,33 @@ def test_servers_follow_their_files(tmp_path: Path, flags: Sequence[str]) -> Non
             file.write_text(document("web", {"streamableHTTP": {}}))
             assert sidecar.process is not None
             assert sidecar.process.wait(START_S) == 1
+
+
+def test_secrets_of_headers_and_of_client_credentials(tmp_path: Path, flags: Sequence[str]) -> None:
+    """From the store that `auth.secretStore` names; a change of a secret alone connects anew, with the new one."""
+    secrets = tmp_path / "secrets.json"
+    secrets.write_text(json.dumps({"mcp": {"key": "one", "client": "s&cret"}}))
+    store = component("vault", "secretstores.local.file", secretsFile=str(secrets), multiValued="true")
+    header = [{"name": "X-Key", "secretKeyRef": {"name": "mcp", "key": "key"}}]
+    with Issuer() as issuer, McpProcess("http", "--token=Bearer t") as web:
+        oauth2 = {"issuer": f"{issuer.url}/token", "clientID": "me", "secretKeyRef": {"name": "mcp", "key": "client"}}
+        endpoint = http(web, headers=header, auth={"secretStore": "vault", "oauth2": oauth2})
+        astray = http(web, auth={"oauth2": oauth2})
+        more = {"v.yaml": store, "m.yaml": document("web", endpoint),
+                "n.yaml": document("astray", astray, ignoreErrors=True)}  # fmt: skip
+
+        def keys() -> set[str]:
+            return {one["headers"].get("x-key", "") for one in web.journal() if "method" in one}
+
+        with processes.sidecar(tmp_path, flags, "secrets", more=more) as sidecar:
+            assert len(offered(sidecar, "web")) == 7
+            assert keys() == {"one"}
+            assert len(issuer.grants) == 1
+            assert "there is no secret store 'kubernetes'" in sidecar.log()
+            assert "s&cret" not in sidecar.log()
+            secrets.write_text(secrets.read_text().replace("one", "two"))
+            (tmp_path / "resources-secrets" / "v.yaml").write_text(store + "  initTimeout: 6s\n")
+            eventually(lambda: keys() == {"one", "two"})
 
 
 def test_a_call_survives_its_sidecar(tmp_path: Path, flags: Sequence[str]) -> None:
