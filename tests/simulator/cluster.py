@@ -59,12 +59,12 @@ class Cluster:
         self.jobs = Jobs(WorldClock(self.world))
         self.sidecars: dict[str, Sidecar] = {}
         self.wrong: list[str] = []
-        self.world.checks.append(self._check)
+        self.world.checks.append(self.check)
         _listen(self.wrong)
         self._terms = 0
         self.control = self.start_control()
 
-    def _check(self) -> None:
+    def check(self) -> None:
         if self.wrong:
             raise AssertionError(self.world.told("; ".join(self.wrong)))
 

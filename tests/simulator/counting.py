@@ -137,7 +137,7 @@ class Counting:
             value = int(cluster.rows.value(f"{APP}||{TYPE}||{actor_id}||n") or b"0")
             if value != self.written[actor_id]:
                 cluster.wrong.append(f"{actor_id} is {value}, but {self.written[actor_id]} writes were made")
-        cluster._check()
+        cluster.check()
 
 
 class _OnHost:

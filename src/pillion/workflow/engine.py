@@ -502,6 +502,7 @@ class Engine:
             step = Step(
                 [mail], instance.generation + 1 if reset else instance.generation, reset=reset, writes_status=reset,
                 writes_outbox=reset, propagated=propagated, drops_propagated=reset and propagated is None,
+                heard=b"",
             )  # fmt: skip
             try:
                 await runner.begin(step)

@@ -7,6 +7,7 @@ here changes before the store has taken it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from pillion.workflow.history import FAR_NS, PAST, Event, StringValue, absent_or
 from pillion.workflow.snapshot import Snapshot, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pillion.wire.messages import taskhub as m
 
@@ -222,6 +223,8 @@ class Instance:
     custom_status: bytes | None = None
     propagated: bytes | None = None
     outbox: bytes = b""
+    heard: bytes = b""
+    """The marks of events that former generations of the instance took, the newest last; see `mark_of`."""
     etag: str | None = None
     mark: tuple[int, int] = (0, 0)
     """Events, and bytes of `framed`, that the worker of the newest turn has seen."""
@@ -309,6 +312,29 @@ class Instance:
 
     def __repr__(self) -> str:
         return f"<Instance {self.instance_id!r} gen {self.generation}, inbox {len(self.inbox)}, {self.facts!r}>"
+
+
+MARK_BYTES, MOST_HEARD = 8, 128
+
+
+def mark_of(name: str, at_ns: int) -> bytes:
+    """What stands for a raised event: one that is sent again has the same name and the same time."""
+    return hashlib.blake2b(f"{at_ns} {name}".encode(), digest_size=MARK_BYTES).digest()
+
+
+def has_heard(heard: bytes, mark: bytes) -> bool:
+    return any(heard[at : at + MARK_BYTES] == mark for at in range(0, len(heard), MARK_BYTES))
+
+
+def heard_by_now(instance: Instance, mail: Iterable[Mail]) -> bytes:
+    """`heard` of the generation that follows this one, which ends with the events of `mail`."""
+    raised = sorted(instance.facts.raised, key=lambda one: one[1])
+    raised += [
+        (one.event.eventRaised.name, nanoseconds(one.event.timestamp))
+        for one in mail
+        if one.event.HasField("eventRaised")
+    ]
+    return (instance.heard + b"".join([mark_of(*one) for one in raised]))[-MARK_BYTES * MOST_HEARD :]
 
 
 def _status_text(raw: bytes | None) -> str | None:

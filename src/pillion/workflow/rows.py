@@ -1,9 +1,9 @@
 """The rows of an instance in the state store: keys, values, one transaction for each step (spec 3.1).
 
-The layout is the reference's, so that either can go on with the other's instances. Two things are added, and skipped by
-others: the metadata row carries a token of its writer in an unknown field, and what is still to be told to others
-stands in a row of its own, `outbox`. The token tells a write that arrived from one that did not when the answer was
-lost, and makes the new ETag trustworthy where a store does not tell it.
+The layout is the reference's, so that either can go on with the other's instances. What is added is skipped by others:
+the metadata row carries, in unknown fields, a token of its writer and the marks of events that former generations took;
+what is still to be told to others stands in a row of its own, `outbox`. The token tells a write that arrived from one
+that did not when the answer was lost, and makes the new ETag trustworthy where a store does not tell it.
 
 Never knows: turns, workers.
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from pillion.errors import ComponentError, EtagMismatch
 from pillion.kinds.actors import LostPlace, NoStateStore
@@ -34,7 +36,8 @@ LONGEST = 1_000_000
 NO_METADATA: Mapping[str, str] = {}
 _RELOADS = 5
 _RELOAD_S = 0.015
-_TOKEN_TAG = varint(1998 << 3 | 2)
+_HEARD = 1997
+_HEARD_TAG, _TOKEN_TAG = varint(_HEARD << 3 | 2), varint(1998 << 3 | 2)
 _AT_ONCE = 64
 """Reads at the same time, of a store that has no bulk read."""
 
@@ -62,6 +65,8 @@ class Step:
     propagated: bytes | None = None
     """Set where an instance is created with propagated history; None leaves it."""
     drops_propagated: bool = False
+    heard: bytes | None = None
+    """What `Instance.heard` is from now on; None leaves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +246,8 @@ class Rows:
             operations.append(
                 Set(key, step.outbox, metadata=metadata) if step.outbox else Delete(key, metadata=metadata)
             )
-        head = self._head(len(step.inbox), first + len(step.events), step.generation, instance.signatures)
+        heard = instance.heard if step.heard is None else step.heard
+        head = self._head(len(step.inbox), first + len(step.events), step.generation, instance.signatures, heard)
         operations.append(
             Set(
                 f"{prefix}metadata", head, etag=instance.etag, concurrency="first-write", metadata=metadata
@@ -249,12 +255,14 @@ class Rows:
         )  # fmt: skip
         return Prepared(operations, head)
 
-    def _head(self, inbox: int, history: int, generation: int, signatures: tuple[int, int, int]) -> bytes:
+    def _head(self, inbox: int, history: int, generation: int, signatures: tuple[int, int, int], heard: bytes) -> bytes:
         parts = bytearray()
         for number, value in enumerate((inbox, history, generation, *signatures), 1):
             if value:
                 parts.append(number << 3)
                 parts += varint(value)
+        if heard:
+            parts += _HEARD_TAG + varint(len(heard)) + heard
         parts += _TOKEN_TAG
         parts.append(8)
         parts += self._random.getrandbits(64).to_bytes(8, "big")
@@ -298,6 +306,8 @@ def _apply(instance: Instance, step: Step, etag: str | None) -> None:
         instance.outbox = step.outbox
     if step.propagated is not None or step.drops_propagated:
         instance.propagated = step.propagated
+    if step.heard is not None:
+        instance.heard = step.heard
     instance.etag = etag
 
 
@@ -332,6 +342,9 @@ def _assemble(
     instance.custom_status = rows.get(f"{prefix}customStatus") or None
     instance.propagated = rows.get(f"{prefix}propagated-history") or None
     instance.outbox = rows.get(f"{prefix}outbox") or b""
+    fields = UnknownFieldSet(lengths)
+    of_ours = [fields[at] for at in range(len(fields)) if fields[at].field_number == _HEARD]
+    instance.heard = of_ours[-1].data if of_ours else b""
     instance.load([rows[f"{prefix}history-{n:06d}"] or b"" for n in range(lengths.historyLength)])
     instance.inbox = [Mail.loaded(rows[f"{prefix}inbox-{n:06d}"] or b"") for n in range(lengths.inboxLength)]
     return instance

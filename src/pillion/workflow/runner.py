@@ -23,7 +23,7 @@ from pillion.workflow import outbox
 from pillion.workflow import turn as turns
 from pillion.workflow.faults import InstanceStalled, StoreUnfit
 from pillion.workflow.history import nanoseconds
-from pillion.workflow.instance import Mail
+from pillion.workflow.instance import Mail, has_heard, heard_by_now, mark_of
 from pillion.workflow.rows import Step
 from pillion.workflow.snapshot import Status, Wait
 from pillion.workflow.workers import Item
@@ -125,7 +125,8 @@ class Runner:
             if facts.stalled is not None:
                 raise InstanceStalled
             mark = _mark(event)
-            if mark in facts.raised:
+            heard = self.instance.heard
+            if mark in facts.raised or (heard and has_heard(heard, mark_of(*mark))):
                 return
             if mark in self._raised:
                 # The sender heard no answer and tries again: it hears one when the first is durable.
@@ -353,6 +354,7 @@ class Runner:
             [*decision.carried, *kept], decision.generation, events=decision.events, reset=decision.reset,
             writes_status=decision.writes_status, custom_status=decision.custom_status,
             writes_outbox=bool(made), outbox=outbox.pack([*self.sends, *made]) if made else b"",
+            heard=heard_by_now(self.instance, mail) if decision.reset else None,
         )  # fmt: skip
 
     async def _write(self, step: Step) -> None:
@@ -384,8 +386,11 @@ class Runner:
                 return
 
     async def begin(self, step: Step) -> None:
-        """Write the step that creates the instance; the caller holds `lock`."""
-        await self._write(step)
+        """Write the step that creates the instance; the caller holds `lock`. Raises `Moved` when it has to leave."""
+        try:
+            await self._write(step)
+        except Gone:
+            raise Moved(f"workflow '{self.instance_id}' has moved while it was created") from None
 
     async def sent(self, done: Send) -> None:
         """One of `sends` has arrived; when it was the last, the row goes."""
