@@ -28,6 +28,8 @@ STOP_S = 30.0
 AT_ONCE = 8
 """Aircraft that are asked for a report at the same time."""
 PAGE = 1000
+COUNTING = ("enrich", "board", "lost", "rebook")
+"""Services that keep a tally."""
 Tally = dict[str, Any]
 
 
@@ -63,19 +65,31 @@ def to_the_end(here: Scene, process: subprocess.Popen[bytes], goal: Goal) -> Fou
     _moving(process, "repeats", goal.repeats, lambda: ask(here, "enrich").get("repeated", 0))
     show.step(f"all flights are in; {situation(here)}")
     _moving(process, "cancelled flights dealt with", goal.cancelled, lambda: ask(here, "rebook").get("flights", 0))
-    _moving(process, "workflows completed", goal.cancelled, lambda: workflows(here).get("COMPLETED", 0))
-    aircraft = reports(here, goal.chases)
-    late = {tail for tail, number in goal.chases.items() if number}
+    flows: dict[str, int] = {}
+    aircraft: dict[str, Tally] = {}
 
-    def chases() -> int:
-        """How many there were; reminders may still be under way."""
-        waiting = {tail for tail in late if aircraft[tail].get("chased", 0) < goal.chases[tail]}
+    def completed() -> int:
+        flows.clear()
+        flows.update(workflows(here))
+        return flows.get("COMPLETED", 0)
+
+    def settled() -> int:
+        """How many aircraft have reported, all their chases with it; reminders may still be under way."""
+        waiting = [tail for tail, number in goal.chases.items() if aircraft.get(tail, {}).get("chased", -1) < number]
         aircraft.update(reports(here, waiting))
-        return sum(each.get("chased", 0) for each in aircraft.values())
+        return sum(aircraft[tail].get("chased", -1) >= number for tail, number in goal.chases.items())
 
-    _moving(process, "chases", sum(goal.chases.values()), chases)
-    enrich, board, lost, rebook = (ask(here, who) for who in ("enrich", "board", "lost", "rebook"))
-    return Found(enrich, board, lost, rebook, aircraft, workflows(here))
+    _moving(process, "workflows completed", goal.cancelled, completed)
+    _moving(process, "aircraft with all their chases", len(goal.chases), settled)
+    tallies: dict[str, Tally] = {}
+
+    def answers() -> int:
+        """An instance that has just been started may not answer yet."""
+        tallies.update({who: found for who in COUNTING if who not in tallies and (found := ask(here, who))})
+        return len(tallies)
+
+    _moving(process, "services that answer", len(COUNTING), answers)
+    return Found(**tallies, aircraft=aircraft, workflows=flows)
 
 
 def until(here: Scene, process: subprocess.Popen[bytes], total: int, number: int) -> int:
