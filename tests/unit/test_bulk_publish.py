@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pillion.blocks.broker import Broker
 from pillion.blocks.bulk_publish import PARALLEL, publish_all
 from pillion.errors import ComponentError
-from pillion.kinds.pubsub import BulkEntry, Publish
+from pillion.kinds.pubsub import BulkEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pillion.kinds.pubsub import Publish
 
 
 class Submitting:
@@ -19,14 +24,17 @@ class Submitting:
     features: frozenset[Any] = frozenset()
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[Publish, asyncio.Future[None]]] = []
+        self.topic = ""
+        self.waiting: list[tuple[BulkEntry, asyncio.Future[None]]] = []
 
-    def submit(self, message: Publish) -> asyncio.Future[None]:
-        if message.data == b"refused":
+    def submit(self, topic: str, entries: Sequence[BulkEntry]) -> list[asyncio.Future[None]]:
+        if entries[-1].data == b"refused":
             raise ComponentError("not even sent")
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiting.append((message, future))
-        return future
+        new = asyncio.get_running_loop().create_future
+        submitted: list[tuple[BulkEntry, asyncio.Future[None]]] = [(entry, new()) for entry in entries]
+        self.topic = topic
+        self.waiting += submitted
+        return [future for _, future in submitted]
 
     async def publish(self, message: Publish) -> None:
         raise AssertionError("one by one")
@@ -38,21 +46,24 @@ def test_failures_are_told_in_the_order_of_the_entries() -> None:
     async def main() -> None:
         component = Submitting()
         broker = Broker("b", component, prefix="p-")  # type: ignore[arg-type]
-        datas = [b"fails", b"good", b"refused", *([b"good"] * PARALLEL)]
+        datas = [b"fails", *([b"good"] * (2 * PARALLEL - 2)), b"refused"]
         entries = [BulkEntry(str(number), data) for number, data in enumerate(datas)]
         publishing = asyncio.create_task(publish_all(broker, "t", entries, {}))
         await asyncio.sleep(0)
-        assert len(component.waiting) == PARALLEL - 1
+        assert len(component.waiting) == PARALLEL
         while not publishing.done():
             waiting, component.waiting = component.waiting, []
-            for message, future in waiting:
-                assert message.topic == "p-t"
-                if message.data == b"fails":
+            for entry, future in waiting:
+                if entry.data == b"fails":
                     future.set_exception(ComponentError("the broker said no"))
                 else:
                     future.set_result(None)
             await asyncio.sleep(0)
-        assert publishing.result() == ([("0", "the broker said no"), ("2", "not even sent")], False)
+        failed, partial = publishing.result()
+        assert failed[0] == ("0", "the broker said no")
+        assert failed[1:] == [(str(number), "not even sent") for number in range(PARALLEL, 2 * PARALLEL)]
+        assert component.topic == "p-t"
+        assert not partial
 
     asyncio.run(main())
 

@@ -28,21 +28,21 @@ LONGEST_HEADER = 4096
 """Clients limit header lines to 8 KiB or so; failed entries that do not fit here are in the body alone."""
 
 
-class Row:
-    """One element of a bulk publish body."""
+Row = tuple[str, str, Any, dict[str, str] | None]
+"""One element of a bulk publish body: its id, its content type, the event, its metadata."""
 
-    __slots__ = ("content_type", "entry_id", "event", "metadata")
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self.entry_id = _text(fields.get("entryId"), "EntryId")
-        self.content_type = _text(fields.get("contentType"), "ContentType")
-        self.event = fields.get("event")
-        metadata = fields.get("metadata")
-        if metadata is not None and not (
-            isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
-        ):
-            raise ValueError("metadata of an entry must be an object of strings")
-        self.metadata: dict[str, str] | None = metadata
+def _row(fields: Mapping[str, Any]) -> Row:
+    entry_id, content_type, metadata = fields.get("entryId"), fields.get("contentType"), fields.get("metadata")
+    if not isinstance(entry_id, str):
+        entry_id = _absent(entry_id, "EntryId")
+    if not isinstance(content_type, str):
+        content_type = _absent(content_type, "ContentType")
+    if metadata is not None and not (
+        isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    ):
+        raise ValueError("metadata of an entry must be an object of strings")
+    return entry_id, content_type, fields.get("event"), metadata
 
 
 def read_rows(body: bytes) -> list[Row]:
@@ -56,7 +56,7 @@ def read_rows(body: bytes) -> list[Row]:
     for item in items:
         if not isinstance(item, dict):
             raise ValueError(f"json: cannot unmarshal {_kind(item)} into Go value of type http.bulkPublishMessageEntry")
-        rows.append(Row(item if _MEMBERS.issuperset(item) else _spelled(item)))
+        rows.append(_row(item if _MEMBERS.issuperset(item) else _spelled(item)))
     return rows
 
 
@@ -71,14 +71,13 @@ def _spelled(item: Mapping[str, Any]) -> dict[str, Any]:
     return {_SPELLING.get(key.lower(), key): value for key, value in item.items()}
 
 
-def _text(value: object, name: str) -> str:
+def _absent(value: object, name: str) -> str:
+    """Return what stands for a text that is not there; raises ValueError when something else is in its place."""
     if value is None:
         return ""
-    if not isinstance(value, str):
-        raise ValueError(
-            f"json: cannot unmarshal {_kind(value)} into Go struct field bulkPublishMessageEntry.{name} of type string"
-        )
-    return value
+    raise ValueError(
+        f"json: cannot unmarshal {_kind(value)} into Go struct field bulkPublishMessageEntry.{name} of type string"
+    )
 
 
 def event_bytes(event: Any, content_type: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pillion.blocks.broker import described
 from pillion.errors import ComponentError
-from pillion.kinds.pubsub import BulkPubSub, Feature, Publish, SubmittingPubSub
+from pillion.kinds.pubsub import BulkPubSub, Feature, SubmittingPubSub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,26 +86,24 @@ async def _singly(broker: Broker, topic: str, entries: Sequence[BulkEntry]) -> F
 
 
 async def _in_a_row(broker: Broker, component: SubmittingPubSub, topic: str, entries: Sequence[BulkEntry]) -> Failures:
-    """Submit messages one after the other without waiting, then wait for all of them."""
+    """Submit messages together, then wait for all of them."""
     errors: dict[str, str] = {}
     full = broker.prefix + topic
     for first in range(0, len(entries), PARALLEL):
-        submitted: list[tuple[BulkEntry, asyncio.Future[None]]] = []
-        for entry in entries[first : first + PARALLEL]:
-            try:
-                future = component.submit(Publish(full, entry.data, entry.content_type, entry.metadata))
-            except ComponentError as error:
-                errors[entry.entry_id] = described(error)
-            else:
-                submitted.append((entry, future))
+        some = entries[first : first + PARALLEL]
         try:
-            for entry, future in submitted:
+            futures = component.submit(full, some)
+        except ComponentError as error:
+            errors.update((entry.entry_id, described(error)) for entry in some)
+            continue
+        try:
+            for entry, future in zip(some, futures, strict=True):
                 try:
                     await future
                 except (ComponentError, TimeoutError) as error:
                     errors[entry.entry_id] = described(error)
         except asyncio.CancelledError:
-            for _, future in submitted:
+            for future in futures:
                 future.cancel()  # those that are done do not mind
             raise
     return [(entry.entry_id, errors[entry.entry_id]) for entry in entries if entry.entry_id in errors]

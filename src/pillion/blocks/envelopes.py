@@ -14,6 +14,7 @@ from pillion.errors import ApiError, ComponentError
 from pillion.kinds.component import go_bool
 from pillion.kinds.message_timing import ttl_of
 from pillion.wire.cloudevents import NotAnEvent, Payload, Stamp, overrides_of, payload_kind, payload_member
+from pillion.wire.gojson import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -75,22 +76,26 @@ class Envelopes:
             time=self._time(), parent=parent, state=state, expiration=expiration, overrides=overrides,
         )  # fmt: skip
 
-    def alike(self, broker: Broker, topic: str, call: Traced) -> Callable[[bytes, str], bytes]:
+    def alike(self, broker: Broker, topic: str, call: Traced) -> Callable[[bytes, str], bytes | None]:
         """Return what makes the events of a bulk from canonical bytes and their type: what they share is written once.
 
-        For payloads that are no events themselves and have no metadata of their own.
+        For payloads without metadata of their own; None is the answer for one that is an event itself.
         """
         stamp, new_id, time = self._stamp(broker, topic), self._new_id, self._time()
         parent = call.traceparent
         state = call.tracestate if parent else ""
-        shared: dict[str, tuple[bytes, bytes]] = {}
+        shared: dict[str, tuple[Payload, bytes, bytes]] = {}
 
-        def event(body: bytes, content_type: str) -> bytes:
-            around = shared.get(content_type)
-            if around is None:
-                around = shared[content_type] = stamp.around(content_type, time=time, parent=parent, state=state)
-            member = payload_member(body, content_type, is_canonical=True)
-            return b"{%b%b%b%b" % (member, around[0], new_id().encode(), around[1])
+        def event(body: bytes, content_type: str) -> bytes | None:
+            if content_type not in shared:
+                around = stamp.around(content_type, time=time, parent=parent, state=state)
+                shared[content_type] = (payload_kind(content_type), *around)
+            kind, to_id, behind = shared[content_type]
+            if kind is Payload.JSON:
+                return b'{"data":%b%b%b%b' % (escaped(body), to_id, new_id().encode(), behind)
+            if kind is Payload.EVENT:
+                return None
+            return b"{%b%b%b%b" % (payload_member(body, content_type), to_id, new_id().encode(), behind)
 
         return event
 

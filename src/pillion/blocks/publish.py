@@ -25,7 +25,7 @@ from pillion.kinds.pubsub import BulkEntry
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.observe.spans import topic_span
 from pillion.observe.tracing import Span, SpanKind
-from pillion.wire.cloudevents import CLOUDEVENT, Payload, payload_kind, readable
+from pillion.wire.cloudevents import CLOUDEVENT, readable
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
 
@@ -206,15 +206,15 @@ class PublishBlock:
                 metadata={**about, "error": str(error)},
             ) from error
         entries = []
-        for row in rows:
+        for entry_id, content_type, event, own in rows:
             try:
-                data = event_bytes(row.event, row.content_type)
+                data = event_bytes(event, content_type)
             except ValueError as error:
                 raise ApiError(
-                    faults.ENVELOPE, entry=row.entry_id, topic=topic, pubsub=name, error=error, resource=name,
+                    faults.ENVELOPE, entry=entry_id, topic=topic, pubsub=name, error=error, resource=name,
                     metadata={**about, "error": str(error)},
                 ) from error  # fmt: skip
-            entries.append(BulkEntry(row.entry_id, data, row.content_type, merged(row.metadata, metadata)))
+            entries.append(BulkEntry(entry_id, data, content_type, merged(own, metadata)))
         self._check_ids(entries, broker, topic)
         due = self._timed_entries(broker, entries, metadata)
         spans = self._begin_entries(call, entries)
@@ -349,22 +349,23 @@ class PublishBlock:
         raw: bool,
         are_canonical: bool = False,
     ) -> None:
+        if raw:
+            for entry, context in zip(entries, contexts, strict=True):
+                entry.metadata = traced(entry.metadata, context)
+            return
         usual = None
         if are_canonical and not due and self._tracer is None and entries:
             usual = self._envelopes.alike(broker, topic, contexts[0])
         for entry, context in zip(entries, contexts, strict=True):
-            if raw:
-                entry.metadata = traced(entry.metadata, context)
-            elif usual is not None and not entry.metadata and payload_kind(entry.content_type) is not Payload.EVENT:
-                entry.data = usual(entry.data, entry.content_type)
-                entry.content_type = CLOUDEVENT
-            else:
-                when = due.get(entry.entry_id) if due else None
-                entry.data = self._envelopes.event(
-                    broker, topic, entry.data, entry.content_type, entry.metadata, context, when,
+            data = None
+            if usual is not None and not entry.metadata:
+                data = usual(entry.data, entry.content_type)
+            if data is None:
+                data = self._envelopes.event(
+                    broker, topic, entry.data, entry.content_type, entry.metadata, context, due.get(entry.entry_id),
                     is_canonical=are_canonical,
                 )  # fmt: skip
-                entry.content_type = CLOUDEVENT
+            entry.data, entry.content_type = data, CLOUDEVENT
 
     def _begin_entries(self, call: HttpCall | RpcCall, entries: Sequence[BulkEntry]) -> Sequence[Traced]:
         """Return the trace context of each entry: a span of its own where spans are made, else the request's."""

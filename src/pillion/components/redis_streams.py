@@ -28,11 +28,11 @@ from pillion.kinds.pubsub import Delivery, Feature
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from pillion.components.redis_link import Link, Part
     from pillion.kinds.component import Context
-    from pillion.kinds.pubsub import Publish
+    from pillion.kinds.pubsub import BulkEntry, Publish
 
 log = logging.getLogger("pillion.components.redis_streams")
 
@@ -42,6 +42,9 @@ GRACE_S = 5.0
 """How much longer than the blocking time the server may be silent."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 """The pauses after reads that failed, each twice the one before, until one succeeds."""
+
+_NO_DATA = b"$0\r\n\r\n"
+"""How the empty last word of a packed command looks."""
 
 
 class RedisPubSub:
@@ -92,16 +95,26 @@ class RedisPubSub:
 
     async def publish(self, message: Publish) -> None:
         """Append to the stream. Publishes of one loop turn leave in one write."""
-        await self.submit(message)
+        topic = message.topic
+        await self._client.link_for(topic).send(self._packed(topic, message.data, message.metadata))
 
-    def submit(self, message: Publish) -> asyncio.Future[None]:
-        """Append to the stream; the future is done when the server said so."""
-        topic, metadata = message.topic, message.metadata
-        parts: tuple[Part, ...] = (b"XADD", topic, *self._trim(), b"*", b"data", message.data)
+    def submit(self, topic: str, entries: Sequence[BulkEntry]) -> list[asyncio.Future[None]]:
+        """Append to the stream; each future is done when the server said so."""
+        head = pack((b"XADD", topic, *self._trim(), b"*", b"data", b"")).removesuffix(_NO_DATA)
+        packed = [
+            self._packed(topic, entry.data, entry.metadata)
+            if entry.metadata
+            else b"%b$%d\r\n%b\r\n" % (head, len(entry.data), entry.data)
+            for entry in entries
+        ]
+        return self._client.link_for(topic).send_all(packed)
+
+    def _packed(self, topic: str, data: bytes, metadata: Mapping[str, str]) -> bytes:
+        parts: tuple[Part, ...] = (b"XADD", topic, *self._trim(), b"*", b"data", data)
         if metadata:
             plain = metadata if isinstance(metadata, dict) else dict(metadata)
             parts += (b"metadata", orjson.dumps(plain, option=orjson.OPT_SORT_KEYS))
-        return self._client.link_for(topic).send(pack(parts))
+        return pack(parts)
 
     async def subscribe(
         self, topic: str, metadata: Mapping[str, str], handler: Callable[[Delivery], Awaitable[None]]

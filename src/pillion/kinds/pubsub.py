@@ -129,10 +129,10 @@ class BulkPubSub(PubSub, Protocol):
 
 @runtime_checkable
 class SubmittingPubSub(PubSub, Protocol):
-    """A broker whose message is on its way when `submit` returns: many of them need no task each."""
+    """A broker whose messages are on their way when `submit` returns: many of them need no task each."""
 
-    def submit(self, message: Publish) -> asyncio.Future[None]:
-        """Begin to publish; the future ends as `publish` would."""
+    def submit(self, topic: str, entries: Sequence[BulkEntry]) -> list[asyncio.Future[None]]:
+        """Begin to publish all entries, in their order; each has a future that ends as its `publish` would."""
         ...
 
 

@@ -11,25 +11,23 @@ from typing import Any
 
 import orjson
 
-_ESCAPES = (
-    (b"<", b"\\u003c"),
-    (b">", b"\\u003e"),
-    (b"&", b"\\u0026"),
-    (b"\xe2\x80\xa8", b"\\u2028"),
-    (b"\xe2\x80\xa9", b"\\u2029"),
-)
 _ODD = rb"(?:-0|-?[0-9]+[.eE]|-?[0-9]{19})"
 """What orjson and Go may write differently: fractions, exponents, minus zero, integers beyond 64 bits."""
-_ODD_INSIDE = re.compile(rb"[:,\[ \t\r\n]" + _ODD)
-"""Numbers follow one of these characters; looking for those first is 20 times faster than looking for digits."""
+_ODD_INSIDE = re.compile(rb"[:,\[ \t\r\n][-0-9](?:[0-9]*[.eE]|(?<=-)0|[0-9]{18})")
+"""Numbers follow one of these characters: nothing else is tried before a digit was seen. 18 negative digits pass too."""
 _ODD_ALONE = re.compile(_ODD)
 
 
 def escaped(text: bytes) -> bytes:
     """Escape a JSON text as Go does; the five characters occur inside strings only."""
-    for plain, escape in _ESCAPES[:3] if text.isascii() else _ESCAPES:
-        if plain in text:
-            text = text.replace(plain, escape)
+    if b"<" in text:
+        text = text.replace(b"<", b"\\u003c")
+    if b">" in text:
+        text = text.replace(b">", b"\\u003e")
+    if b"&" in text:
+        text = text.replace(b"&", b"\\u0026")
+    if not text.isascii():
+        text = text.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     return text
 
 
