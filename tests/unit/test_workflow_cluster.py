@@ -9,15 +9,18 @@ import random
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from actor_cluster import Cluster
 from pillion.clock import SystemClock
 from pillion.errors import Code, ComponentError
 from pillion.jobs.engine import Engine as JobsEngine
-from pillion.kinds.actors import RemoteFailure, Tick
+from pillion.kinds.actors import ActorCall, RemoteFailure, Tick
 from pillion.kinds.config import Workflow
 from pillion.kinds.jobs import Interest, Member, Outcome
 from pillion.testing.memory_jobs import Jobs, MemoryJobStore
 from pillion.testing.workflow_worker import Context, Executor, InProcess, Worker
+from pillion.workflow.faults import InstanceMissing
 from pillion.workflow.hub import Start
 from pillion.workflow.service import Hub
 from pillion.workflow.snapshot import Status
@@ -280,3 +283,37 @@ def test_limits_for_all_replicas_are_shared_among_them() -> None:
         assert town.most_at_once == 3, "the one that is left has it all"
 
     run(story, Workflow(activity_limits={"rest": 3}))
+
+
+def test_instances_are_inspected_and_mended_from_any_sidecar() -> None:
+    async def story(town: Town) -> None:
+        a, b = town.sidecars["a"], town.sidecars["b"]
+
+        def by_kind(actor_type: str, actor_id: str) -> str:
+            return "a" if actor_type == NAMES.workflow() else "b"
+
+        await town.cluster.rebalance(by_kind, TYPES)
+        await b.worker.close()
+        await a.hub.start(Start("job", "i", input="1"))
+        for _ in range(5):
+            victim = b.hub.attach()
+            await victim.next()
+            victim.close()
+        keeper = b.hub.attach()
+        for hub in (a.hub, b.hub):
+            found = await hub.inspect("i")
+            assert found is not None
+            assert found.owner == "a"
+            [wait] = found.waiting
+            assert (wait.kind, wait.name, wait.task_id, wait.attempts) == ("quarantine", "add", 0, 5)
+        await b.hub.retry_activity("i", 0)
+        await keeper.next()
+        await b.hub.skip_activity("i", 0, "7")
+        assert (await b.hub.wait_completion("i")).output == "7"
+        with pytest.raises(InstanceMissing):
+            await b.hub.skip_activity("i", 0)
+        foreign = [(b"dapr-caller-app-id", b"other"), (b"dapr-caller-namespace", b"default")]
+        with pytest.raises(RemoteFailure, match="access denied"):
+            await a.host.invoke(ActorCall(NAMES.workflow(), "i", "pillion.Inspect", headers=foreign))
+
+    run(story)

@@ -636,6 +636,41 @@ def test_an_activity_that_takes_its_workers_down_is_put_aside_and_can_be_retried
     run(test())
 
 
+def test_a_turn_that_takes_its_workers_down_is_put_aside_and_can_be_retried_or_terminated() -> None:
+    async def test() -> None:
+        b = Bench({"chain": chain}, {"add": add})
+        keeper = b.hub.attach()
+        for name in ("t", "u"):
+            await b.hub.start(Start("chain", name, input="1"))
+        for deaths in range(3 + 2 + 2):
+            victim = b.hub.attach()
+            keeper.close()
+            keeper = b.hub.attach()
+            await victim.next()
+            if deaths < 3:  # after that each of the two is under suspicion, and alone with its worker
+                await victim.next()
+            victim.close()
+        b.connect()
+        await b.hub.start(Start("chain", "other", input="1"))
+        assert (await b.done("other")).output == "1", "others go on"
+        for name in ("t", "u"):
+            found = await b.hub.inspect(name)
+            assert found is not None
+            assert [(wait.kind, wait.name, wait.task_id, wait.attempts) for wait in found.waiting] == [
+                ("quarantine", "chain", None, 5)
+            ]  # fmt: skip
+        await b.hub.retry_turn("t")
+        assert (await b.done("t")).output == "1"
+        with pytest.raises(InstanceMissing):
+            await b.hub.retry_turn("t")
+        await b.hub.terminate("u", '"enough"')
+        found_u = await b.done("u")
+        assert (found_u.status, found_u.output) == (Status.TERMINATED, '"enough"')
+        await b.kill()
+
+    run(test())
+
+
 def test_a_large_history_stalls_before_it_wedges_a_worker() -> None:
     """Invariant 35."""
 

@@ -6,6 +6,7 @@ and mending: run again from an event, give a quarantined activity another chance
     GET  /v1.0-pillion/workflows/{id}/history       POST /v1.0-pillion/workflows/{id}/purge?force=true
     POST /v1.0-pillion/workflows/{id}/terminate?recursive=false     the body becomes the output
     POST /v1.0-pillion/workflows/{id}/suspend, .../resume           the body is the reason
+    POST /v1.0-pillion/workflows/{id}/retry                         a turn that took too many workers down
     POST /v1.0-pillion/workflows/{id}/activities/{task}/retry
     POST /v1.0-pillion/workflows/{id}/activities/{task}/skip        the body becomes the activity's result
 
@@ -69,6 +70,7 @@ class WorkflowAdminBlock:
             ("TerminateWorkflowWithOutput", "POST", f"{one}/terminate", self.terminate),
             ("SuspendWorkflow", "POST", f"{one}/suspend", self.suspend),
             ("ResumeWorkflowForReason", "POST", f"{one}/resume", self.resume),
+            ("RetryTurn", "POST", f"{one}/retry", self.retry_turn),
             ("RetryActivity", "POST", f"{task}/retry", self.retry),
             ("SkipActivity", "POST", f"{task}/skip", self.skip),
         )
@@ -156,6 +158,11 @@ class WorkflowAdminBlock:
     async def retry(self, call: HttpCall) -> Response:
         workflows, (instance_id, task) = await self._enter(), _activity(call)
         await _mend(faults.ACTIVITY, workflows.retry_activity(instance_id, task), id=instance_id, task=task)
+        return _json({}, 202)
+
+    async def retry_turn(self, call: HttpCall) -> Response:
+        workflows, instance_id = await self._enter(), call.params[0]
+        await _mend(faults.TURN, workflows.retry_turn(instance_id), id=instance_id)
         return _json({}, 202)
 
     async def skip(self, call: HttpCall) -> Response:

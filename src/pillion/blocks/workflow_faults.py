@@ -47,6 +47,7 @@ PURGE = _fault("ERR_PURGE_WORKFLOW", 500, Code.INTERNAL, "error purging workflow
 BAD_QUERY = _fault("ERR_MALFORMED_REQUEST", 400, Code.INVALID_ARGUMENT, "{text}")
 LIST = _fault("ERR_LIST_WORKFLOWS", 500, Code.INTERNAL, "error listing workflows: {error}")
 RERUN = _fault("ERR_RERUN_WORKFLOW", 500, Code.INTERNAL, "error rerunning workflow '{id}': {error}")
+TURN = _fault("ERR_WORKFLOW_TURN", 500, Code.INTERNAL, "error mending the turn of workflow '{id}': {error}")
 ACTIVITY = _fault(
     "ERR_WORKFLOW_ACTIVITY", 500, Code.INTERNAL, "error mending activity {task} of workflow '{id}': {error}"
 )  # fmt: skip

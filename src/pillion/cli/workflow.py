@@ -150,10 +150,14 @@ def show_command(instance_id: str, as_json: bool) -> None:
         click.echo(f"{click.style('waits for'.ljust(14), bold=True)} {_wait(wait, now)}")
     quarantined = [wait for wait in found["waiting"] if wait["kind"] == "quarantine"]
     for wait in quarantined:
-        say.note(
-            f"mend it with: pillion workflow retry {instance_id} {wait.get('task')}"
-            f"   or: pillion workflow skip {instance_id} {wait.get('task')} --result JSON"
-        )
+        task = wait.get("task")
+        if task is None:
+            say.note(f"mend it with: pillion workflow retry {instance_id}")
+        else:
+            say.note(
+                f"mend it with: pillion workflow retry {instance_id} {task}"
+                f"   or: pillion workflow skip {instance_id} {task} --result JSON"
+            )
 
 
 def _wait(wait: dict[str, Any], now: float) -> str:
@@ -287,9 +291,13 @@ def rerun_command(instance_id: str, event_id: int, new_instance_id: str, data: s
 
 @workflow.command("retry")
 @click.argument("instance_id")
-@click.argument("task", type=int)
-def retry_command(instance_id: str, task: int) -> None:
-    """Give a quarantined activity another chance."""
+@click.argument("task", type=int, required=False)
+def retry_command(instance_id: str, task: int | None) -> None:
+    """Give a quarantined activity another chance, or without TASK the workflow's own turn."""
+    if task is None:
+        _ask("POST", _one(instance_id, "/retry"))
+        say.success("the turn is offered again")
+        return
     _ask("POST", _one(instance_id, f"/activities/{task}/retry"))
     say.success(f"activity {task} is offered again")
 

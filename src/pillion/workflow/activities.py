@@ -31,6 +31,8 @@ from pillion.workflow.turn import propagate
 from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pillion.kinds.actors import Tick
     from pillion.observe.tracing import Span
     from pillion.workflow.engine import Engine
@@ -69,16 +71,17 @@ class Run:
         self.handed = False
         """A reference sidecar has taken it over: the result comes as an event."""
 
+    def is_ours(self, engine: Engine) -> bool:
+        """Whether it runs in this application, here or on a replica."""
+        target = self.event.router.targetAppID if self.event.HasField("router") else ""
+        return target in ("", engine.surroundings.names.app_id)
+
     def wait(self, engine: Engine, since: float) -> Wait:
         name, task_id = self.event.taskScheduled.name, self.event.eventId
         item = self.item
         if item is None:
             return Wait("activity", name, task_id, attempts=self.attempts, error=self.error, since=since)
-        if item.quarantined:
-            return Wait("quarantine", name, task_id, attempts=item.losses, error=item.quarantined, since=since)
-        kind = "worker" if item.holder is None and engine.workers.lacks(item) else "activity"
-        lost = f"{item.losses} workers were lost while they ran it" if item.losses else ""
-        return Wait(kind, name, task_id, attempts=item.losses, error=lost, since=since)
+        return engine.activities.wait_of(item, since)
 
 
 def activity_id(instance_id: str, task_id: int, generation: int) -> str:
@@ -108,6 +111,8 @@ class Activities:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._running: dict[tuple[str, str], tuple[asyncio.Future[Event], Item]] = {}
+        self.asked: Callable[[ActorCall], Awaitable[bytes]] | None = None
+        """Answers what sidecars of this application ask of activities that run here."""
         self._results: OrderedDict[tuple[str, str], tuple[float, bytes]] = OrderedDict()
 
     # --- for instances of this host ---
@@ -293,6 +298,8 @@ class Activities:
 
     async def invoke(self, call: ActorCall) -> ActorReply:
         """`Execute`: run it and answer with its result, or leave a reminder for a reference sidecar's call."""
+        if call.method in ("pillion.Inspect", "pillion.Mend") and self.asked is not None:
+            return ActorReply(await self.asked(call))
         if call.method != EXECUTE:
             raise ComponentError(f"no such method: {call.method}")
         asked = backend.ActivityInvocation.FromString(call.body)
@@ -335,6 +342,31 @@ class Activities:
             running = self._running[key] = (future, item)
             self._engine.workers.offer(item)
         return (await asyncio.shield(running[0])).SerializeToString()
+
+    def item_of(self, actor_id: str) -> Item | None:
+        """The item of an activity that runs here for another host, None when there is none."""
+        return next((item for (known, _), (_, item) in self._running.items() if known == actor_id), None)
+
+    def wait_of(self, item: Item, since: float | None = None) -> Wait:
+        """Why an activity has no result yet that is in the work queue here."""
+        since = item.offered if since is None else since
+        if item.quarantined:
+            return Wait(
+                "quarantine", item.name, item.task_id, attempts=item.losses, error=item.quarantined, since=since
+            )
+        kind = "worker" if item.holder is None and self._engine.workers.lacks(item) else "activity"
+        lost = f"{item.losses} workers were lost while they ran it" if item.losses else ""
+        return Wait(kind, item.name, item.task_id, attempts=item.losses, error=lost, since=since)
+
+    def drop(self, actor_id: str) -> None:
+        """Nobody waits any more for an activity that this host was to run for another one."""
+        for key, (future, item) in list(self._running.items()):
+            if key[0] == actor_id:
+                self._engine.workers.withdraw(item)
+                del self._running[key]
+                if not future.done():
+                    future.set_exception(InstanceMissing())
+                    future.exception()
 
     def abandon(self) -> None:
         """No worker is left here: activities of others that nobody has taken are given back to who sent them."""

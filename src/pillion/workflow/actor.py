@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from pillion.kinds.actors import Tick
     from pillion.workflow.engine import Engine
+    from pillion.workflow.mending import Mending
     from pillion.workflow.snapshot import Snapshot, Status
 
 log = logging.getLogger("pillion.workflow")
@@ -54,8 +55,9 @@ _OPERATIONS = {
 class WorkflowActor:
     """The handler of the actor type `workflow`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, mending: Mending) -> None:
         self._engine = engine
+        self._mending = mending
 
     async def invoke(self, call: ActorCall) -> ActorReply:
         try:
@@ -89,6 +91,8 @@ class WorkflowActor:
             case "RerunWorkflowInstance":
                 await self._check(call, "rerun")
                 await self._adopt(instance_id, backend.BackendWorkflowState.FromString(call.body))
+            case "pillion.Inspect" | "pillion.Mend":
+                return await self._mending.answer_instance(call)
             case _:
                 raise ComponentError(f"no such method: {call.method}")
         return b""

@@ -705,6 +705,8 @@ class Engine:
 
     def waiting_for(self, item: Item, since: float) -> Wait:
         """Why a turn is not over."""
+        if item.quarantined:
+            return Wait("quarantine", item.name, attempts=item.losses, error=item.quarantined, since=since)
         if item.holder is not None:
             return Wait("turn", item.name, attempts=item.losses, since=item.since)
         kind = "worker" if self.workers.lacks(item) else "turn"

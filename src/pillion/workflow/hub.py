@@ -127,6 +127,9 @@ class Workflows(Protocol):
     async def retry_activity(self, instance_id: str, task_id: int) -> None:
         """Offer a quarantined activity to workers again, with its attempts forgotten. Raises `InstanceMissing`."""
 
+    async def retry_turn(self, instance_id: str) -> None:
+        """Offer a quarantined turn to workers again. Raises `InstanceMissing` when no turn is under way."""
+
     async def skip_activity(self, instance_id: str, task_id: int, result: str | None = None) -> None:
         """Let an unfinished activity count as completed with `result` (JSON text). Raises `InstanceMissing`."""
 

@@ -62,6 +62,10 @@ class Gone(Exception):
     """The runner was closed while it waited: another host, or nobody, has the instance now."""
 
 
+class Forced(Exception):
+    """The turn is put aside, for it takes workers down, and the instance is to be terminated."""
+
+
 class Runner:
     """Drives one committed instance. `mail` is what waits for a turn, in its order."""
 
@@ -197,6 +201,10 @@ class Runner:
 
     def kick(self) -> None:
         """Begin to work on what waits, unless that is being done or is not due; try again what stalled."""
+        if self.driving and self.item is not None and self.item.quarantined and self._ends():
+            self.engine.workers.withdraw(self.item)
+            if self.answer is not None and not self.answer.done():
+                self.answer.set_exception(Forced())
         if self.driving or self.closed or self.leaving is not None or not self.mail or not self._due():
             return
         self.driving = True
@@ -209,10 +217,14 @@ class Runner:
         at_ns = self.start_ns
         if at_ns is None or at_ns <= self.engine.surroundings.now_ns():
             return True
-        if any(one.event.HasField("executionTerminated") for one in self.mail):
+        if self._ends():
             return True
         self.engine.timers.arm_start(self, at_ns)
         return False
+
+    def _ends(self) -> bool:
+        """Whether a termination waits for its turn."""
+        return any(one.event.HasField("executionTerminated") for one in self.mail)
 
     @property
     def start_ns(self) -> int | None:
@@ -263,7 +275,15 @@ class Runner:
         else:
             if any(_precious(one) for one in mail):
                 self.engine.watch_turn(self)
-            turn, decision = await self._ask(turn)
+            try:
+                turn, decision = await self._ask(turn)
+            except Forced:
+                # Nothing has been written: the same turn with its end, without a worker.
+                end = next(one for one in self.mail if one.event.HasField("executionTerminated"))
+                self.mail = [one for one in self.mail if one is not end]
+                self.in_turn = mail = [*mail, end]
+                turn = turns.begin(self.instance, mail, now_ns) or turn
+                decision = turns.force(turn, surroundings.now_ns())
         self.slow = False
         await self._commit(turn, decision, mail)
         return not decision.stalled

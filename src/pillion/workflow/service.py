@@ -16,10 +16,11 @@ from pillion.workflow import history
 from pillion.workflow.actor import FORK, WAIT, Retentioner, WorkflowActor, status_of
 from pillion.workflow.builtin import Builtin
 from pillion.workflow.engine import CREATE, PROTOBUF, Engine
-from pillion.workflow.faults import InstanceMissing, RerunRefused, from_remote
+from pillion.workflow.faults import RerunRefused, from_remote
+from pillion.workflow.mending import Mending
 from pillion.workflow.purge import FORCE, PURGE, PURGE_TREE
 from pillion.workflow.recovery import Recovery
-from pillion.workflow.snapshot import Inspection, Snapshot, Status, Wait
+from pillion.workflow.snapshot import Inspection, Snapshot, Status
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -45,7 +46,9 @@ class Hub:
         self.engine = Engine(surroundings, limits=limits, changed=self._workers_changed)
         self.builtin = Builtin(self.engine.workers.answer_inside)
         self.recovery = Recovery(self.engine)
-        self._actor = WorkflowActor(self.engine)
+        self.mending = Mending(self.engine)
+        self.engine.activities.asked = self.mending.answer_activity
+        self._actor = WorkflowActor(self.engine, self.mending)
         self._retentioner = Retentioner(self.engine)
         self._last_event_ns = 0
         self._lingering: asyncio.TimerHandle | None = None
@@ -268,46 +271,16 @@ class Hub:
         return None if instance is None else list(instance.rows())
 
     async def inspect(self, instance_id: str) -> Inspection | None:
-        engine = self.engine
-        runner = engine.runners.get(instance_id)
-        instance = await engine.rows.load(instance_id) if runner is None else runner.instance
-        if instance is None or not instance.exists:
-            return None
-        try:
-            owner = (await self._surroundings.actors.owner(engine.workflow_type, instance_id)).address
-        except ActorError:
-            owner = ""
-        waiting = engine.waiting_unread(instance) if runner is None else runner.waiting()
-        if not owner and not instance.facts.status.terminal:
-            waiting = (Wait("worker", error="no worker of this application is connected"), *waiting)
-        return Inspection(
-            instance.snapshot(), waiting, instance.generation, instance.facts.length, len(instance.inbox),
-            instance.size, owner,
-        )  # fmt: skip
+        return await self.mending.inspect(instance_id)
 
     async def retry_activity(self, instance_id: str, task_id: int) -> None:
-        runner = await self.engine.find(instance_id)
-        run = None if runner is None else runner.activities.get(task_id)
-        if run is None:
-            raise InstanceMissing
-        if run.item is not None:
-            self.engine.workers.retry(run.item)
-        else:
-            run.hurry.set()
+        await self.mending.retry(instance_id, task_id)
+
+    async def retry_turn(self, instance_id: str) -> None:
+        await self.mending.retry(instance_id, None)
 
     async def skip_activity(self, instance_id: str, task_id: int, result: str | None = None) -> None:
-        runner = await self.engine.find(instance_id)
-        event = None if runner is None else runner.instance.facts.tasks.get(task_id)
-        if runner is None or event is None:
-            raise InstanceMissing
-        answer = m.ActivityResponse(instanceId=instance_id, taskId=task_id, result=history.text(result))
-        done = history.task_result(self._surroundings.now_ns(), answer, event.taskScheduled.taskExecutionId)
-        run = runner.activities.get(task_id)
-        if run is not None and run.item is not None:
-            self.engine.workers.withdraw(run.item)
-        await runner.add(done)
-        if (left := runner.activities.pop(task_id, None)) is not None and left.task is not None:
-            left.task.cancel()
+        await self.mending.skip(instance_id, task_id, result)
 
     # --- the way to the owner ---
 

@@ -1,8 +1,8 @@
 """The work queue: items go to the streams of workers, answers come back (spec `actors-workflows-jobs.md` 3.3).
 
 An item is with exactly one stream at a time. When that stream ends it is offered to another one at once, under a new
-token, so that a late answer of the first completes nothing (invariants 33, 34). An activity whose worker was lost too
-often while it held it is put aside: it would take the next worker down as well; the others go on.
+token, so that a late answer of the first completes nothing (invariants 33, 34). An item whose worker was lost too often
+while it held it is put aside: it would take the next worker down as well; the others go on.
 
 Knows: items, streams, limits. Never knows: instances' states, stores, gRPC.
 """
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pillion.workflow.turn import Turn
 
 MOST_LOSSES = 5
-"""So many workers may be lost while they hold an activity before it is put aside."""
+"""So many workers may be lost while they hold an item before it is put aside."""
 SUSPICIOUS = 3
-"""An activity that was there when so many workers were lost is given to a worker with no other such activity: so those
-that merely stood by are told from the one that takes workers down."""
+"""An item that was there when so many workers were lost is given to a worker with no other such item: so those that
+merely stood by are told from the one that takes workers down."""
 WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
 REMEMBERED = 4096
@@ -99,7 +99,7 @@ class Stream:
         self.turns = 0
         self.activities = 0
         self.suspect: Item | None = None
-        """The one activity with it that may take it down."""
+        """The one item with it that may take it down."""
         self.own: deque[Item] = deque()
         """Turns of instances whose history this worker has."""
         self.cached: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -233,7 +233,7 @@ class Workers:
                 self._release(item)
             if item.gone:
                 continue
-            if held and item.turn is None and not left:
+            if held and not left:
                 item.losses += 1
                 if item.losses >= self._limits.most_losses:
                     item.quarantined = f"{item.losses} workers were lost while they ran it"
@@ -319,9 +319,9 @@ class Workers:
         self._rouse()
 
     def _queue(self, item: Item) -> deque[Item]:
-        if item.turn is not None:
-            return self._turns
-        return self._activities if item.losses < SUSPICIOUS else self._suspects
+        if item.losses >= SUSPICIOUS:
+            return self._suspects
+        return self._activities if item.turn is None else self._turns
 
     def _rouse(self) -> None:
         """Wake the stream that has waited longest of those that can take something."""
