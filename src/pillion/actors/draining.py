@@ -14,7 +14,7 @@ from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from pillion.actors.instances import Instance, Kind
     from pillion.actors.meter import Meter
@@ -37,9 +37,7 @@ async def end(kind: Kind, hosted: Hosted, instances: Sequence[Instance], meter: 
     mine = [instance for instance in instances if instance.begin_to_close()]
     await quieten(instances, limit_s, ActorClosed("actor is closed: it moves to another host"))
     await deactivate_all(kind, hosted, iter(mine), meter)
-    for instance in instances:  # those that somebody else had begun to end
-        if instance.closing is not None:
-            await instance.closing.gone.wait()
+    await gone(instances, None)  # those that somebody else had begun to end
 
 
 async def quieten(instances: Sequence[Instance], limit_s: float, error: ActorError) -> None:
@@ -116,3 +114,23 @@ async def deactivate(
         meter.rebalanced(actor_type)
         meter.deactivated(actor_type, success=success)
     return success
+
+
+async def leave(
+    leaving: Callable[[Callable[[str], bool]], Awaitable[None]], stays: Callable[[str], bool], most_s: float | None
+) -> None:
+    """Let a handler part with what it keeps of actors that do not stay."""
+    try:
+        async with asyncio.timeout(most_s):
+            await leaving(stays)
+    except TimeoutError:
+        log.warning("actors that their handler keeps had not left after %g s", most_s)
+
+
+async def gone(instances: Sequence[Instance], most_s: float | None) -> None:
+    """Wait for the end of instances that somebody else has begun to end."""
+    if most_s is not None:
+        await quieten(instances, most_s, ActorClosed("actor is closed"))
+    for instance in instances:
+        if instance.closing is not None:
+            await instance.closing.gone.wait()

@@ -13,9 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pillion.actors import draining
+from pillion.actors.idle import Idle
 from pillion.actors.instances import Claim, Kind
 from pillion.actors.membership import HALT_S
 from pillion.actors.meter import Uncounted
+from pillion.actors.roster import Roster
 from pillion.kinds.actors import ActorClosed, ActorError, LostPlace
 from pillion.tasks import Tasks
 
@@ -42,12 +44,11 @@ class Residents:
     def __init__(self, placement: Placement, meter: Meter | None = None) -> None:
         self._placement = placement
         self.meter: Meter = meter or Uncounted()
-        self._wanted: dict[str, dict[str, Hosted]] = {}
-        self._has_store = False
+        self._roster = Roster()
         self._kinds: dict[str, Kind] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._closed = False
         self._tasks = Tasks("actors")
+        self._idle = Idle(self._sweep, self._tasks)
 
     # --- turns -----------------------------------------------------------------------------------------------------
 
@@ -105,8 +106,7 @@ class Residents:
 
     def _activate(self, kind: Kind, actor_id: str) -> Instance:
         instance = kind.activate(actor_id, self._placement.version)
-        if kind.actor_type not in self._timers:
-            self._watch(kind)
+        self._idle.begin(kind)
         return instance
 
     def instance(self, actor_type: str, actor_id: str) -> Instance | None:
@@ -162,24 +162,18 @@ class Residents:
 
         A type that is named again keeps its instances, with new settings and a new handler for what comes.
         """
-        self._wanted.pop(by, None)
-        if types:
-            self._wanted[by] = {hosted.actor_type: hosted for hosted in types}
+        self._roster.host(by, types)
         self._refresh()
 
     def store_changed(self, there: bool) -> None:
         """Whether there is an actor state store: without one nothing is hosted (1.1)."""
-        if there is not self._has_store:
-            self._has_store = there
+        if self._roster.store_changed(there):
             self._refresh()
 
     def _refresh(self) -> None:
         if self._closed:
             return
-        effective: dict[str, Hosted] = {}
-        if self._has_store:
-            for types in self._wanted.values():
-                effective |= types
+        effective = self._roster.effective()
         withdrawn = []
         for actor_type, kind in self._kinds.items():
             if kind.hosted is not None and actor_type not in effective:
@@ -189,7 +183,7 @@ class Residents:
             kind = self._kinds.get(actor_type) or Kind(actor_type)
             self._kinds[actor_type] = kind
             kind.host(hosted)
-            self._watch(kind)
+            self._idle.watch(kind)
         self._placement.types(sorted(effective))
         for kind, hosted in withdrawn:
             self._tasks.start(self._withdraw(kind, hosted), f"withdraw {kind.actor_type}")
@@ -245,9 +239,9 @@ class Residents:
                 if kind.hosted is not None:
                     group.create_task(self._end(kind, kind.hosted, instances, most_s))
                     if kind.hosted.leaving is not None:
-                        group.create_task(_leave(kind.hosted.leaving, partial(stays, kind.actor_type), most_s))
+                        group.create_task(draining.leave(kind.hosted.leaving, partial(stays, kind.actor_type), most_s))
                 else:  # withdrawn: their end has begun
-                    group.create_task(_gone(instances, most_s))
+                    group.create_task(draining.gone(instances, most_s))
 
     async def _end(self, kind: Kind, hosted: Hosted, instances: list[Instance], most_s: float | None = None) -> None:
         limit_s = hosted.drain_timeout_s if hosted.drain else 0.0
@@ -257,34 +251,17 @@ class Residents:
 
     # --- idleness, shutdown ----------------------------------------------------------------------------------------
 
-    def _watch(self, kind: Kind) -> None:
-        """Look at the type again when its first instance may be idle; one timer for all of a type."""
-        due = kind.next_check()
-        timer = self._timers.pop(kind.actor_type, None)
-        if timer is not None:
-            timer.cancel()
-        if due is not None and not self._closed:
-            loop = asyncio.get_running_loop()
-            self._timers[kind.actor_type] = loop.call_at(due, self._look, kind)
-
-    def _look(self, kind: Kind) -> None:
-        if not self._closed:
-            self._tasks.start(self._sweep(kind), f"idle {kind.actor_type}")
-
     async def _sweep(self, kind: Kind) -> None:
         hosted = kind.hosted
         if hosted is not None:
             await draining.deactivate_all(kind, hosted, iter(kind.take_idle, None), self.meter)
-        self._watch(kind)
 
     async def close(self) -> None:
         """Let all actors come to their end within five seconds, however long their turns may run."""
         if self._closed:
             return
         self._closed = True
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self._idle.close()
         try:
             async with asyncio.timeout(SHUTDOWN_S):
                 await self.halt_all()
@@ -294,21 +271,3 @@ class Residents:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {list(self._kinds.values())}{' closed' if self._closed else ''}>"
-
-
-async def _leave(
-    leaving: Callable[[Callable[[str], bool]], Awaitable[None]], stays: Callable[[str], bool], most_s: float | None
-) -> None:
-    try:
-        async with asyncio.timeout(most_s):
-            await leaving(stays)
-    except TimeoutError:
-        log.warning("actors that their handler keeps had not left after %g s", most_s)
-
-
-async def _gone(instances: Sequence[Instance], most_s: float | None) -> None:
-    if most_s is not None:
-        await draining.quieten(instances, most_s, ActorClosed("actor is closed"))
-    for instance in instances:
-        if instance.closing is not None:
-            await instance.closing.gone.wait()
