@@ -60,7 +60,7 @@ class Cluster:
         self.sidecars: dict[str, Sidecar] = {}
         self.wrong: list[str] = []
         self.world.checks.append(self.check)
-        _listen(self.wrong)
+        listen(self.wrong)
         self._terms = 0
         self.control = self.start_control()
 
@@ -238,7 +238,7 @@ class _Defects(logging.Handler):
             self._wrong.append(self.format(record))
 
 
-def _listen(wrong: list[str]) -> None:
+def listen(wrong: list[str]) -> None:
     """Hear of defects from now on, and have nothing written."""
     log = logging.getLogger("pillion")
     log.handlers[:] = [_Defects(wrong)]

@@ -120,14 +120,18 @@ class Reading:
 
     async def _reread(self) -> None:
         keys = list(self._stale)[:PAGE]
+        for key in keys:  # what is heard of a row while it is read makes it stale again
+            del self._stale[key]
         with _Reader(self._readers) as written:
             rows = await asyncio.gather(*(self._store.get(key) for key in keys), return_exceptions=True)
+        failed: BaseException | None = None
         for key, row in zip(keys, rows, strict=True):
             if isinstance(row, BaseException):
-                raise row
-            self._stale.pop(key, None)
-            if key not in written:
+                failed, self._stale[key] = row, None
+            elif key not in written and key not in self._stale:
                 self._found(key, row)
+        if failed is not None:
+            raise failed
 
     async def _read_page(self) -> bool:
         """Read on; return whether there is more to be read at once."""

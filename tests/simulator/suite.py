@@ -1,0 +1,34 @@
+"""The stories by name, and how many seeds of each the tests tell.
+
+The numbers are chosen so that all of them together take some two and a half minutes of one core, in files that
+`--dist loadfile` spreads over two; `python -m simulator` tells as many as there is time for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pillion.testing.simulation import tell
+from simulator import counting, ticking, working
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STORIES: dict[str, Callable[[int], int]] = {
+    "counting": counting.story,
+    "working": working.story,
+    "ticking": ticking.story,
+}
+"""Each runs one seed and returns the number of its events, or raises `AssertionError` with what was wrong."""
+SEEDS = {"counting": 450, "working": 320, "ticking": 350}
+
+
+def run(name: str, *, part: int = 1, of: int = 1) -> None:
+    """Tell a part of a story's seeds. Raises `AssertionError` with the story of the first that fails."""
+    story, count = STORIES[name], SEEDS[name]
+    for seed in range(part - 1, count, of):
+        tell_seed(story, seed)
+
+
+def tell_seed(story: Callable[[int], int], seed: int) -> int:
+    return tell(lambda: story(seed))
