@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from pillion.blocks.broker import described
 from pillion.errors import ComponentError
-from pillion.kinds.pubsub import BulkPubSub, Feature, SubmittingPubSub
+from pillion.kinds.pubsub import BulkPubSub, Feature
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pillion.blocks.broker import Broker
-    from pillion.kinds.pubsub import BulkEntry
+    from pillion.kinds.pubsub import BulkEntry, SubmittingPubSub
 
 PARALLEL = 100
 """Single publishes in flight for one bulk, where the broker has no bulk of its own."""
@@ -67,8 +67,8 @@ class _Partial(ComponentError):
 
 
 async def _singly(broker: Broker, topic: str, entries: Sequence[BulkEntry]) -> Failures:
-    if broker.outbound is None and isinstance(broker.component, SubmittingPubSub):
-        return await _in_a_row(broker, broker.component, topic, entries)
+    if broker.outbound is None and broker.submitting is not None:
+        return await _in_a_row(broker, broker.submitting, topic, entries)
     errors: dict[str, str] = {}
     waiting = iter(entries)
 
@@ -106,4 +106,6 @@ async def _in_a_row(broker: Broker, component: SubmittingPubSub, topic: str, ent
             for future in futures:
                 future.cancel()  # those that are done do not mind
             raise
+    if not errors:
+        return []
     return [(entry.entry_id, errors[entry.entry_id]) for entry in entries if entry.entry_id in errors]

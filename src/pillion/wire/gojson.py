@@ -14,7 +14,7 @@ import orjson
 _ODD = rb"(?:-0|-?[0-9]+[.eE]|-?[0-9]{19})"
 """What orjson and Go may write differently: fractions, exponents, minus zero, integers beyond 64 bits."""
 _ODD_INSIDE = re.compile(rb"[:,\[ \t\r\n][-0-9](?:[0-9]*[.eE]|(?<=-)0|[0-9]{18})")
-"""Numbers follow one of these characters: nothing else is tried before a digit was seen. 18 negative digits pass too."""
+"""Numbers follow one of these characters; no branch is tried before a digit is there. Finds 18 negative digits, too."""
 _ODD_ALONE = re.compile(_ODD)
 
 
