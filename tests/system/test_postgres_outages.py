@@ -156,6 +156,9 @@ def test_the_layout_is_the_reference_s(postgres_server: PostgresServer) -> None:
             await store.set(Set("json", b"1", concurrency="last-write"))
             with pytest.raises(ComponentError, match="no item was updated"):
                 await store.set(Set("json", b"2", concurrency="first-write"))
+            for others in ([], [Set("beside", b"1")]):
+                with pytest.raises(EtagMismatch):
+                    await store.transact([*others, Set("json", b"2", concurrency="first-write")], {})
         async with opened(PostgresState2, connectionString=postgres_server.dsn, tablePrefix="layout2_") as store2:
             await store2.set(Set("json", b'"<"', is_json=True))
             assert postgres_server.sql("SELECT encode(value, 'escape') FROM layout2_state").strip() == '"\\\\u003c"'
