@@ -317,3 +317,18 @@ def test_instances_are_inspected_and_mended_from_any_sidecar() -> None:
             await a.host.invoke(ActorCall(NAMES.workflow(), "i", "pillion.Inspect", headers=foreign))
 
     run(story)
+
+
+def test_an_instance_that_is_purged_and_begun_again_runs_its_activities_again() -> None:
+    """They have the same names, numbers and execution ids, and run where the results of the first are remembered."""
+
+    async def story(town: Town) -> None:
+        await town.cluster.rebalance(lambda kind, _i: "b" if kind == NAMES.activity() else "a", TYPES)
+        hub = town.sidecars["a"].hub
+        for ran in (2, 4):
+            await hub.start(Start("job", "i", input="2"))
+            assert (await hub.wait_completion("i")).output == "2"
+            assert town.ran == ran
+            await hub.purge("i")
+
+    run(story)

@@ -88,6 +88,15 @@ def activity_id(instance_id: str, task_id: int, generation: int) -> str:
     return f"{instance_id}::{task_id}::{generation}"
 
 
+Key = tuple[str, str, int]
+"""One activity as it was scheduled: actor id, execution id, and when. The time tells it from one of an instance of the
+same id that was purged: generations begin anew then, and workers may make the same execution ids again."""
+
+
+def _key(actor_id: str, event: Event) -> Key:
+    return actor_id, event.taskScheduled.taskExecutionId, history.nanoseconds(event.timestamp)
+
+
 def request(event: Event, instance_id: str, execution_id: str | None, propagated: bytes | None) -> bytes:
     """The serialised `ActivityRequest` of a scheduled event."""
     body = event.taskScheduled
@@ -110,10 +119,10 @@ class Activities:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._running: dict[tuple[str, str], tuple[asyncio.Future[Event], Item]] = {}
+        self._running: dict[Key, tuple[asyncio.Future[Event], Item]] = {}
         self.asked: Callable[[ActorCall], Awaitable[bytes]] | None = None
         """Answers what sidecars of this application ask of activities that run here."""
-        self._results: OrderedDict[tuple[str, str], tuple[float, bytes]] = OrderedDict()
+        self._results: OrderedDict[Key, tuple[float, bytes]] = OrderedDict()
 
     # --- for instances of this host ---
 
@@ -162,7 +171,7 @@ class Activities:
         if runner.closed:
             return
         event, instance = run.event, runner.instance
-        key = (activity_id(instance.instance_id, event.eventId, run.generation), event.taskScheduled.taskExecutionId)
+        key = _key(activity_id(instance.instance_id, event.eventId, run.generation), event)
         if key[1] and (running := self._running.get(key)) is not None:
             # It has been running here since before the instance moved: its result is as good as a new one.
             run.item = running[1]
@@ -233,9 +242,8 @@ class Activities:
         """Whether a worker has the activity of an instance that leaves: then its next owner is given the result, if it
         asks in time, instead of having it run again.
         """
-        execution_id = run.event.taskScheduled.taskExecutionId
-        key = (activity_id(runner.instance_id, run.event.eventId, run.generation), execution_id)
-        if item.holder is None or not execution_id or runner.instance.facts.completed is not None:
+        key = _key(activity_id(runner.instance_id, run.event.eventId, run.generation), run.event)
+        if item.holder is None or not key[1] or runner.instance.facts.completed is not None:
             return False
         if key not in self._running:
             item.done = partial(self._ran, key)
@@ -324,7 +332,7 @@ class Activities:
     async def _execute(self, actor_id: str, asked: backend.ActivityInvocation) -> bytes:
         """Run it once, however often it is asked for; successes are remembered for a while."""
         event = asked.historyEvent
-        key = (actor_id, event.taskScheduled.taskExecutionId)
+        key = _key(actor_id, event)
         now = self._engine.surroundings.clock.monotonic()
         while self._results and next(iter(self._results.values()))[0] < now - CACHED_S:
             self._results.popitem(last=False)
@@ -345,7 +353,7 @@ class Activities:
 
     def item_of(self, actor_id: str) -> Item | None:
         """The item of an activity that runs here for another host, None when there is none."""
-        return next((item for (known, _), (_, item) in self._running.items() if known == actor_id), None)
+        return next((item for key, (_, item) in self._running.items() if key[0] == actor_id), None)
 
     def wait_of(self, item: Item, since: float | None = None) -> Wait:
         """Why an activity has no result yet that is in the work queue here."""
@@ -378,7 +386,7 @@ class Activities:
                     future.set_exception(NotReady("no worker is connected"))
                     future.exception()
 
-    def _ran(self, key: tuple[str, str], answer: m.WorkflowResponse | m.ActivityResponse) -> None:
+    def _ran(self, key: Key, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
         running = self._running.pop(key, None)
         if running is None or running[0].done() or not isinstance(answer, m.ActivityResponse):
             return
