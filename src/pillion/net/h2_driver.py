@@ -25,6 +25,8 @@ _WRITE_HIGH = 1 << 18
 """Bytes that the transport may hold before streams have to wait."""
 _CLOSE_S = 1.0
 """How long a closing transport may take to hand its last bytes to a peer that does not read."""
+_LATE_S = 0.5
+"""A timer that comes later than this found the loop, or the whole process, at a standstill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,13 @@ class Driver(asyncio.Protocol):
         if self._ping_due is not None and self.read_at >= self._ping_due - timeout_s:
             self._ping_due = None
         if self._ping_due is not None:
-            return self._ping_due if now < self._ping_due else None
+            if now < self._ping_due:
+                return self._ping_due
+            if now < self._ping_due + _LATE_S:
+                return None
+            # It was we who did not run: the answer may be there, unread.
+            self._ping_due = now + timeout_s
+            return self._ping_due
         if now < self.read_at + after_s:
             return self.read_at + after_s
         if not self.keepalive.always and not self.h2.streams:

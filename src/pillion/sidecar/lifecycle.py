@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pillion.sidecar.flags import Options
 
 log = logging.getLogger("pillion.sidecar")
+_COLLECTIONS = (20_000, 20, 20)
+"""Objects and generations between two collections. Few things here are cycles: with thousands of workflows in memory,
+Python's own numbers make it spend a third of its time looking for some."""
 FORCED = 1
 
 
@@ -40,6 +43,7 @@ def run_loop(work: Coroutine[Any, Any, int]) -> int:
         log.debug("uvloop is not installed: using asyncio's own loop")
     else:
         factory = uvloop.new_event_loop
+    gc.set_threshold(*_COLLECTIONS)
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(work)
 
