@@ -49,6 +49,8 @@ class ActorState:
         self._store = store
         self._address = address
         self._random = random or system_random.Random()
+        self._asked: TransactionalStore | None = None
+        self._telling: VersionedStore | None = None
 
     async def get(self, actor_type: str, actor_id: str, key: str) -> Found:
         """Read one key. An actor that is active here takes its fence first: what it reads is final. Raises
@@ -141,8 +143,9 @@ class ActorState:
             prefix + SEPARATOR + fence.KEY, held.mark.write(), etag or None, "first-write", metadata=metadata,
             is_json=True,
         )  # fmt: skip
-        if isinstance(store, VersionedStore):
-            versions = await store.transact_versions([row, *keyed], metadata)
+        versioned = self._versioned(store)
+        if versioned is not None:
+            versions = await versioned.transact_versions([row, *keyed], metadata)
             if versions[0]:
                 held.etag = versions[0]
                 return
@@ -167,6 +170,12 @@ class ActorState:
             token = f"{self._random.getrandbits(96):024x}"
             held = instance.fence = Fence(Mark(instance.epoch, self._address, token), store)
         return held
+
+    def _versioned(self, store: TransactionalStore) -> VersionedStore | None:
+        """The store, if it tells the ETags it makes. Asked once: a protocol's members are looked up one by one."""
+        if store is not self._asked:
+            self._asked, self._telling = store, store if isinstance(store, VersionedStore) else None
+        return self._telling
 
     def _there(self) -> TransactionalStore:
         store = self._store()
