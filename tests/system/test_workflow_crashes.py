@@ -122,7 +122,10 @@ def test_kill_9(tmp_path: Path, flags: Sequence[str]) -> None:
             for number in victims:
                 cluster.replicas[number].kill()
             for number in victims:
-                cluster.replicas[number].start()
+                killed = cluster.replicas[number]
+                assert killed.process is not None
+                killed.process.wait()
+                killed.start()
         cluster.__exit__()
         cluster.check()
 
