@@ -29,6 +29,7 @@ from rich.table import Table
 import additions
 import measure
 import memory
+import workflows
 from additions import Difference
 from measure import Load, Process, free_port, get, wait_http, wrk
 from pillion.wire.messages import runtime as m
@@ -245,6 +246,7 @@ def delivered(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
     return Load(count, count / took, load.p50_ms, load.p99_ms), [bench.one, bench.three]
 
 
+WORKFLOW = "30 at once; placement, scheduler and sidecar together; the latency is that of a whole workflow"
 ROWS = (
     Row("floor: HTTP server, same loop and parser", None, 1.0, floor),
     Row("HTTP state get, Redis", 30, 6, http_row("/v1.0/state/redis/k1")),
@@ -265,6 +267,10 @@ ROWS = (
     Row("added by access rules: invoke, callee", 3, 1, additions.rules, adds=True),
     Row("added by bearer, token seen before: state get", 25, 3, additions.bearer(first=False), adds=True),
     Row("added by bearer, token new: state get", None, 60, additions.bearer(first=True), adds=True),
+    Row("workflow of 5 activities, Python SDK, SQLite", 1500, 90, workflows.row("sqlite", "sdk", 600), WORKFLOW),
+    Row("workflow of 5 activities, Python SDK, Redis", 1500, 70, workflows.row("redis", "sdk", 600), WORKFLOW),
+    Row("workflow of 5 activities, bare worker, SQLite", 1500, 30, workflows.row("sqlite", "raw", 1500), WORKFLOW),
+    Row("workflow of 5 activities, bare worker, Redis", 1500, 30, workflows.row("redis", "raw", 1500), WORKFLOW),
     Row("memory: 1,000 subscriptions, 10,000 connections, 1,000,000 URLs", None, 1, laden, "to reach: RSS under 150 MB",
         is_long=True),
 )  # fmt: skip

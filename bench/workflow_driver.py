@@ -26,7 +26,9 @@ class Raw:
     """A worker whose only workflow runs activities one after the other, and a client."""
 
     def __init__(self, port: int, activities: int) -> None:
-        self.channel = Channel(f"127.0.0.1:{port}", max_receive=1 << 26)
+        self.channel = Channel(f"127.0.0.1:{port}")
+        self._working = Channel(f"127.0.0.1:{port}", max_receive=1 << 26)
+        """Its own: a worker does not queue behind clients that wait."""
         self.activities = activities
         self._done: dict[str, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -35,7 +37,7 @@ class Raw:
         self._count = 0
 
     async def work(self) -> None:
-        stream = self.channel.stream(f"{HUB}GetWorkItems")
+        stream = self._working.stream(f"{HUB}GetWorkItems")
         await stream.send_last(m.GetWorkItemsRequest(capabilities=[STATEFUL_HISTORY]).SerializeToString())
         while (data := await stream.receive()) is not None:
             item = m.WorkItem.FromString(data)
@@ -67,7 +69,7 @@ class Raw:
         return answer
 
     def _answer(self, method: str, message: Any) -> None:
-        task = asyncio.ensure_future(self.channel.unary(HUB + method, message.SerializeToString()))
+        task = asyncio.ensure_future(self._working.unary(HUB + method, message.SerializeToString()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

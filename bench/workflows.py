@@ -170,6 +170,7 @@ def main() -> None:
 
 
 def report(engine: Engine, given: argparse.Namespace) -> None:
+    user = sum(process.user_s() for process in engine.processes)
     before, each = engine.cpu_s(), [process.cpu_s() for process in engine.processes]
     begin = time.perf_counter()
     found = engine.drive(given.worker, given.workflows, given.activities, given.at_once)
@@ -182,7 +183,8 @@ def report(engine: Engine, given: argparse.Namespace) -> None:
         f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms, {activities / found['seconds']:,.0f} activities/s, "
         f"{activities / spent:,.0f} for each CPU second; {found['seconds']:.1f} s in all "
         f"({time.perf_counter() - begin:.1f} with the driver's start), {engine.rss_mb():.0f} MB\n"
-        f"CPU of placement, scheduler, sidecars: {', '.join(parts)} s"
+        f"CPU of placement, scheduler, sidecars: {', '.join(parts)} s; "
+        f"{sum(process.user_s() for process in engine.processes) - user:.2f} s of it not the kernel's"
     )
     if marks := found.get("marks"):
         print("seconds for each thousand activities:", " ".join(f"{mark:.2f}" for mark in marks))
