@@ -63,7 +63,7 @@ async def fired(engine: Engine, number: int, job: Job, ticks: int = 1) -> float:
     begin = time.perf_counter()
     watch = engine.watch(Interest("a", "bench", actor_types=frozenset({"T"})), deliver)
     await end.wait()
-    while await engine.list_reminders("bench", "T", str(number - 1)) or not engine.saving.idle:  # noqa: ASYNC110
+    while await engine.list_reminders("bench", "T", str(number - 1)) or not engine.memory.saving.idle:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     taken = time.perf_counter() - begin
     watch.close()

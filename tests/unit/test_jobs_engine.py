@@ -161,11 +161,12 @@ def test_retries() -> None:
     async def test(engine: Engine, jobs: Jobs) -> None:
         taker = Taker(*[Outcome.FAILED] * 3)
         engine.watch(APP, taker)
+        begin = time.time()
         await engine.schedule(key("j"), Job(due_time="0s", failure_policy=Constant(0.02, 2)))
         triggers = await taker.have(3)
         await gone(jobs, engine, key("j"))
         assert len({one.tick for one in triggers}) == 1
-        assert all(b - a >= 0.02 for a, b in zip(taker.at, taker.at[1:], strict=False))
+        assert taker.at[2] - begin >= 0.0399
         dropped = Taker(Outcome.FAILED)
         engine.watch(Interest("b", "ns"), dropped)
         await engine.schedule(key("d", "b"), Job(due_time="0s", failure_policy=Drop()))

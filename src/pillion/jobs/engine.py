@@ -20,19 +20,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pillion.clock import Clock, SystemClock
 from pillion.errors import ComponentError
 from pillion.jobs import machine
-from pillion.jobs.consumers import Entry, target_of
 from pillion.jobs.flights import Flights
 from pillion.jobs.leases import Leases
-from pillion.jobs.near import Near
+from pillion.jobs.memory import Memory
 from pillion.jobs.partition import partition_of
-from pillion.jobs.reading import Reading
-from pillion.jobs.saving import Saving
 from pillion.jobs.steering import Steering
 from pillion.kinds.jobs import (
     Interest,
@@ -50,8 +46,9 @@ from pillion.kinds.jobs import (
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
+    from pillion.jobs.consumers import Entry
     from pillion.jobs.flights import Meter
 
 log = logging.getLogger("pillion.jobs")
@@ -93,12 +90,8 @@ class Engine(Steering):
         self._chance = chance or random.Random()
         self._tell_members = members
         self._lease_s = lease_s
-        self._near = Near(most_near)
-        self.flights = Flights(self, self._near, self.clock, meter, most_staged)
-        self._reading = Reading(store, self._near, self.leases, self.clock, window_s, self._found, self.arm)
-        self.saving = Saving(store, self._writable, self._saved, self.arm)
-        self._writing: dict[str, int] = {}
-        self._overlapping: set[str] = set()
+        self.memory = Memory(store, self.leases, self.clock, window_s, most_near, self.arm)
+        self.flights = self.memory.flights = Flights(self, self.memory.near, self.clock, meter, most_staged)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._closing = False
@@ -113,8 +106,8 @@ class Engine(Steering):
         except ComponentError as error:
             log.warning("no share of the jobs yet: %s", error)
         self._tasks.start(self.leases.keep(), "leases")
-        self._tasks.start(self._reading.keep(), "reading")
-        self._tasks.start(self.saving.keep(), "saving")
+        self._tasks.start(self.memory.reading.keep(), "reading")
+        self._tasks.start(self.memory.saving.keep(), "saving")
 
     async def close(self) -> None:
         """Fire no more, write down what was answered, give the partitions up. Works after half an `open`."""
@@ -126,7 +119,7 @@ class Engine(Steering):
             self._timer.cancel()
         try:
             async with asyncio.timeout(self._lease_s):
-                await self.saving.finish()
+                await self.memory.saving.finish()
         except (ComponentError, TimeoutError) as error:
             log.warning("answers of ticks were not written down, they will be fired again: %s", error)
         await self.flights.close()
@@ -145,12 +138,12 @@ class Engine(Steering):
         if stored is None:
             await self._never(key, overwrite=overwrite)
             return
-        self._begin(text)
+        self.memory.begin(text)
         taken: bool | None = None
         try:
             taken = await self.store.put(partition_of(text), stored, overwrite=overwrite)
         finally:
-            self._end(text, stored if taken else None, certain=taken is True)
+            self.memory.end(text, stored if taken else None, certain=taken is True)
         if not taken:
             raise JobExists(f"there is a job {key.name!r} already")
 
@@ -185,6 +178,19 @@ class Engine(Steering):
     async def delete_reminders(self, namespace: str, actor_type: str, actor_id: str | None = None) -> None:
         await self._remove([row.key.text async for row in self._reminders(namespace, actor_type, actor_id)])
 
+    async def _remove(self, keys: Sequence[str]) -> None:
+        for at in range(0, len(keys), MOST_REMOVED):
+            some = keys[at : at + MOST_REMOVED]
+            for key in some:
+                self.memory.begin(key)
+            certain = False
+            try:
+                await self.store.remove(some)
+                certain = True
+            finally:
+                for key in some:
+                    self.memory.end(key, None, certain=certain)
+
     def watch(self, interest: Interest, deliver: Callable[[Trigger], Awaitable[Outcome]]) -> Watch:
         """Take triggers from now on, what waits for such a consumer first.
 
@@ -196,104 +202,15 @@ class Engine(Steering):
         """How many triggers are inside each concurrency gate, and how many wait, by its key."""
         return self.flights.standing()
 
-    # -- what changes rows; memory follows what is durable
-
-    def _begin(self, key: str) -> None:
-        self._writing[key] = self._writing.get(key, 0) + 1
-
-    def _end(self, key: str, stored: Stored | None, *, certain: bool) -> None:
-        """A write of our own has come back. What it left is only certain when no other write was under way."""
-        under_way = self._writing[key] - 1
-        if under_way:
-            self._writing[key] = under_way
-            self._overlapping.add(key)
-            certain = False
-        else:
-            del self._writing[key]
-            if self._overlapping and key in self._overlapping:
-                self._overlapping.remove(key)
-                certain = False
-        if certain:
-            self._written(key, stored)
-        elif not under_way:
-            self._read_again((key,))
-
-    def _written(self, key: str, stored: Stored | None) -> None:
-        """The row of `key` is now `stored`."""
-        self._reading.wrote(key, stored)
-        old = self._near.get(key)
-        if old is not None:
-            if self._follows(old, stored):
-                return
-            self.drop(old)
-        if stored is not None and self._near.within_reach(stored, key):
-            self._admit(key, stored)
-            self.arm()
-
-    def _found(self, key: str, row: Stored | None) -> None:
-        """Storage has this row (None: none) for `key`."""
-        old = self._near.get(key)
-        if old is not None:
-            if self._follows(old, row):
-                return
-            self.drop(old)
-        if row is not None and self._near.within_reach(row, key) and not self.flights.parked(target_of(row.key)):
-            self._admit(key, row)
-
-    def _follows(self, entry: Entry, row: Stored | None) -> bool:
-        """Tell whether `entry` has been seen to now that `row` is its row; else it is to be dropped.
-
-        A pause or a resumption while its tick is under way changes nothing about the tick: the answer is written down
-        on top of it, and the tick does not come again.
-        """
-        stored, revision = entry.stored, None if row is None else row.revision
-        if revision == stored.revision:
-            if entry.refused:  # not for what is in the row: the partition is another's
-                self.drop(entry)
-                self.leases.look()
-            return True
-        if entry.settling and not entry.refused:
-            entry.doubted = entry.doubted or revision != (None if entry.saved is None else entry.saved.revision)
-            return True  # what is being written will tell
-        held = machine.carried(stored, row) if row is not None and (entry.settling or entry.watch is not None) else None
-        if held is None:
-            return False
-        entry.stored = held
-        if entry.refused:
-            after, entry.refused = entry.saved, False
-            self._settle(entry, after and replace(after, revision=held.revision + 1, paused=held.paused))
-        return True
-
-    async def _remove(self, keys: Sequence[str]) -> None:
-        for at in range(0, len(keys), MOST_REMOVED):
-            some = keys[at : at + MOST_REMOVED]
-            for key in some:
-                self._begin(key)
-            certain = False
-            try:
-                await self.store.remove(some)
-                certain = True
-            finally:
-                for key in some:
-                    self._end(key, None, certain=certain)
-
-    def _admit(self, key: str, stored: Stored) -> None:
-        """Take a job that is due soon into memory, if it is ours."""
-        partition = partition_of(key)
-        if partition not in self.leases.partitions or stored.next is None:
+    def _heard(self, keys: Sequence[str]) -> None:
+        """Another process has changed something."""
+        if self._closing:
             return
-        entry = Entry(key, partition, stored)
-        self._near.add(entry)
-        self._near.place(entry, stored.next)
-        if len(self._near) > self._near.most * 5 // 4:
-            self._reading.outdated()
-            for one in self._near.shrink(self._near.most // 4):
-                self.drop(one)
-
-    def drop(self, entry: Entry) -> None:
-        """Forget a job. If it is under way its answer will find nothing."""
-        self._near.forget(entry)
-        self.flights.drop(entry)
+        if keys:
+            self.memory.read_again(keys)
+        else:
+            self.leases.look()
+            self.memory.doubt_all()
 
     # -- firing
 
@@ -302,11 +219,11 @@ class Engine(Steering):
         if self._closing or not self.leases.certain:
             return
         now = self.clock.now()
-        first = self._near.first()
+        first = self.memory.near.first()
         wait = self._lease_s if first is None else min(max(first - now, 0.0), self._lease_s)
         if self.flights.passed:
             wait = 0.0
-        elif (ahead := self._reading.wait_s(now)) is not None:
+        elif (ahead := self.memory.reading.wait_s(now)) is not None:
             wait = min(wait, ahead)
         loop = asyncio.get_running_loop()
         at = loop.time() + wait
@@ -328,7 +245,7 @@ class Engine(Steering):
             if passed:
                 self.flights.go_on()
                 continue
-            entry = self._near.pop(now)
+            entry = self.memory.near.pop(now)
             if entry is None:
                 break
             self._fire(entry, now)
@@ -343,9 +260,9 @@ class Engine(Steering):
             return
         entry.fired = now
         if firing is None:
-            self._settle(entry, None)
+            self.memory.settle(entry, None)
         elif not firing.deliver:
-            self._settle(entry, firing.stored)
+            self.memory.settle(entry, firing.stored)
         else:
             entry.stored = firing.stored
             self.flights.offer(entry)
@@ -353,7 +270,7 @@ class Engine(Steering):
     async def _beside(self, stored: Stored, tick: float) -> Outcome:
         return await self.flights.beside(stored, tick)
 
-    # -- writing down what became of ticks
+    # -- what flights ask
 
     def conclude(self, entry: Entry, outcome: Outcome) -> None:
         """A try has ended: have its consequence written down."""
@@ -362,68 +279,15 @@ class Engine(Steering):
         except ComponentError as error:
             log.error("the answer of %s is not written down: %s", entry.key, error)
             return
-        self._settle(entry, after)
+        self.memory.settle(entry, after)
 
-    def _settle(self, entry: Entry, after: Stored | None) -> None:
-        entry.settling, entry.saved = True, after
-        self.saving.add(entry)
-
-    def _writable(self, entry: Entry) -> int | None:
-        """Return the epoch to write an entry under; None when its job was overwritten or taken over."""
-        return self.leases.epochs.get(entry.partition) if self._near.holds(entry) else None
-
-    def _saved(self, entry: Entry, done: bool) -> None:
-        if done:
-            self._reading.wrote(entry.key, entry.saved)
-        if not self._near.holds(entry):
-            return
-        if not done:  # it was paused, overwritten, deleted or taken over
-            entry.refused = True
-            self._read_again((entry.key,))
-            return
-        after, entry.saved, entry.settling = entry.saved, None, False
-        if entry.doubted:
-            self.drop(entry)
-            self._read_again((entry.key,))
-        elif after is None or after.next is None or not self._near.within_reach(after, entry.key):
-            self._near.forget(entry)
-        else:
-            entry.stored = after
-            self._near.place(entry, after.next)
-
-    # -- what memory does not know
+    def drop(self, entry: Entry) -> None:
+        """Forget a job that fires no more."""
+        self.memory.drop(entry)
 
     def read_anew(self) -> None:
         """Read all that is due soon once more, from the beginning."""
-        self._reading.anew()
-
-    def _read_again(self, keys: Iterable[str]) -> None:
-        """Read these rows once more: memory does not know what they are now."""
-        for key in keys:
-            if partition_of(key) not in self.leases.partitions:
-                continue
-            entry = self._near.get(key)
-            if entry is not None and not entry.settling and entry.watch is None:
-                self.drop(entry)
-            if not self._reading.again(key):
-                self._doubt_all()
-
-    def _doubt_all(self) -> None:
-        """Trust nothing that is in memory; what is under way is checked when it is written down."""
-        for entry in self._near:
-            if not entry.settling and entry.watch is None:
-                self.drop(entry)
-        self._reading.anew()
-
-    def _heard(self, keys: Sequence[str]) -> None:
-        """Another process has changed something."""
-        if self._closing:
-            return
-        if keys:
-            self._read_again(keys)
-        else:
-            self.leases.look()
-            self._doubt_all()
+        self.memory.reading.anew()
 
     # -- whose partitions
 
@@ -431,11 +295,9 @@ class Engine(Steering):
         """Our share has become another one."""
         kept = {one for one in old.partitions & share.partitions if old.epochs.get(one) == share.epochs.get(one)}
         if kept != old.partitions:
-            for entry in self._near:
-                if entry.partition not in kept:
-                    self.drop(entry)
+            self.memory.keep_only(kept)
         if kept != share.partitions:
-            self._reading.anew()
+            self.memory.reading.anew()
         if old.members != share.members:
             members = sorted(share.members, key=lambda one: one.address)
             index = next((at for at, one in enumerate(members) if one.id == self.member.id), 0)
@@ -446,8 +308,8 @@ class Engine(Steering):
     def _renewed(self) -> None:
         """Now and then: go on where it is certain again, end what has outlived its ttl, look for what was missed."""
         self.flights.look_for_expired()
-        self._reading.look_for_overdue()
+        self.memory.reading.look_for_overdue()
         self.arm()
 
     def __repr__(self) -> str:
-        return f"<Engine {self.member.id}, {len(self.leases.partitions)} partitions, {self._near!r}>"
+        return f"<Engine {self.member.id}, {len(self.leases.partitions)} partitions, {self.memory.near!r}>"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from pillion.clock import Clock
+    from pillion.jobs.memory import Memory
     from pillion.kinds.jobs import JobFilter, JobStore
 
 PAGE = 1000
@@ -31,12 +32,7 @@ class Steering:
 
     store: JobStore
     clock: Clock
-
-    def _begin(self, key: str) -> None:
-        raise NotImplementedError
-
-    def _end(self, key: str, stored: Stored | None, *, certain: bool) -> None:
-        raise NotImplementedError
+    memory: Memory
 
     async def _beside(self, stored: Stored, tick: float) -> Outcome:
         """Fire a tick beside the schedule, in its turn at the gates. Raises `SchedulerUnavailable`: nobody took it."""
@@ -97,12 +93,12 @@ class Steering:
                 await asyncio.sleep(max(again.next - self.clock.now(), 0.0))
 
     async def remove(self, key: str) -> None:
-        self._begin(key)
+        self.memory.begin(key)
         removed: int | None = None
         try:
             removed = await self.store.remove([key])
         finally:
-            self._end(key, None, certain=removed is not None)
+            self.memory.end(key, None, certain=removed is not None)
         if not removed:
             raise JobMissing(f"there is no job {key!r}")
 
@@ -110,12 +106,12 @@ class Steering:
         for _ in range(TRIES):
             stored = await self.inspect(key)
             after = change(stored)
-            self._begin(key)
+            self.memory.begin(key)
             done = False
             try:
                 [done] = await self.store.apply([Change(key, stored.revision, after)], {})
             finally:
-                self._end(key, after, certain=done)
+                self.memory.end(key, after, certain=done)
             if done:
                 return after or stored
         raise ComponentError(f"the job {key!r} changes all the time: nothing was done")
