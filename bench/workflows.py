@@ -47,6 +47,14 @@ class Engine:
         self.folder, self.store = folder, store
         self.ports: list[int] = []
         self._flags: list[str] = []
+        try:
+            self._open(sidecars)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, sidecars: int) -> None:
+        folder, store = self.folder, self.store
         plane = {"placement": "placement_main", "scheduler": "scheduler_main"}
         for name, module in plane.items():
             port, health = free_port(), free_port()
