@@ -486,6 +486,9 @@ class _Server:
         return await self.mail.take()
 
     async def send_headers(self) -> None:
+        self._send_headers()
+
+    def _send_headers(self) -> None:
         if not self._sent_headers:
             self._sent_headers = True
             client, metadata = self._call.client, self.initial_metadata
@@ -494,9 +497,17 @@ class _Server:
     async def send(self, message: bytes) -> None:
         if self.over:
             raise RpcError(Code.CANCELLED, "context canceled")
-        await self.send_headers()
-        client = self._call.client
-        self._call.down(lambda: client.message(message))
+        self.send_now(message)
+
+    def send_now(self, message: bytes) -> bool:
+        if not self.over:
+            self._send_headers()
+            client = self._call.client
+            self._call.down(lambda: client.message(message))
+        return True
+
+    async def flushed(self) -> None:
+        """Windows are never full here."""
 
     async def send_last(self, message: bytes) -> None:
         await self.send(message)

@@ -234,11 +234,12 @@ class Host:
 
     def enter(self, handle: asyncio.Handle) -> None:
         """Run one callback with this host's loop as the running one."""
+        around = asyncio._get_running_loop()  # a test's own, where it has one
         asyncio._set_running_loop(self.loop)
         try:
             handle._run()
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(around)
         if self.loop.failure is not None:
             failure, self.loop.failure = self.loop.failure, None
             raise AssertionError(self.world.told(f"{self.name} failed: {failure!r}")) from failure
