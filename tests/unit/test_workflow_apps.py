@@ -94,7 +94,7 @@ def test_what_a_policy_denies_fails_in_the_workflow_that_asked() -> None:
         denied = "WorkflowAccessPolicyDenied"
         assert (await here.done("m")).output == f'["{denied}", "{denied}"]'
         call = ActorCall(
-            "dapr.internal.default.other.workflow", "x", "AddWorkflowEvent", headers=here.hub.engine.caller(),
+            "dapr.internal.default.other.workflow", "x", "AddWorkflowEvent", headers=here.hub.engine.calls.caller(),
             body=history.event_raised(1, "e", None).SerializeToString(),
         )  # fmt: skip
         await far.hub.start(Start("kid", "x", input="1"))

@@ -261,8 +261,8 @@ class Activities:
         if scope and (carried := propagate(instance, scope, surroundings.names.app_id)) is not None:
             asked.propagatedHistory.MergeFromString(carried)
         call = ActorCall(
-            actor_type, actor_id, EXECUTE, body=asked.SerializeToString(), headers=[AWAIT, *self._engine.caller()],
-            content_type=b"application/x-protobuf", verb="",
+            actor_type, actor_id, EXECUTE, body=asked.SerializeToString(),
+            headers=[AWAIT, *self._engine.calls.caller()], content_type=b"application/x-protobuf", verb="",
         )  # fmt: skip
         name, execution_id = event.taskScheduled.name, event.taskScheduled.taskExecutionId
         pause_s = FIRST_PAUSE_S
@@ -311,7 +311,7 @@ class Activities:
         if call.method != EXECUTE:
             raise ComponentError(f"no such method: {call.method}")
         asked = backend.ActivityInvocation.FromString(call.body)
-        self._engine.check_activity(call, asked.historyEvent.taskScheduled.name)
+        self._engine.calls.check_activity(call, asked.historyEvent.taskScheduled.name)
         if AWAIT in call.headers:
             return ActorReply(await self._execute(call.actor_id, asked))
         await self._remind(call.actor_id, asked)
@@ -412,12 +412,12 @@ class Activities:
         instance_id = tick.actor_id.split("::", 1)[0]
         actor_type = self._engine.surroundings.names.workflow(source)
         try:
-            await self._engine.tell(actor_type, instance_id, event)
+            await self._engine.calls.tell(actor_type, instance_id, event)
         except InstanceMissing:
             return False
         except ComponentError as error:
             log.warning("activity %s: its result is left with the scheduler: %s", tick.actor_id, error)
-            await self._engine.leave_result(actor_type, instance_id, event)
+            await self._engine.calls.leave_result(actor_type, instance_id, event)
         return False
 
     async def deactivate(self, actor_type: str, actor_id: str) -> None:

@@ -17,7 +17,9 @@ from pillion.wire.messages import backend, wellknown
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.activities import unwrapped
-from pillion.workflow.engine import ADD, CREATE, PROTOBUF, caller_of
+from pillion.workflow.calls import ADD, CREATE, PROTOBUF, caller_of
+from pillion.workflow.creation import adopt as adopt_instance
+from pillion.workflow.creation import create
 from pillion.workflow.faults import (
     AccessDenied,
     InstanceMissing,
@@ -77,7 +79,7 @@ class WorkflowActor:
             case "CreateWorkflowInstance":
                 request = backend.CreateWorkflowInstanceRequest.FromString(call.body)
                 await self._check(call, "schedule", request.startEvent.executionStarted.name)
-                await engine.create(instance_id, request)
+                await create(engine, instance_id, request)
             case "PurgeWorkflowState":
                 await self._check(call, "purge")
                 await purge(engine, instance_id, force=_forced(call))
@@ -125,7 +127,7 @@ class WorkflowActor:
             raise RerunRefused("the new instance needs an ID of its own")
         state = fork(source, order, new_id)
         call = ActorCall(
-            engine.workflow_type, new_id, RERUN, body=state.SerializeToString(), headers=engine.caller(),
+            engine.workflow_type, new_id, RERUN, body=state.SerializeToString(), headers=engine.calls.caller(),
             content_type=PROTOBUF, verb="",
         )  # fmt: skip
         try:
@@ -137,7 +139,7 @@ class WorkflowActor:
         engine = self._engine
         events, status = adopt(state, engine.surroundings.now_ns())
         step = Step([], 1, events=events, writes_status=True, custom_status=status)
-        if not await engine.adopt(instance_id, step):
+        if not await adopt_instance(engine, instance_id, step):
             raise RerunExists(f"workflow '{instance_id}' has already been created")
 
     async def tick(self, tick: Tick) -> bool:
@@ -181,7 +183,7 @@ class WorkflowActor:
         engine = self._engine
         shown: Status | None = None
         while True:
-            change = engine.watch(call.actor_id)
+            change = engine.watchers.watch(call.actor_id)
             try:
                 if engine.status(call.actor_id) is not shown or shown is None:
                     snapshot = await engine.look(call.actor_id)
@@ -192,7 +194,7 @@ class WorkflowActor:
                             return
                 await change
             finally:
-                engine.unwatch(call.actor_id, change)
+                engine.watchers.unwatch(call.actor_id, change)
 
     def __repr__(self) -> str:
         return f"<WorkflowActor of {self._engine!r}>"
@@ -212,7 +214,7 @@ class Retentioner:
             return False
         engine = self._engine
         call = ActorCall(
-            engine.workflow_type, tick.actor_id, PURGE, headers=engine.caller(), content_type=PROTOBUF, verb=""
+            engine.workflow_type, tick.actor_id, PURGE, headers=engine.calls.caller(), content_type=PROTOBUF, verb=""
         )
         try:
             await engine.surroundings.actors.invoke(call)

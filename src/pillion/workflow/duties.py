@@ -61,7 +61,8 @@ async def create(engine: Engine, app_id: str, instance_id: str, event: Event, pr
         request.propagatedHistory.MergeFromString(propagated)
     call = ActorCall(
         engine.surroundings.names.workflow(app_id), instance_id, "CreateWorkflowInstance",
-        body=request.SerializeToString(), headers=engine.caller(), content_type=b"application/x-protobuf", verb="",
+        body=request.SerializeToString(), headers=engine.calls.caller(), content_type=b"application/x-protobuf",
+        verb="",
     )  # fmt: skip
     try:
         await engine.surroundings.actors.invoke(call)
@@ -116,7 +117,7 @@ async def _send(engine: Engine, runner: Runner, one: Send) -> None:
         if event.HasField("executionStarted"):
             await create(engine, app_id, instance_id, event)
         else:
-            await engine.tell(names.workflow(app_id), instance_id, event)
+            await engine.calls.tell(names.workflow(app_id), instance_id, event)
     except (InstanceMissing, InstanceActive, AccessDenied) as error:
         log.warning("workflow '%s': what it sent to '%s' is dropped: %s", runner.instance_id, instance_id, error)
     await runner.sent(one)
@@ -188,7 +189,7 @@ async def _terminate_child(engine: Engine, runner: Runner, created: Event, word:
     actor_type = engine.surroundings.names.workflow(target)
     child_id = created.childWorkflowInstanceCreated.instanceId
     try:
-        await engine.tell(actor_type, child_id, word)
+        await engine.calls.tell(actor_type, child_id, word)
     except InstanceMissing:
         await _create_child(engine, runner, created)
         await _tell(engine, actor_type, child_id, word)
@@ -199,7 +200,7 @@ async def _terminate_child(engine: Engine, runner: Runner, created: Event, word:
 async def _tell(engine: Engine, actor_type: str, instance_id: str, event: Event) -> None:
     """Tell another instance; one that is gone, or takes no word from us, need not be told."""
     try:
-        await engine.tell(actor_type, instance_id, event)
+        await engine.calls.tell(actor_type, instance_id, event)
     except InstanceMissing:
         pass
     except AccessDenied as error:
@@ -254,7 +255,7 @@ async def is_over(engine: Engine, child: Child) -> bool:
                 return False
         return True
     call = ActorCall(
-        names.workflow(child.app_id), child.instance_id, "WaitForRuntimeStatus", headers=engine.caller(), verb=""
+        names.workflow(child.app_id), child.instance_id, "WaitForRuntimeStatus", headers=engine.calls.caller(), verb=""
     )
     try:
         async with asyncio.timeout(LOOK_S):

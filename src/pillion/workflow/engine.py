@@ -12,38 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
-from pillion.kinds.actors import ActorCall, LostPlace, Moved, NoHost, RemoteFailure
-from pillion.kinds.jobs import Constant, Job, JobExists, JobKey
+from pillion.kinds.actors import LostPlace, Moved, NoHost
 from pillion.tasks import Tasks
-from pillion.wire.messages import backend, wellknown
-from pillion.workflow import duties, history, traces
+from pillion.workflow import duties, history, traces, wake
 from pillion.workflow.activities import Activities
+from pillion.workflow.calls import Calls
 from pillion.workflow.deliveries import Deliveries
-from pillion.workflow.faults import (
-    AccessDenied,
-    DescendantsActive,
-    InstanceActive,
-    InstanceMissing,
-    NotReady,
-    from_remote,
-)
+from pillion.workflow.faults import InstanceMissing, NotReady
 from pillion.workflow.instance import Instance, Mail
 from pillion.workflow.outbox import unpack
-from pillion.workflow.rows import Rows, Step
+from pillion.workflow.rows import Rows
 from pillion.workflow.runner import Runner
+from pillion.workflow.slow import SlowTurns
 from pillion.workflow.snapshot import Status, Wait
-from pillion.workflow.surroundings import WAKE, moment
+from pillion.workflow.surroundings import WAKE
 from pillion.workflow.timers import START, Alarm, Timers
-from pillion.workflow.turn import Setting, parent_of
+from pillion.workflow.turn import Setting
+from pillion.workflow.watchers import Watchers
 from pillion.workflow.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pillion.kinds.jobs import JobKey
     from pillion.workflow.history import Event
     from pillion.workflow.snapshot import Snapshot
     from pillion.workflow.surroundings import Surroundings
@@ -51,12 +46,6 @@ if TYPE_CHECKING:
     from pillion.workflow.workers import Item, Limits
 
 log = logging.getLogger("pillion.workflow")
-
-CREATE, ADD = "CreateWorkflowInstance", "AddWorkflowEvent"
-PROTOBUF = b"application/x-protobuf"
-_CALLER, _CALLER_NAMESPACE = b"dapr-caller-app-id", b"dapr-caller-namespace"
-FINISH_WAIT_S = 5.0
-"""So long a request that needs a finished instance waits for its last duties."""
 
 
 class Engine:
@@ -81,14 +70,14 @@ class Engine:
         self.activities = Activities(self)
         self.runners: dict[str, Runner] = {}
         self.creating: set[str] = set()
-        self._reading: dict[str, asyncio.Future[Runner | None]] = {}
+        self.reading: dict[str, asyncio.Future[Runner | None]] = {}
         self._idle: OrderedDict[str, int] = OrderedDict()
         self._idle_bytes = 0
-        self._watchers: dict[str, list[asyncio.Future[None]]] = {}
-        self._slow: deque[tuple[float, Runner, int]] = deque()
-        self._slow_handle: asyncio.TimerHandle | None = None
+        self.watchers = Watchers()
+        self.slow = SlowTurns(surroundings.bounds.slow_turn_s)
+        self.calls = Calls(self)
         self._failures: dict[str, int] = {}
-        self._outside: dict[str, None] = {}
+        self.outside: dict[str, None] = {}
         """Instances that are to begin and wait in the store, for the queue of work is long."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._departures = 0
@@ -105,8 +94,7 @@ class Engine:
     # --- names ---
 
     def key(self, actor_type: str, actor_id: str, name: str) -> JobKey:
-        names = self.surroundings.names
-        return JobKey(names.namespace, name, names.app_id, actor_type, actor_id)
+        return self.surroundings.names.key(actor_type, actor_id, name)
 
     def execution_id(self, instance: Instance) -> str | None:
         started = instance.facts.started
@@ -126,7 +114,7 @@ class Engine:
             if runner is not None:
                 self._in_use(instance_id)
                 return runner
-            reading = self._reading.get(instance_id)
+            reading = self.reading.get(instance_id)
             if reading is None:
                 return await self._read(instance_id)
             await asyncio.wait([reading])
@@ -135,7 +123,7 @@ class Engine:
         if self._closed:
             raise NotReady("the workflow engine is shutting down")
         future: asyncio.Future[Runner | None] = asyncio.get_running_loop().create_future()
-        self._reading[instance_id] = future
+        self.reading[instance_id] = future
         departures = self._departures
         try:
             instance = await self.rows.load(instance_id)
@@ -146,7 +134,7 @@ class Engine:
             runner = Runner(self, instance)
             self.runners[instance_id] = runner
         finally:
-            del self._reading[instance_id]
+            del self.reading[instance_id]
             future.set_result(None)
         # Not in the task of the caller, which may go away in the middle of it.
         await asyncio.shield(self.tasks.start(self.resume(runner), "resume"))
@@ -160,8 +148,8 @@ class Engine:
         if facts.completed is not None:
             return
         if runner.wake_due == 0.0:
-            self.tasks.start(self._ensure_wake(runner), "wake")
-        self._arm(runner)
+            self.tasks.start(wake.ensure(self, runner), "wake")
+        self.arm(runner)
         for send in runner.sends:
             duties.send(self, runner, send)
         for event in list(facts.children.values()):
@@ -171,7 +159,7 @@ class Engine:
         runner.kick()
         self.rest(runner)
 
-    def _arm(self, runner: Runner) -> None:
+    def arm(self, runner: Runner) -> None:
         instance = runner.instance
         for timer_id, timer in instance.facts.timers.items():
             if not timer.endless:
@@ -210,7 +198,7 @@ class Engine:
             del self.runners[instance_id]
         self._in_use(instance_id)
         runner.close(Moved(f"workflow '{instance_id}' is not in memory"))
-        self.changed(instance_id)
+        self.watchers.changed(instance_id)
         if not self._closed:
             self.tasks.start(self._halt(instance_id), "halt")
 
@@ -227,20 +215,20 @@ class Engine:
             return
         if isinstance(error, LostPlace):
             log.warning("workflow '%s': %s", runner.instance_id, error)
-        self._discard(runner, error)
+        self.discard(runner, error)
         if isinstance(error, LostPlace):
             self.resume_later(runner.instance_id)
 
-    def _discard(self, runner: Runner, error: Exception) -> None:
+    def discard(self, runner: Runner, error: Exception) -> None:
         if self.runners.get(runner.instance_id) is runner:
             del self.runners[runner.instance_id]
         self._in_use(runner.instance_id)
         runner.close(error)
-        self.changed(runner.instance_id)
+        self.watchers.changed(runner.instance_id)
 
     def failed(self, runner: Runner, error: Exception) -> None:
         """Something went wrong that should not: read the instance anew, after a pause that grows."""
-        self._discard(runner, error)
+        self.discard(runner, error)
         self.resume_later(runner.instance_id)
 
     def resume_later(self, instance_id: str) -> None:
@@ -278,7 +266,7 @@ class Engine:
         """Act on what was written: `decision.events[seen:]` are what the worker wants done."""
         instance = runner.instance
         self._failures.pop(instance.instance_id, None)
-        self.changed(instance.instance_id)
+        self.watchers.changed(instance.instance_id)
         self._count(runner, decision)
         if decision.stalled:
             return
@@ -312,7 +300,7 @@ class Engine:
             due = timer.fire_ns / 1e9
             if runner.wake_due > due:
                 runner.wake_due = due
-                self.tasks.start(self._put_wake(runner, due), "wake")
+                self.tasks.start(wake.move(self, runner, due), "wake")
 
     def _count(self, runner: Runner, decision: Decision) -> None:
         meter = self.surroundings.meter
@@ -329,26 +317,6 @@ class Engine:
         meter.execution(name, status, (ended - begun) / 1e6)
         if self.surroundings.tracer is not None:
             traces.workflow_ended(self.surroundings.tracer, facts.started, facts.completed, runner.instance_id, status)
-
-    # --- slow turns ---
-
-    def watch_turn(self, runner: Runner) -> None:
-        """Have the results in this turn written down if it takes long."""
-        loop = self.loop
-        self._slow.append((loop.time() + self.surroundings.bounds.slow_turn_s, runner, runner.serial))
-        if self._slow_handle is None:
-            self._slow_handle = loop.call_at(self._slow[0][0], self._persist_slow)
-
-    def _persist_slow(self) -> None:
-        self._slow_handle = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._slow and self._slow[0][0] <= now:
-            _, runner, serial = self._slow.popleft()
-            if runner.serial == serial and runner.item is not None and not runner.closed:
-                runner.persist()
-        if self._slow:
-            self._slow_handle = loop.call_at(self._slow[0][0], self._persist_slow)
 
     # --- timers and the wake job ---
 
@@ -386,144 +354,22 @@ class Engine:
             return
         runner.deliver(Mail.of(history.timer_fired(self.surroundings.now_ns(), timer_id, timer.fire_ns)))
 
-    async def _ensure_wake(self, runner: Runner) -> None:
-        """An instance that was left by a reference sidecar has no `wake` job yet."""
-        runner.wake_due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
-        key, job = self.key(self.workflow_type, runner.instance_id, WAKE), _wake(runner.wake_due, 0)
-        pause_s = 0.2
-        while not runner.closed:
-            try:
-                await self.surroundings.scheduler.schedule(key, job, overwrite=False)
-            except JobExists:
-                return
-            except ComponentError as error:
-                log.warning("workflow '%s': its job cannot be registered: %s", runner.instance_id, error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 30.0)
-            else:
-                return
-
-    async def _put_wake(self, runner: Runner, due: float) -> None:
-        try:
-            await self.put_wake(runner.instance_id, due, 0)
-        except ComponentError as error:
-            # The job that is there fires earlier or later; either way it is put again then.
-            log.warning("workflow '%s': its job cannot be moved: %s", runner.instance_id, error)
-
     async def put_wake(self, instance_id: str, due: float, count: int) -> None:
         await self.surroundings.scheduler.schedule(
-            self.key(self.workflow_type, instance_id, WAKE), _wake(due, count), overwrite=True
+            self.key(self.workflow_type, instance_id, WAKE), wake.job_of(due, count), overwrite=True
         )
 
     async def woken(self, instance_id: str, payload: bytes | None) -> None:
         """The `wake` job fired: do what is due, and put it again."""
-        try:
-            runner = await self.find(instance_id)
-        except ComponentError:
-            runner = None
-            if instance_id not in self.runners:
-                raise
-        surroundings = self.surroundings
-        now = surroundings.clock.now()
-        bounds = surroundings.bounds
-        if runner is None:
-            if instance_id in self.creating:
-                await self.put_wake(instance_id, now + bounds.first_wake_s, 0)
-            return
-        if runner.instance.facts.completed is not None:
-            self.finish(runner)
-            await self.put_wake(instance_id, now + bounds.first_wake_s, 0)
-            if runner.closed:  # the duties ended meanwhile, and with them the job that has just been put
-                await surroundings.scheduler.delete(self.key(self.workflow_type, instance_id, WAKE))
-            return
-        count = _wake_count(payload)
-        pause_s = min(bounds.first_wake_s * 2 ** min(count, 20), bounds.last_wake_s)
-        due = now + pause_s
-        for timer in runner.instance.facts.timers.values():
-            at = timer.fire_ns / 1e9
-            if not timer.endless:
-                due = min(due, max(at, now))
-        if (start_ns := runner.start_ns) is not None and runner.instance.facts.started is None:
-            due = min(due, max(start_ns / 1e9, now))
-        # What is due within a minute is in the heap; the job is behind it, not beside it.
-        due = max(due, now + min(bounds.first_wake_s, pause_s)) if due - now <= bounds.near_timer_s else due
-        runner.wake_due = due
-        self._arm(runner)
-        await self.put_wake(instance_id, due, count + 1)
-        runner.kick()
-        self.rest(runner)
+        await wake.woken(self, instance_id, payload)
 
     # --- requests ---
 
-    async def create(self, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> None:
-        """Create an instance, or begin a finished one anew. Raises `InstanceActive`, `DescendantsActive`, ..."""
-        if not request.startEvent.HasField("executionStarted"):
-            raise ComponentError("invalid execution start event")
-        self.creating.add(instance_id)
-        try:
-            while not await self._try_to_create(instance_id, request):
-                pass
-        finally:
-            self.creating.discard(instance_id)
-
-    async def _try_to_create(self, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> bool:
-        """False: what was known of the instance changed meanwhile; look again."""
-        event = request.startEvent
-        runner = await self.find(instance_id)
-        if runner is not None and runner.instance.exists:
-            if self._created_already(runner.instance, event):
-                if runner.instance.facts.completed is not None:
-                    self.finish(runner)
-                return True
-            if not await self._may_begin_anew(runner):
-                return False
-        known = None if runner is None else (runner.instance.exists, runner.instance.generation)
-        start = event.executionStarted
-        due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
-        if start.HasField("scheduledStartTimestamp"):
-            due = max(due, history.nanoseconds(start.scheduledStartTimestamp) / 1e9)
-        await self.put_wake(instance_id, due, 0)
-        if runner is None:
-            if instance_id in self.runners or instance_id in self._reading:
-                return False
-            runner = self.runners[instance_id] = Runner(self, Instance(instance_id))
-        elif runner.closed:
-            return False
-        runner.wake_due = due
-        async with runner.lock:
-            instance = runner.instance
-            if runner.closed or (instance.exists, instance.generation) != (known or (False, instance.generation)):
-                return False  # another request for the same instance was faster
-            reset = instance.facts.length > 0
-            mail = Mail.of(event)
-            propagated = (
-                request.propagatedHistory.SerializeToString() if request.HasField("propagatedHistory") else None
-            )
-            step = Step(
-                [mail], instance.generation + 1 if reset else instance.generation, reset=reset, writes_status=reset,
-                writes_outbox=reset, propagated=propagated, drops_propagated=reset and propagated is None,
-                heard=b"",
-            )  # fmt: skip
-            try:
-                await runner.begin(step)
-            except BaseException as error:
-                self._discard(runner, NotReady(str(error)))
-                raise
-        runner.mail = [mail]
-        self.changed(instance_id)
-        if self.workers.queued >= self.surroundings.bounds.queued_items:
-            runner.mail = []
-            self._outside[instance_id] = None
-            self.release(runner)
-        else:
-            runner.kick()
-        return True
-
     def _taken(self) -> None:
         """A worker took an item: there may be room for an instance that waits in the store."""
-        if self._outside and self.workers.queued < self.surroundings.bounds.queued_items:
-            instance_id = next(iter(self._outside))
-            del self._outside[instance_id]
+        if self.outside and self.workers.queued < self.surroundings.bounds.queued_items:
+            instance_id = next(iter(self.outside))
+            del self.outside[instance_id]
             if instance_id not in self.runners:
                 self.tasks.start(self._admit(instance_id), "admit")
 
@@ -534,75 +380,16 @@ class Engine:
             log.warning("workflow '%s' cannot be read: %s", instance_id, error)
             self.resume_later(instance_id)
 
-    def _created_already(self, instance: Instance, event: Event) -> bool:
-        """Whether this very start is what made the instance: the answer to an earlier request was lost."""
-        own = instance.start_event
-        if own is None:
-            return False
-        old, new = own.executionStarted, event.executionStarted
-        old_id = history.absent_or(old.workflowInstance, "executionId")
-        new_id = history.absent_or(new.workflowInstance, "executionId")
-        parent, asks = parent_of(own), parent_of(event)
-        if parent is None or asks is None:
-            return parent is asks and old_id is not None and old_id == new_id
-        same = (
-            parent.workflowInstance.instanceId == asks.workflowInstance.instanceId
-            and parent.taskScheduledId == asks.taskScheduledId
-            and parent.appID == asks.appID
-        )
-        if not same or instance.facts.completed is None:
-            return same
-        # A parent that continued as new may ask for the same child again, and means another one.
-        return parent.workflowInstance.executionId.value == asks.workflowInstance.executionId.value
-
     def finish(self, runner: Runner, last_tasks: set[int] | None = None) -> None:
         """See to the last duties of a finished instance, unless that is being done."""
         if (runner.finishing is None or runner.finishing.done()) and not runner.closed:
             runner.finishing = self.tasks.start(duties.finish(self, runner, last_tasks), "finish")
 
-    async def _may_begin_anew(self, runner: Runner) -> bool:
-        """Whether a finished instance may be replaced; False: its last duties have just ended, read it again."""
-        instance_id = runner.instance_id
-        if runner.instance.facts.completed is None:
-            raise InstanceActive(f"an active workflow with ID '{instance_id}' already exists")
-        if runner.finishing is not None:
-            _, late = await asyncio.wait([runner.finishing], timeout=FINISH_WAIT_S)
-            if late:
-                raise NotReady(f"the finished workflow '{instance_id}' still has something to tell")
-            return False
-        for child in runner.instance.facts.descendants:
-            if not await duties.is_over(self, child):
-                raise DescendantsActive(
-                    f"a workflow with ID '{instance_id}' has finished, but its child '{child.instance_id}' has not"
-                )
-        return True
-
-    async def adopt(self, instance_id: str, step: Step) -> bool:
-        """Create an instance with a history (3.9); False when there is one already."""
-        runner = await self.find(instance_id)
-        if runner is not None:
-            return False
-        due = self.surroundings.clock.now() + self.surroundings.bounds.first_wake_s
-        await self.put_wake(instance_id, due, 0)
-        if await self.find(instance_id) is not None:
-            return False
-        runner = self.runners[instance_id] = Runner(self, Instance(instance_id))
-        runner.wake_due = due
-        async with runner.lock:
-            try:
-                await runner.begin(step)
-            except BaseException as error:
-                self._discard(runner, NotReady(str(error)))
-                raise
-        self.changed(instance_id)
-        await asyncio.shield(self.tasks.start(self.resume(runner), "resume"))
-        return True
-
     def moved(self, instance_id: str) -> None:
         """The instance is driven elsewhere from now on."""
         runner = self.runners.get(instance_id)
         if runner is not None:
-            self._discard(runner, Moved(f"workflow '{instance_id}' has moved"))
+            self.discard(runner, Moved(f"workflow '{instance_id}' has moved"))
 
     async def leave(self, instance_id: str) -> None:
         """As `moved`, but a turn that a worker is at may come to its end before, within the drain time (37)."""
@@ -648,61 +435,6 @@ class Engine:
         runner = self.runners.get(instance_id)
         return None if runner is None or not runner.instance.exists else runner.instance.facts.status
 
-    def watch(self, instance_id: str) -> asyncio.Future[None]:
-        """A future that is done at the next change of the instance; cancel it when it is not wanted any more."""
-        future: asyncio.Future[None] = self.loop.create_future()
-        self._watchers.setdefault(instance_id, []).append(future)
-        return future
-
-    def unwatch(self, instance_id: str, future: asyncio.Future[None]) -> None:
-        waiting = self._watchers.get(instance_id)
-        if waiting is not None and future in waiting:
-            waiting.remove(future)
-            if not waiting:
-                del self._watchers[instance_id]
-
-    def changed(self, instance_id: str) -> None:
-        for future in self._watchers.pop(instance_id, ()):
-            if not future.done():
-                future.set_result(None)
-
-    async def tell(self, actor_type: str, instance_id: str, event: Event) -> None:
-        """Bring an event to an instance, wherever it lives. Raises its fault."""
-        call = ActorCall(
-            actor_type, instance_id, ADD, body=event.SerializeToString(), headers=self.caller(),
-            content_type=PROTOBUF, verb="",
-        )  # fmt: skip
-        try:
-            await self.surroundings.actors.invoke(call)
-        except RemoteFailure as error:
-            raise from_remote(error) from error
-
-    async def leave_result(self, actor_type: str, instance_id: str, event: Event) -> None:
-        """Leave a result with the scheduler, which brings it when the workflow can be reached (3.2)."""
-        payload = wellknown.Any()
-        payload.Pack(event)
-        surroundings = self.surroundings
-        name = f"activity-result-{surroundings.random.getrandbits(64):016x}"
-        job = Job(
-            due_time=moment(surroundings.clock.now()), payload=payload.SerializeToString(),
-            failure_policy=Constant(1.0, None),
-        )  # fmt: skip
-        await surroundings.scheduler.schedule(self.key(actor_type, instance_id, name), job, overwrite=True)
-
-    def caller(self) -> list[tuple[bytes, bytes]]:
-        names = self.surroundings.names
-        return [(_CALLER, names.app_id.encode()), (_CALLER_NAMESPACE, names.namespace.encode())]
-
-    def check_activity(self, call: ActorCall, name: str) -> None:
-        policies = self.surroundings.policies()
-        if policies is None:
-            return
-        caller, namespace = caller_of(call)
-        if not caller and not call.remote:
-            return  # the sidecar itself, or its own application
-        if not policies.activity(caller, namespace, name):
-            raise AccessDenied
-
     def waiting_for(self, item: Item, since: float) -> Wait:
         """Why a turn is not over."""
         if item.quarantined:
@@ -714,7 +446,7 @@ class Engine:
 
     def waiting_unread(self, instance: Instance) -> tuple[Wait, ...]:
         """What an instance waits for that is not driven here."""
-        if instance.instance_id in self._outside:
+        if instance.instance_id in self.outside:
             return (Wait("worker", error=f"{self.workers.queued} turns and activities wait before it"),)
         return Runner(self, instance).waiting()
 
@@ -729,41 +461,10 @@ class Engine:
         self._closed = True
         self.workers.close()
         self.timers.close()
-        if self._slow_handle is not None:
-            self._slow_handle.cancel()
+        self.slow.close()
         for runner in list(self.runners.values()):
-            self._discard(runner, NotReady("the workflow engine is shutting down"))
+            self.discard(runner, NotReady("the workflow engine is shutting down"))
         await self.tasks.close()
 
     def __repr__(self) -> str:
         return f"<Engine {len(self.runners)} instances in memory, {len(self._idle)} idle, {self.workers!r}>"
-
-
-def caller_of(call: ActorCall) -> tuple[str, str]:
-    """The application and namespace that call, "" when the sidecar itself does."""
-    caller = namespace = ""
-    for name, value in call.headers:
-        if name == _CALLER:
-            caller = value.decode("utf-8", "replace")
-        elif name == _CALLER_NAMESPACE:
-            namespace = value.decode("utf-8", "replace")
-    return caller, namespace
-
-
-def _wake(due: float, count: int) -> Job:
-    held = wellknown.Any()
-    held.Pack(wellknown.Int32Value(value=count))
-    return Job(
-        due_time=moment(due), payload=held.SerializeToString(), failure_policy=Constant(1.0, None)
-    )  # fmt: skip
-
-
-def _wake_count(payload: bytes | None) -> int:
-    if not payload:
-        return 0
-    held = wellknown.Any.FromString(payload)
-    count = wellknown.Int32Value()
-    return count.value if held.Unpack(count) else 0
-
-
-__all__ = ["ADD", "CREATE", "Engine", "caller_of"]

@@ -20,7 +20,7 @@ from pillion.kinds.actors import ActorCall, ActorError, RemoteFailure
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.activities import activity_id
-from pillion.workflow.engine import caller_of
+from pillion.workflow.calls import caller_of
 from pillion.workflow.faults import AccessDenied, InstanceMissing, from_remote
 from pillion.workflow.snapshot import Inspection, Wait
 
@@ -97,7 +97,7 @@ class Mending:
 
     def _call(self, actor_type: str, actor_id: str, method: str, body: bytes) -> ActorCall:
         return ActorCall(
-            actor_type, actor_id, method, body=body, headers=self._engine.caller(), content_type=JSON, verb=""
+            actor_type, actor_id, method, body=body, headers=self._engine.calls.caller(), content_type=JSON, verb=""
         )
 
     # --- answered to others ---

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.wire.messages import taskhub as m
-from pillion.workflow.engine import FINISH_WAIT_S
+from pillion.workflow.creation import FINISH_WAIT_S
 from pillion.workflow.faults import InstanceMissing, InstanceStalled, NotCompleted, NotReady, from_remote
 from pillion.workflow.surroundings import RETENTION, WAKE
 
@@ -75,7 +75,7 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool) -> None:
             raise NotReady(f"workflow '{instance_id}' has just been put away")
         await engine.rows.delete(runner.instance)
         engine.release(runner)
-    engine.changed(instance_id)
+    engine.watchers.changed(instance_id)
     surroundings = engine.surroundings
     await surroundings.scheduler.delete(engine.key(engine.workflow_type, instance_id, WAKE))
     if force or surroundings.config.retention != type(surroundings.config.retention)():
@@ -83,7 +83,7 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool) -> None:
 
 
 async def _purge_child(engine: Engine, child: Child, *, force: bool) -> int:
-    headers = [*engine.caller(), *([(FORCE, b"true")] if force else [])]
+    headers = [*engine.calls.caller(), *([(FORCE, b"true")] if force else [])]
     call = ActorCall(
         engine.surroundings.names.workflow(child.app_id), child.instance_id, PURGE_TREE, headers=headers,
         content_type=b"application/x-protobuf", verb="",

@@ -274,7 +274,7 @@ class Runner:
             decision = turns.force(turn, now_ns)
         else:
             if any(_precious(one) for one in mail):
-                self.engine.watch_turn(self)
+                self.engine.slow.watch(self)
             try:
                 turn, decision = await self._ask(turn)
             except Forced:

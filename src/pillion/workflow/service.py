@@ -15,7 +15,8 @@ from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.actor import FORK, WAIT, Retentioner, WorkflowActor, status_of
 from pillion.workflow.builtin import Builtin
-from pillion.workflow.engine import CREATE, PROTOBUF, Engine
+from pillion.workflow.calls import CREATE, PROTOBUF
+from pillion.workflow.engine import Engine
 from pillion.workflow.faults import RerunRefused, from_remote
 from pillion.workflow.mending import Mending
 from pillion.workflow.purge import FORCE, PURGE, PURGE_TREE
@@ -176,7 +177,7 @@ class Hub:
         names = self._surroundings.names
         pause_s = FIRST_PAUSE_S
         while True:
-            call = ActorCall(names.workflow(), instance_id, WAIT, headers=self.engine.caller(), verb="")
+            call = ActorCall(names.workflow(), instance_id, WAIT, headers=self.engine.calls.caller(), verb="")
             try:
                 found = await self.engine.look(instance_id)
                 if found is not None and enough(found.status):
@@ -200,11 +201,11 @@ class Hub:
         here = False
         while (status := engine.status(instance_id)) is not None and not enough(status):
             here = True
-            change = engine.watch(instance_id)
+            change = engine.watchers.watch(instance_id)
             try:
                 await change
             finally:
-                engine.unwatch(instance_id, change)
+                engine.watchers.unwatch(instance_id, change)
         return here or status is not None
 
     async def _pause(self, pause_s: float) -> None:
@@ -293,7 +294,7 @@ class Hub:
     ) -> bytes:
         call = ActorCall(
             self.engine.workflow_type, instance_id, method, body=body,
-            headers=[*self.engine.caller(), *(headers or ())], content_type=PROTOBUF, verb="",
+            headers=[*self.engine.calls.caller(), *(headers or ())], content_type=PROTOBUF, verb="",
         )  # fmt: skip
         try:
             return (await self._surroundings.actors.invoke(call)).body

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pillion.clock import rfc3339
 from pillion.kinds.config import Workflow
+from pillion.kinds.jobs import JobKey
 
 if TYPE_CHECKING:
     import random
@@ -48,6 +49,10 @@ class Names:
 
     def retentioner(self) -> str:
         return self._type("retentioner", "")
+
+    def key(self, actor_type: str, actor_id: str, name: str) -> JobKey:
+        """The key of a reminder."""
+        return JobKey(self.namespace, name, self.app_id, actor_type, actor_id)
 
 
 class Meter(Protocol):

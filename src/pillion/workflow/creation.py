@@ -1,0 +1,152 @@
+"""How an instance comes to be: by a start, over a finished one of the same id, or with the history of another one.
+
+Its `wake` job is registered first, so that an instance that is there is never forgotten. Knows: what stands in the way
+of a start. Never knows: turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pillion.errors import ComponentError
+from pillion.workflow import duties, history
+from pillion.workflow.faults import DescendantsActive, InstanceActive, NotReady
+from pillion.workflow.instance import Instance, Mail
+from pillion.workflow.rows import Step
+from pillion.workflow.runner import Runner
+from pillion.workflow.turn import parent_of
+
+if TYPE_CHECKING:
+    from pillion.wire.messages import backend
+    from pillion.workflow.engine import Engine
+    from pillion.workflow.history import Event
+
+FINISH_WAIT_S = 5.0
+"""So long a request that needs a finished instance waits for its last duties."""
+
+
+async def create(engine: Engine, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> None:
+    """Create an instance, or begin a finished one anew. Raises `InstanceActive`, `DescendantsActive`, ..."""
+    if not request.startEvent.HasField("executionStarted"):
+        raise ComponentError("invalid execution start event")
+    engine.creating.add(instance_id)
+    try:
+        while not await _try(engine, instance_id, request):
+            pass
+    finally:
+        engine.creating.discard(instance_id)
+
+
+async def _try(engine: Engine, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> bool:
+    """False: what was known of the instance changed meanwhile; look again."""
+    event = request.startEvent
+    runner = await engine.find(instance_id)
+    if runner is not None and runner.instance.exists:
+        if _is_there(runner.instance, event):
+            if runner.instance.facts.completed is not None:
+                engine.finish(runner)
+            return True
+        if not await _may_begin_anew(engine, runner):
+            return False
+    known = None if runner is None else (runner.instance.exists, runner.instance.generation)
+    start = event.executionStarted
+    due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
+    if start.HasField("scheduledStartTimestamp"):
+        due = max(due, history.nanoseconds(start.scheduledStartTimestamp) / 1e9)
+    await engine.put_wake(instance_id, due, 0)
+    if runner is None:
+        if instance_id in engine.runners or instance_id in engine.reading:
+            return False
+        runner = engine.runners[instance_id] = Runner(engine, Instance(instance_id))
+    elif runner.closed:
+        return False
+    runner.wake_due = due
+    async with runner.lock:
+        instance = runner.instance
+        if runner.closed or (instance.exists, instance.generation) != (known or (False, instance.generation)):
+            return False  # another request for the same instance was faster
+        reset = instance.facts.length > 0
+        mail = Mail.of(event)
+        propagated = request.propagatedHistory.SerializeToString() if request.HasField("propagatedHistory") else None
+        step = Step(
+            [mail], instance.generation + 1 if reset else instance.generation, reset=reset, writes_status=reset,
+            writes_outbox=reset, propagated=propagated, drops_propagated=reset and propagated is None,
+            heard=b"",
+        )  # fmt: skip
+        try:
+            await runner.begin(step)
+        except BaseException as error:
+            engine.discard(runner, NotReady(str(error)))
+            raise
+    runner.mail = [mail]
+    engine.watchers.changed(instance_id)
+    if engine.workers.queued >= engine.surroundings.bounds.queued_items:
+        runner.mail = []
+        engine.outside[instance_id] = None
+        engine.release(runner)
+    else:
+        runner.kick()
+    return True
+
+
+def _is_there(instance: Instance, event: Event) -> bool:
+    """Whether this very start is what made the instance: the answer to an earlier request was lost."""
+    own = instance.start_event
+    if own is None:
+        return False
+    old, new = own.executionStarted, event.executionStarted
+    old_id = history.absent_or(old.workflowInstance, "executionId")
+    new_id = history.absent_or(new.workflowInstance, "executionId")
+    parent, asks = parent_of(own), parent_of(event)
+    if parent is None or asks is None:
+        return parent is asks and old_id is not None and old_id == new_id
+    same = (
+        parent.workflowInstance.instanceId == asks.workflowInstance.instanceId
+        and parent.taskScheduledId == asks.taskScheduledId
+        and parent.appID == asks.appID
+    )
+    if not same or instance.facts.completed is None:
+        return same
+    # A parent that continued as new may ask for the same child again, and means another one.
+    return parent.workflowInstance.executionId.value == asks.workflowInstance.executionId.value
+
+
+async def _may_begin_anew(engine: Engine, runner: Runner) -> bool:
+    """Whether a finished instance may be replaced; False: its last duties have just ended, read it again."""
+    instance_id = runner.instance_id
+    if runner.instance.facts.completed is None:
+        raise InstanceActive(f"an active workflow with ID '{instance_id}' already exists")
+    if runner.finishing is not None:
+        _, late = await asyncio.wait([runner.finishing], timeout=FINISH_WAIT_S)
+        if late:
+            raise NotReady(f"the finished workflow '{instance_id}' still has something to tell")
+        return False
+    for child in runner.instance.facts.descendants:
+        if not await duties.is_over(engine, child):
+            raise DescendantsActive(
+                f"a workflow with ID '{instance_id}' has finished, but its child '{child.instance_id}' has not"
+            )
+    return True
+
+
+async def adopt(engine: Engine, instance_id: str, step: Step) -> bool:
+    """Create an instance with a history (3.9); False when there is one already."""
+    runner = await engine.find(instance_id)
+    if runner is not None:
+        return False
+    due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
+    await engine.put_wake(instance_id, due, 0)
+    if await engine.find(instance_id) is not None:
+        return False
+    runner = engine.runners[instance_id] = Runner(engine, Instance(instance_id))
+    runner.wake_due = due
+    async with runner.lock:
+        try:
+            await runner.begin(step)
+        except BaseException as error:
+            engine.discard(runner, NotReady(str(error)))
+            raise
+    engine.watchers.changed(instance_id)
+    await asyncio.shield(engine.tasks.start(engine.resume(runner), "resume"))
+    return True
