@@ -46,8 +46,8 @@ def test_failures_are_told_in_the_order_of_the_entries() -> None:
     async def main() -> None:
         component = Submitting()
         broker = Broker("b", component, prefix="p-")  # type: ignore[arg-type]
-        datas = [b"fails", *([b"good"] * (2 * PARALLEL - 2)), b"refused"]
-        entries = [BulkEntry(str(number), data) for number, data in enumerate(datas)]
+        bodies = [b"fails", *([b"good"] * (2 * PARALLEL - 2)), b"refused"]
+        entries = [BulkEntry(str(number), data) for number, data in enumerate(bodies)]
         publishing = asyncio.create_task(publish_all(broker, "t", entries, {}))
         await asyncio.sleep(0)
         assert len(component.waiting) == PARALLEL
