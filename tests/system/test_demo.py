@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent.parent
 FLIGHTS = 500
 """Enough for dead letters: the 453rd flight is the first that cannot be true."""
-RUN_S = 110
+RUN_S = 240
 MARK = "PILLION_TEST_MARK"
 
 
