@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pillion.workflow.snapshot import Snapshot
     from pillion.workflow.surroundings import Surroundings
     from pillion.workflow.turn import Decision
-    from pillion.workflow.workers import Item, Limits
+    from pillion.workflow.workers import Limits
 
 log = logging.getLogger("pillion.workflow")
 
@@ -434,15 +434,6 @@ class Engine:
         """The status of an instance in memory, None for another one."""
         runner = self.runners.get(instance_id)
         return None if runner is None or not runner.instance.exists else runner.instance.facts.status
-
-    def waiting_for(self, item: Item, since: float) -> Wait:
-        """Why a turn is not over."""
-        if item.quarantined:
-            return Wait("quarantine", item.name, attempts=item.losses, error=item.quarantined, since=since)
-        if item.holder is not None:
-            return Wait("turn", item.name, attempts=item.losses, since=item.since)
-        kind = "worker" if self.workers.lacks(item) else "turn"
-        return Wait(kind, item.name, attempts=item.losses, since=since)
 
     def waiting_unread(self, instance: Instance) -> tuple[Wait, ...]:
         """What an instance waits for that is not driven here."""

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from pillion.errors import ComponentError
 from pillion.kinds.actors import LostPlace, Moved
 from pillion.wire.messages import taskhub as m
-from pillion.workflow import outbox
+from pillion.workflow import outbox, waits
 from pillion.workflow import turn as turns
 from pillion.workflow.faults import InstanceStalled, StoreUnfit
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.instance import Mail, has_heard, heard_by_now, mark_of
 from pillion.workflow.rows import Step
-from pillion.workflow.snapshot import Status, Wait
+from pillion.workflow.snapshot import Wait
 from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:
@@ -443,53 +443,9 @@ class Runner:
                 _refuse(done, Moved(str(error)))
         self.incoming.clear()
 
-    # --- how it stands ---
-
     def waiting(self) -> tuple[Wait, ...]:
         """What the instance waits for; never empty while it is not finished."""
-        facts = self.instance.facts
-        found: list[Wait] = []
-        if self.trouble is not None:
-            one = self.trouble
-            found.append(Wait(one.kind, attempts=one.attempts, error=one.error, since=one.since))
-        if self.item is not None:
-            found.append(self.engine.waiting_for(self.item, self.turn_since))
-        if facts.stalled is not None:
-            found.append(Wait("stalled", m.StalledReason.Name(facts.stalled.reason), error=facts.stalled.description))
-        if facts.completed is not None:
-            found += [delivery.wait() for delivery in self.deliveries.values()]
-            return tuple(found)
-        if facts.started is None and (at_ns := self.start_ns) is not None:
-            found.append(Wait("start", until=at_ns / 1e9))
-        if facts.suspended is not None:
-            found.append(Wait("suspended", since=nanoseconds(facts.suspended.timestamp) / 1e9))
-        for task_id, event in facts.tasks.items():
-            run = self.activities.get(task_id)
-            since = nanoseconds(event.timestamp) / 1e9
-            found.append(
-                Wait("activity", event.taskScheduled.name, task_id, since=since)
-                if run is None
-                else run.wait(self.engine, since)
-            )
-        for timer_id, timer in facts.timers.items():
-            kind = "event" if timer.event_name else "timer"
-            until = None if timer.endless else timer.fire_ns / 1e9
-            found.append(Wait(kind, timer.event_name, timer_id, until=until))
-        for task_id, event in facts.children.items():
-            delivery = self.deliveries.get(f"child-{task_id}")
-            found.append(
-                Wait(
-                    "child", event.childWorkflowInstanceCreated.instanceId, task_id,
-                    attempts=0 if delivery is None else delivery.attempts,
-                    error="" if delivery is None else delivery.error,
-                    since=nanoseconds(event.timestamp) / 1e9,
-                )
-            )  # fmt: skip
-        found += [one.wait() for key, one in self.deliveries.items() if not key.startswith("child-")]
-        if not found and facts.status is Status.RUNNING:
-            # Nothing that the history knows: an event that the worker waits for without a timer.
-            found.append(Wait("event" if not self.mail else "turn"))
-        return tuple(found)
+        return waits.waiting(self)
 
     def __repr__(self) -> str:
         return f"<Runner {self.instance!r}{' driving' if self.driving else ''}{' closed' if self.closed else ''}>"

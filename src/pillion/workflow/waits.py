@@ -1,0 +1,71 @@
+"""What an instance waits for, as operators are told (`snapshot.Wait`). Pure: looks at a runner, changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pillion.wire.messages import taskhub as m
+from pillion.workflow.history import nanoseconds
+from pillion.workflow.snapshot import Status, Wait
+
+if TYPE_CHECKING:
+    from pillion.workflow.engine import Engine
+    from pillion.workflow.runner import Runner
+    from pillion.workflow.workers import Item
+
+
+def waiting(runner: Runner) -> tuple[Wait, ...]:
+    """What the instance waits for; never empty while it is not finished."""
+    facts = runner.instance.facts
+    found: list[Wait] = []
+    if runner.trouble is not None:
+        one = runner.trouble
+        found.append(Wait(one.kind, attempts=one.attempts, error=one.error, since=one.since))
+    if runner.item is not None:
+        found.append(_turn(runner.engine, runner.item, runner.turn_since))
+    if facts.stalled is not None:
+        found.append(Wait("stalled", m.StalledReason.Name(facts.stalled.reason), error=facts.stalled.description))
+    if facts.completed is not None:
+        found += [delivery.wait() for delivery in runner.deliveries.values()]
+        return tuple(found)
+    if facts.started is None and (at_ns := runner.start_ns) is not None:
+        found.append(Wait("start", until=at_ns / 1e9))
+    if facts.suspended is not None:
+        found.append(Wait("suspended", since=nanoseconds(facts.suspended.timestamp) / 1e9))
+    for task_id, event in facts.tasks.items():
+        run = runner.activities.get(task_id)
+        since = nanoseconds(event.timestamp) / 1e9
+        found.append(
+            Wait("activity", event.taskScheduled.name, task_id, since=since)
+            if run is None
+            else run.wait(runner.engine, since)
+        )
+    for timer_id, timer in facts.timers.items():
+        kind = "event" if timer.event_name else "timer"
+        until = None if timer.endless else timer.fire_ns / 1e9
+        found.append(Wait(kind, timer.event_name, timer_id, until=until))
+    for task_id, event in facts.children.items():
+        delivery = runner.deliveries.get(f"child-{task_id}")
+        found.append(
+            Wait(
+                "child", event.childWorkflowInstanceCreated.instanceId, task_id,
+                attempts=0 if delivery is None else delivery.attempts,
+                error="" if delivery is None else delivery.error,
+                since=nanoseconds(event.timestamp) / 1e9,
+            )
+        )  # fmt: skip
+    found += [one.wait() for key, one in runner.deliveries.items() if not key.startswith("child-")]
+    if not found and facts.status is Status.RUNNING:
+        # Nothing that the history knows: an event that the worker waits for without a timer.
+        found.append(Wait("event" if not runner.mail else "turn"))
+    return tuple(found)
+
+
+def _turn(engine: Engine, item: Item, since: float) -> Wait:
+    """Why a turn is not over."""
+    if item.quarantined:
+        return Wait("quarantine", item.name, attempts=item.losses, error=item.quarantined, since=since)
+    if item.holder is not None:
+        return Wait("turn", item.name, attempts=item.losses, since=item.since)
+    kind = "worker" if engine.workers.lacks(item) else "turn"
+    return Wait(kind, item.name, attempts=item.losses, since=since)
