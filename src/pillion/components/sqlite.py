@@ -11,7 +11,7 @@ import base64
 import binascii
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pillion.components.like import like_to_sqlite_glob
@@ -90,15 +90,15 @@ class _Write:
     etag: str | None
     first_write: bool
     ttl_s: int | None
-    new_etag: str = field(default_factory=new_etag)
+    new_etag: str
 
     @classmethod
-    def of(cls, operation: Operation) -> _Write:
+    def of(cls, operation: Operation, new_etag: str) -> _Write:
         if operation.concurrency or operation.consistency:
             check_options(operation.concurrency, operation.consistency)
         etag = operation.etag or None
         if isinstance(operation, Delete):
-            return cls(operation.key, None, False, etag, False, None)
+            return cls(operation.key, None, False, etag, False, None, new_etag)
         ttl = ttl_of(operation.metadata) if operation.metadata else None
         value = escaped(operation.value) if operation.is_json else base64.b64encode(operation.value)
         return cls(
@@ -108,6 +108,7 @@ class _Write:
             etag,
             operation.concurrency == "first-write",
             ttl if ttl and ttl > 0 else None,
+            new_etag,
         )
 
     @property
@@ -227,16 +228,17 @@ class SqliteState:
         return await self._opened.read(lambda db: self._find_many(db, keys))
 
     async def set(self, request: Set) -> None:
-        await self._opened.write_row(self._write_many, _Write.of(request))
+        await self._opened.write_row(self._write_many, _Write.of(request, new_etag()))
 
     async def delete(self, request: Delete) -> None:
-        await self._opened.write_row(self._write_many, _Write.of(request))
+        await self._opened.write_row(self._write_many, _Write.of(request, new_etag()))
 
     async def transact(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> None:
         await self.transact_versions(operations, metadata)
 
     async def transact_versions(self, operations: Sequence[Operation], metadata: Mapping[str, str]) -> list[str | None]:
-        writes = [_Write.of(operation) for operation in operations]
+        etag = new_etag()  # one for all: an ETag has to be new for its key, no more
+        writes = [_Write.of(operation, etag) for operation in operations]
 
         def apply(db: sqlite3.Connection) -> None:
             for error in self._write_many(db, writes):

@@ -25,7 +25,6 @@ from pillion.workflow.faults import InstanceStalled, StoreUnfit
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.instance import Mail, has_heard, heard_by_now, mark_of
 from pillion.workflow.rows import Step
-from pillion.workflow.snapshot import Wait
 from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from pillion.workflow.history import Event
     from pillion.workflow.instance import Instance
     from pillion.workflow.outbox import Send
+    from pillion.workflow.snapshot import Wait
     from pillion.workflow.turn import Decision, Turn
 
 log = logging.getLogger("pillion.workflow")
