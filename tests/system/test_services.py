@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -42,10 +42,15 @@ def _post(port: int, path: str, document: object) -> int:
         return int(answer.status)
 
 
-def _runtime(port: int) -> dict[str, str]:
+def _metadata(port: int) -> dict[str, Any]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1.0/metadata", timeout=20) as answer:
-        found: dict[str, str] = json.loads(answer.read())["actorRuntime"]
+        found: dict[str, Any] = json.loads(answer.read())
         return found
+
+
+def _runtime(port: int) -> dict[str, str]:
+    found: dict[str, str] = _metadata(port)["actorRuntime"]
+    return found
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
@@ -53,13 +58,15 @@ def test_the_next_run_follows(tmp_path: Path, end: signal.Signals) -> None:
     """Jobs of a second run fire after the first, which had the scheduler, has ended in whatever way."""
     first = Pillion("run", "-a", "first", "--", *WAIT, home=tmp_path, folder=tmp_path)
     with first:
-        _port(first, "first")
+        scheduler = _metadata(_port(first, "first"))["scheduler"]
+        assert len(scheduler["connected_addresses"]) == 1, "the one in the same process is told as any other is"
         with Pillion(
             "run", "-a", "second", "-p", "0", "--", *WAIT, home=tmp_path, folder=tmp_path
         ) as idle, Pillion(
             "run", "-a", "third", "-p", str(_free()), "--", sys.executable, "-c", JOBS, home=tmp_path, folder=tmp_path
         ) as third:  # fmt: skip
             port = _port(third, "third")
+            eventually(lambda: _metadata(port).get("scheduler") == scheduler)
             assert _post(port, "/v1.0/jobs/now", {"dueTime": "0s", "data": 1}) == 204
             third.until("got /job/now")
             assert _post(port, "/v1.0/jobs/later", {"schedule": "@every 1s", "data": 1}) == 204
