@@ -7,9 +7,10 @@ to the caller and complete in the log.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def code_name(code: int) -> str:
         return f"Code({code})"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fault:
     """One row of the table.
 

@@ -6,8 +6,10 @@ Never knows: what a handler does, or how bytes travel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -34,7 +36,7 @@ class ServeStream(Protocol):
     def __call__(self, call: RpcCall) -> Awaitable[None]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Http:
     """One HTTP route. `path` starts with the version: `v1.0/state/{store}/{key}`; a last segment `{name*}` takes the
     rest of the path, slashes included. `streams`: the handler wants the body as it arrives.
@@ -46,7 +48,7 @@ class Http:
     streams: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rpc:
     """One or several gRPC methods served by the same handler.
 
@@ -62,7 +64,7 @@ class Rpc:
     service: str = "dapr.proto.runtime.v1.Dapr"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Operation:
     """One operation of the API. `group` and `version` are its name in `spec.api` rules (spec `runtime.md` 3.5)."""
 

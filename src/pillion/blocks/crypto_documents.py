@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pillion.errors import ComponentError, MissingExtra
+from pillion.records import record
 from pillion.wire import encscheme
 from pillion.wire.encscheme import Cipher, Decryptor, Encryptor, HeaderReader, Manifest, SchemeError, Wrap
 
@@ -34,7 +34,7 @@ class Timed(Protocol):
     def __call__(self, work: Awaitable[Any]) -> Awaitable[Any]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wanted:
     """What a caller wants of a new document."""
 

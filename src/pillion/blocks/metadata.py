@@ -12,6 +12,7 @@ from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.errors import ApiError, Code, Fault
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
+from pillion.records import record
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
 
@@ -32,7 +33,7 @@ TOO_MANY = Fault(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ComponentRow:
     """A loaded component."""
 
@@ -42,7 +43,7 @@ class ComponentRow:
     capabilities: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AppConnection:
     """How the application is reached; the health fields only where probes are on."""
 
@@ -56,7 +57,7 @@ class AppConnection:
     health_threshold: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ActorFacts:
     """How the actor runtime stands: `status` is DISABLED, INITIALIZING or RUNNING; `active` counts by type."""
 

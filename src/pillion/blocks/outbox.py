@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pillion.blocks import state_faults as faults
@@ -23,6 +23,7 @@ from pillion.kinds.component import truthy
 from pillion.kinds.resources import Route, SubscriptionResource
 from pillion.kinds.state import Delete, Get, Set
 from pillion.kinds.topics import Unprocessed, Verdict
+from pillion.records import record
 from pillion.tasks import Tasks
 from pillion.wire import gojson
 from pillion.wire.cloudevents import CLOUDEVENT, Stamp, payload_member
@@ -46,7 +47,7 @@ REMEMBERED = 10_000
 """Transactions of this process whose end is remembered until their events come."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settings:
     """The outbox of one store."""
 

@@ -6,7 +6,6 @@ looks like. The payload of one JSON event is canonicalised once; nothing else of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.api.call import EMPTY
@@ -25,6 +24,7 @@ from pillion.kinds.pubsub import BulkEntry
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.observe.spans import topic_span
 from pillion.observe.tracing import Span, SpanKind
+from pillion.records import record
 from pillion.wire.cloudevents import CLOUDEVENT, readable
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
@@ -391,7 +391,7 @@ class PublishBlock:
             self._meter.egress_bulk(broker.name, topic, success, (self._clock.monotonic() - started) * 1000)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Context:
     """The trace context of a request, read once for all of its entries."""
 

@@ -6,10 +6,10 @@ Other packages add theirs by an entry point of the group `pillion.components` th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pillion.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Entry:
     """One implementation: `type` and `version` as in a Component resource, `path` as `module:class`.
 

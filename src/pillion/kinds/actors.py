@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from pillion.errors import ComponentError
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -89,14 +90,14 @@ class StreamHandler(Protocol):
     def stream(self, call: ActorCall) -> AsyncIterator[bytes]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reentrancy:
     """Chains of calls may come back to an actor, `max_depth` deep."""
 
     max_depth: int = 32
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Hosted:
     """A type that this sidecar hosts. `locked` False: the handler keeps its own order, the host only claims.
 
@@ -190,7 +191,7 @@ class LostPlace(ActorError):
     retryable = True
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Owner:
     """Where an actor lives: `address` is `host:port` of the internal server of `app_id`'s sidecar."""
 

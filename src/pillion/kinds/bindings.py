@@ -5,11 +5,12 @@ Spec `components.md` 4, `http-api.md` 4.4 and 5.2, `grpc-api.md` 7. One componen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pillion.errors import ComponentError
 from pillion.kinds.component import Component
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 # -- output
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """What the application asks of a binding. `data` is a JSON text when the caller spoke HTTP, any bytes otherwise."""
 
@@ -26,7 +27,7 @@ class Request:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Response:
     """What came back. `metadata` goes to the caller as `metadata.*` headers."""
 
@@ -60,7 +61,7 @@ class OutputBinding(Component, Protocol):
 # -- input
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Event:
     """Something that happened outside, for the application."""
 
@@ -96,7 +97,7 @@ class InputBinding(Component, Protocol):
 # -- the application's side
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Answer:
     """What the application said to an event: `data` for the binding, and output bindings that shall get it too."""
 

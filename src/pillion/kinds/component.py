@@ -11,10 +11,11 @@ import dataclasses
 import re
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pillion.errors import ConfigError
+from pillion.records import record
 from pillion.wire.durations import go_duration
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def go_bool(text: str) -> bool:
     raise ValueError(f"not a boolean: {text!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Context:
     """What a component may know of its surroundings."""
 

@@ -6,8 +6,10 @@ who acts on a field; a part of the sidecar is handed its block of this value and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
+
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +18,7 @@ SAMPLING_RATE = 0.0001
 DEFAULT_FEATURES = ("HotReload", "WorkflowsRemoteActivityReminder")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Otel:
     """`tracing.otel`. `protocol` is "http", "grpc" or "" (off); `timeout_s` None is the exporter's own default."""
 
@@ -27,7 +29,7 @@ class Otel:
     timeout_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tracing:
     """`tracing`. `sampling_rate` is as written, because "" and a rate differ when there is no exporter."""
 
@@ -51,7 +53,7 @@ class Tracing:
         return self.stdout or bool(self.zipkin) or bool(self.otel.endpoint and self.otel.protocol)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LabelRule:
     """Rewrites a label: every match of a pattern becomes the key it stands under."""
 
@@ -59,7 +61,7 @@ class LabelRule:
     replacements: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class MetricRule:
     """Rewrites labels of one metric, named without `dapr_`."""
 
@@ -67,7 +69,7 @@ class MetricRule:
     labels: tuple[LabelRule, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Metric:
     """`metric`, with what `metrics` overrides. `increased_cardinality` None: unset, which means true and a warning."""
 
@@ -80,7 +82,7 @@ class Metric:
     rules: tuple[MetricRule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ApiLogging:
     """`logging.apiLogging`."""
 
@@ -89,7 +91,7 @@ class ApiLogging:
     omit_health_checks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Handler:
     """One member of a pipeline: a middleware component found by all three; an empty version is v1."""
 
@@ -98,7 +100,7 @@ class Handler:
     version: str = "v1"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NameResolution:
     """`nameResolution`; `component` has no prefix, "" chooses the mode's default. `settings` is free form."""
 
@@ -107,7 +109,7 @@ class NameResolution:
     settings: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ApiRule:
     """One row of `api.allowed` or `api.denied`."""
 
@@ -116,7 +118,7 @@ class ApiRule:
     protocol: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AccessOperation:
     """One rule of an access policy; no verbs means that none matches but `*`."""
 
@@ -125,7 +127,7 @@ class AccessOperation:
     action: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AccessPolicy:
     """What one calling application may do."""
 
@@ -136,7 +138,7 @@ class AccessPolicy:
     operations: tuple[AccessOperation, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AccessControl:
     """`accessControl`, enforced by the called side. An explicit empty `default_action` denies where policies exist."""
 
@@ -145,7 +147,7 @@ class AccessControl:
     policies: tuple[AccessPolicy, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SecretScope:
     """One of `secrets.scopes`."""
 
@@ -155,7 +157,7 @@ class SecretScope:
     denied: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Retention:
     """How long a finished workflow is kept, in seconds: None is for ever, 0 not at all."""
 
@@ -164,7 +166,7 @@ class Retention:
     terminated_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Workflow:
     """`workflow`; 0 means no limit. The limits by name are (name, most at once)."""
 
@@ -177,7 +179,7 @@ class Workflow:
     retention: Retention = Retention()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Mtls:
     """`mtls`: read by the certificate authority and the command line, not by the sidecar."""
 
@@ -189,7 +191,7 @@ class Mtls:
     token_validators: tuple[tuple[str, Any], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Configuration:
     """All of `spec`."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pillion.kinds.component import Component
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ MAX_ITEMS = 100_000
 """Items that one answer, or one subscription to everything, may hold; more is an error."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Item:
     """One value. `version` is empty where the store has none. A removed key is told as an item without value."""
 

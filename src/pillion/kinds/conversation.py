@@ -5,11 +5,12 @@ Nothing is remembered between requests: the whole conversation so far is in each
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pillion.kinds.component import Component
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ class Role(StrEnum):
     GENERIC = "generic"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ToolCall:
     """A model wants a function called. `arguments` is a JSON text as the model wrote it: not always a valid one."""
 
@@ -35,7 +36,7 @@ class ToolCall:
     id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ToolResult:
     """What a function that was called has answered."""
 
@@ -44,7 +45,7 @@ class ToolResult:
     content: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Message:
     """One turn. Only assistants make `calls`, only tools give `results`."""
 
@@ -54,7 +55,7 @@ class Message:
     results: tuple[ToolResult, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tool:
     """A function that the model may want called; `parameters` is a JSON Schema."""
 
@@ -63,7 +64,7 @@ class Tool:
     parameters: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Request:
     """What is asked of a model.
 
@@ -80,7 +81,7 @@ class Request:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Usage:
     """Tokens as the provider counts them; those it does not tell are 0."""
 
@@ -95,7 +96,7 @@ class Usage:
     cached: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """One answer. `finish_reason` is the provider's word, "" when it says none."""
 
@@ -104,7 +105,7 @@ class Choice:
     finish_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reply:
     """The answers, the name of the model ("" for none) and what it cost."""
 

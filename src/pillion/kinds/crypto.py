@@ -6,13 +6,13 @@ kin, in exact case (spec `crypto-conversation-mcp.md` 2). A provider need not kn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from pillion.kinds.component import Component
+from pillion.records import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublicKey:
     """The public half of a key: DER of its SubjectPublicKeyInfo (RFC 5280 4.1), and the name it was asked by."""
 

@@ -6,17 +6,18 @@ grammar (`jobs/schedule.py`), ticks (`jobs/machine.py`), databases, streams.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from pillion.errors import Code, ComponentError
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JobKey:
     """The name of a job. `actor_type` "" : a job of the application `app_id`; else a reminder of that actor.
 
@@ -43,7 +44,7 @@ class JobKey:
         return isinstance(other, JobKey) and self.text == other.text
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Constant:
     """A failed tick is tried again after `interval_s` seconds, `max_retries` times (None: without end)."""
 
@@ -51,7 +52,7 @@ class Constant:
     max_retries: int | None = 3
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Drop:
     """A failed tick is given up at once."""
 
@@ -67,7 +68,7 @@ class CatchUp(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Job:
     """What a client asked for, as it was written: texts are kept, so that `get` gives back what was put.
 
@@ -86,7 +87,7 @@ class Job:
     catch_up_per_second: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stored:
     """A job and where it stands: one row of storage. Times are seconds since 1970, UTC.
 
@@ -117,7 +118,7 @@ class Outcome(Enum):
     UNDELIVERABLE = "undeliverable"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Trigger:
     """One tick on its way to a consumer. `tick` is its scheduled time; `payload` as in `Job`."""
 
@@ -127,7 +128,7 @@ class Trigger:
     concurrency_key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limit:
     """At most `most` triggers at once with `concurrency_key` == `key`, over all schedulers (2.7)."""
 
@@ -135,7 +136,7 @@ class Limit:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Interest:
     """What one consumer takes: jobs of its application when `jobs`, reminders of `actor_types` of its namespace."""
 
@@ -213,7 +214,7 @@ class Scheduler(Protocol):
     async def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class JobFilter:
     """Which jobs an operator asks for: by prefix of the composed key, and by state when `paused` is not None."""
 
@@ -250,7 +251,7 @@ class SchedulerAdmin(Protocol):
     async def remove(self, key: str) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Change:
     """A row to be written when its revision is still `revision`; `stored` None deletes it."""
 
@@ -259,7 +260,7 @@ class Change:
     stored: Stored | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Member:
     """One scheduler process among those that share a database: its id, a number for this start, where it listens."""
 
@@ -268,7 +269,7 @@ class Member:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Share:
     """What a member owns: `partitions` until `until` (the driver's monotonic clock), and who is there.
 

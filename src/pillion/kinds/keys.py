@@ -5,10 +5,10 @@ Knows: the strategies of `keyPrefix`. Never knows: stores. Other tools read thes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import ConfigError
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SEPARATOR = "||"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KeyPrefix:
     """What stands before a key, separator included; empty for none."""
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pillion.kinds.component import Component
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Instance:
     """What a sidecar tells the resolver of itself when it starts. `address` has no port and no brackets."""
 

@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ ORDERED_CONCURRENCY = 10
 _EVENT = "event."
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pacing:
     """`concurrency` 0: as the broker's component says. `key` is a metadata key, `attribute` one of the event; at most
     one of them is not empty."""

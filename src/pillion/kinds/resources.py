@@ -6,10 +6,11 @@ application, secrets. Equality leaves out where a resource came from: a resource
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from pillion.kinds.fields import Fields, where
+from pillion.records import record
 from pillion.wire.durations import go_duration
 from pillion.wire.yamltext import Node, json_text
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 INIT_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SecretRef:
     """A key of a secret; an empty `key` means the secret's own name."""
 
@@ -27,7 +28,7 @@ class SecretRef:
     key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Item:
     """One entry of `metadata` or `headers`: a value, a secret, or a variable of the environment.
 
@@ -40,7 +41,7 @@ class Item:
     variable: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class Resource:
     """What all kinds have in common. `where` is `file:line`."""
 
@@ -53,7 +54,7 @@ class Resource:
         return not self.scopes or app_id in self.scopes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class ComponentResource(Resource):
     """A Component. `type` and `version` are as written."""
 
@@ -70,7 +71,7 @@ class ComponentResource(Resource):
         return f"{self.name} ({self.type}/{self.version})"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Route:
     """A route: the CEL expression `match` ("" is always) and the application's path."""
 
@@ -78,7 +79,7 @@ class Route:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BulkOptions:
     """`spec.bulkSubscribe`; 0 leaves the choice to the receiver."""
 
@@ -87,7 +88,7 @@ class BulkOptions:
     max_wait_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class SubscriptionResource(Resource):
     """A Subscription of either version; the default route is the last of the rules."""
 
@@ -99,7 +100,7 @@ class SubscriptionResource(Resource):
     bulk: BulkOptions = BulkOptions()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class HTTPEndpointResource(Resource):
     """An HTTPEndpoint. The items of `tls` are named `rootCA`, `certificate` and `privateKey`."""
 
@@ -110,7 +111,7 @@ class HTTPEndpointResource(Resource):
     secret_store: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class RawResource(Resource):
     """A kind whose `spec` is read by the part that acts on it: `spec` is plain, `node` knows the lines."""
 
@@ -119,22 +120,22 @@ class RawResource(Resource):
     secret_store: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class ResiliencyResource(RawResource):
     """A Resiliency."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class FaultInjectionResource(RawResource):
     """A FaultInjection: a kind of our own (docs/fault-injection.md)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class MCPServerResource(RawResource):
     """An MCPServer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class WorkflowAccessPolicyResource(RawResource):
     """A WorkflowAccessPolicy."""
 

@@ -8,11 +8,11 @@ imported only then (docs/decisions/cel.md). Knows: expressions and events. Never
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pillion.errors import ConfigError, MissingExtra
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Test(Protocol):
     def __call__(self, event: Mapping[str, Any]) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rule:
     """One rule. `test` is None when the rule always matches."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pillion.errors import Code
 from pillion.kinds.component import go_bool
 from pillion.kinds.pacing import Pacing
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ class Origin(IntEnum):
     STREAMING = 3
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Bulk:
     """Collect up to `max_messages`, or for `max_wait_s` seconds from the first one that waits."""
 
@@ -50,7 +51,7 @@ def bulk_of(enabled: bool, max_messages: int, max_wait_ms: int) -> Bulk | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TopicSubscription:
     """What an application, or a resource on its behalf, asked for. `rules` has at least one member."""
 

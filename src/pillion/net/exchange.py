@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pillion.records import record
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
 
@@ -216,7 +218,7 @@ class Streaming(Protocol):
     def __call__(self, call: ServerCall) -> Awaitable[None]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Method:
     """How one gRPC method is served: exactly one of `unary` and `streaming` is set.
 

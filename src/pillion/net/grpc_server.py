@@ -10,13 +10,13 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError
 from pillion.net.h2_streams import Sender
+from pillion.records import record
 from pillion.wire import grpc as g
 from pillion.wire.grpc import PREFIX, StatusError
 from pillion.wire.h2_frames import ErrorCode
@@ -46,7 +46,7 @@ else:
     _start = asyncio.Task
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GrpcOptions:
     """Bytes of one message; `max_send` None: no bound."""
 

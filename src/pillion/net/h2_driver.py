@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from pillion.records import record
 from pillion.wire.h2_connection import Connection
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _LATE_S = 0.5
 """A timer that comes later than this found the loop, or the whole process, at a standstill."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Keepalive:
     """When one side looks after a silent connection. Seconds; None switches a rule off (spec `grpc-api.md` 1).
 

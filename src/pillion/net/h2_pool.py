@@ -11,10 +11,11 @@ import os
 import random
 import ssl
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, cast
 
 from pillion.net.h2_driver import Driver, Keepalive
+from pillion.records import record
 from pillion.wire.h2_frames import ErrorCode, H2Error, error_name
 from pillion.wire.h2_limits import Limits
 
@@ -29,7 +30,7 @@ _DRAIN_S = 300.0
 """How long a connection that takes no more calls may take to finish those it has."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PoolOptions:
     """How connections are made and kept.
 

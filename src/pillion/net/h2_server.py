@@ -10,12 +10,13 @@ import asyncio
 import logging
 from base64 import urlsafe_b64decode
 from binascii import Error as Base64Error
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, cast
 
 from pillion.net.grpc_server import GrpcOptions, GrpcSide
 from pillion.net.h2_driver import Driver, Keepalive
 from pillion.net.h2_streams import HttpSide, plain, refuse
+from pillion.records import record
 from pillion.wire.h2_frames import ErrorCode, H2Error, error_name
 from pillion.wire.h2_headers import Malformed, RequestHead
 from pillion.wire.h2_limits import Limits
@@ -30,7 +31,7 @@ _MAX_STRIKES = 2
 _DRAIN_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ServerOptions:
     """What all connections of a server share. `max_body` bounds HTTP bodies, bytes; 0: no bound."""
 

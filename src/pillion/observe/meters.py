@@ -8,12 +8,12 @@ an addition. Latencies are milliseconds with their fractions.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pillion.observe import grpc_meters, http_meters
 from pillion.observe.paths import Labels
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -277,7 +277,7 @@ class ComponentWitness:
         self._failed.child(resource.type, reason, resource.name).value += 1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Meters:
     """Every meter of one sidecar; those that are None count nothing. `Meters()` is for one without metrics.
 

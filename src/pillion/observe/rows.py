@@ -6,8 +6,9 @@ counter of the same labels names it, and both are counted in one step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from pillion.records import record
 
 LATENCIES_MS = (
     1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 30, 40, 50, 65, 80, 100, 130, 160, 200, 250, 300, 400, 500, 650, 800, 1000,
@@ -25,7 +26,7 @@ class Kind(Enum):
     HISTOGRAM = "histogram"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Row:
     """One metric. `fixed` are the labels whose values are the sidecar's own; `latency`: in milliseconds, with bounds
     that the configuration may replace; `counters`: those that count the same events under the same labels.

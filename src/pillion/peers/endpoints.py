@@ -20,6 +20,7 @@ from pillion.net.exchange import Request
 from pillion.net.http_client import HttpClient
 from pillion.net.http_connection import ConnectFailed
 from pillion.net.tls import client_context
+from pillion.records import record
 from pillion.resiliency.builtin import BUILT_IN, BuiltIn
 from pillion.resiliency.failures import Failure
 
@@ -40,7 +41,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CREDENTIALS = frozenset((b"authorization", b"cookie", b"proxy-authorization", b"www-authenticate"))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Endpoint:
     """An HTTPEndpoint resource with its secrets filled in. PEM texts are empty when not given."""
 

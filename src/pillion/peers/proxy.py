@@ -7,7 +7,6 @@ what messages mean; the application, except by the callable that opens a call to
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code, ComponentError, http_to_grpc
@@ -16,6 +15,7 @@ from pillion.kinds.invocation import Unsuccessful
 from pillion.net.exchange import RpcError
 from pillion.peers.client import RETRIED
 from pillion.peers.resolve import Place, parse_target
+from pillion.records import record
 from pillion.resiliency.failures import TimedOut
 from pillion.resiliency.run import Policy
 from pillion.wire.methods import BadMethod, guarded
@@ -211,7 +211,7 @@ class Proxy:
             raise failure
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Opening:
     """What a client has sent when its call is opened: perhaps a message; `whole`: and nothing will follow."""
 

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
+from pillion.records import record
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Place(Enum):
     ENDPOINT = "an HTTPEndpoint resource"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Target:
     """A parsed target. `name` is the app id without its namespace, the URL, or the name of the resource."""
 

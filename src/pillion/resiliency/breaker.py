@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING
 
+from pillion.records import record
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,7 +49,7 @@ class Counts:
     failures_in_a_row: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BreakerRules:
     """A policy of `spec.policies.circuitBreakers`. `interval_s` 0: the counts of a closed breaker are never cleared."""
 

@@ -5,10 +5,10 @@ Knows: names and their order. Never knows: how policies work, what they surround
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from pillion.records import record
 from pillion.resiliency.documents import APP_CACHE
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Flow(StrEnum):
     OUTBOUND = "outbound"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chosen:
     """The policies of one target, found by name."""
 

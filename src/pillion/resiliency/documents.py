@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pillion.errors import ConfigError
 from pillion.kinds.fields import Fields
+from pillion.records import record
 from pillion.resiliency.breaker import BreakerRules
 from pillion.resiliency.machine import GROWTH, INITIAL_S, SPREAD, TOTAL_S, UNLIMITED, Retry
 from pillion.resiliency.trip import compile_trip
@@ -27,7 +28,7 @@ MOST_S = 10 * 365 * 86_400.0
 SCOPES = ("type", "id", "both")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wanted:
     """The names a target gives; "" for none. `cache` and `scope` are about its breakers."""
 

@@ -5,7 +5,6 @@ Knows: the errors of the house. Never knows: policies. Reference: spec `runtime.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code, ComponentError, EtagInvalid, EtagMismatch, NotSupported, QueryInvalid, TokenInvalid
@@ -13,6 +12,7 @@ from pillion.kinds.actors import AppRefused, MethodMissing, NoPlacement, RemoteF
 from pillion.kinds.invocation import Unsuccessful
 from pillion.kinds.topics import Unprocessed
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, RpcError
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class Injected(ComponentError):
         super().__init__(text)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failure:
     """One failed attempt.
 

@@ -5,11 +5,11 @@ Knows: fields and their limits. Never knows: how a fault is made (`faults.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code
 from pillion.kinds.fields import Fields
+from pillion.records import record
 from pillion.resiliency.documents import duration, mappings
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MESSAGE = "injected fault"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chances:
     """What may happen to calls of one target; percentages from 0 to 100. `code` as in `Failure`, None for neither."""
 
@@ -37,7 +37,7 @@ class Chances:
         return any((self.latency, self.error, self.drop, self.duplicate))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Injections:
     """One resource. Components have (inbound, outbound)."""
 

@@ -12,10 +12,10 @@ Knows: how often and when. Never knows: clocks, randomness (`random` is handed i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from pillion.records import record
 from pillion.resiliency.breaker import Refusal
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ INITIAL_S, GROWTH, SPREAD, TOTAL_S = 0.5, 1.5, 0.5, 900.0
 UNLIMITED = -1
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Retry:
     """A policy of `spec.policies.retries`.
 
@@ -76,7 +76,7 @@ class Retry:
         return wait_s
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wait:
     """Call `waited` after so many seconds."""
 

@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import random as system_random
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pillion.errors import ConfigError
+from pillion.records import record
 from pillion.resiliency import documents, faults, injections
 from pillion.resiliency.breaker import Breaker
 from pillion.resiliency.builtin import BuiltIn, overridden
@@ -77,7 +78,7 @@ class Lru(Generic[V]):
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ActorPolicies:
     """`around` - retries and breaker - surrounds the wait for the actor's turn, `within` - the timeout - is inside."""
 
@@ -85,7 +86,7 @@ class ActorPolicies:
     within: Policy | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Target:
     """An application: whether a resource names it, and its policy, or one for each method."""
 
@@ -94,7 +95,7 @@ class _Target:
     each: Lru[Policy] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Actors:
     """A type of actors: the policies of all, or of each."""
 

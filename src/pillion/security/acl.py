@@ -7,11 +7,11 @@ methods are given in the form of `wire.methods.guarded`, so that escapes hide no
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError
+from pillion.records import record
 from pillion.wire.methods import BadMethod, guarded
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MEMORABLE = 256
 ALLOW = "allow"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Caller:
     """Who calls, as its certificate says."""
 
@@ -36,7 +36,7 @@ class Caller:
     app_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """What became of a call. `by_policy`: the caller's own policy decided, not the global default (metrics tell)."""
 

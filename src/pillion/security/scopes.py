@@ -5,8 +5,10 @@ Knows: the rules. Never knows: brokers and secret stores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
+
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from pillion.kinds.config import SecretScope
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TopicScopes:
     """The topics of one broker that one application may use.
 
@@ -72,7 +74,7 @@ def _scoped(text: str, app_id: str, ignored: list[str]) -> frozenset[str] | None
     return None if found is None else frozenset(found)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SecretScopes:
     """The secrets that the application may read through the API; components' own references are not asked."""
 

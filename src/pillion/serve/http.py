@@ -8,7 +8,6 @@ from __future__ import annotations
 import hmac
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.api.call import HttpCall
@@ -17,6 +16,7 @@ from pillion.api.table import BadEscape, Routes
 from pillion.errors import ApiError, ComponentError
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response, RpcError
 from pillion.net.http_client import HttpError
+from pillion.records import record
 from pillion.serve.pipeline import through
 from pillion.serve.tracing import traced_http
 from pillion.wire import baggage, trace
@@ -39,7 +39,7 @@ _NO_TRACE = (b"traceparent", trace.NONE.encode())
 METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HttpSettings:
     """What surrounds the dispatch. `origins` None: no CORS; `tracing` False: samplingRate is exactly 0."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pillion.errors import ConfigError
 from pillion.kinds.component import go_bool
 from pillion.kinds.quantity import quantity
+from pillion.records import record
 from pillion.wire.durations import go_duration
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Kind(Enum):
         self.word, self.read, self.checked = word, read, checked
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Flag:
     """One row: all there is to say of a flag. `default` is the read value, `shown` its text in usage and docs."""
 

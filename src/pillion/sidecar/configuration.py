@@ -6,13 +6,14 @@ Knows: how several files and the environment become one `Configuration`. Never k
 from __future__ import annotations
 
 import urllib.parse
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pillion.errors import ConfigError
 from pillion.kinds.config_reading import configuration
 from pillion.kinds.fields import Fields
+from pillion.records import record
 from pillion.wire import yamltext
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MAX_FILE = 16 << 20
 _FREE_FORM = ("spec", "nameresolution", "configuration")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Read:
     """A configuration and what its author should hear."""
 

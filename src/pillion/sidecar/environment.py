@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from pillion.kinds.component import truthy
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pillion.sidecar.flags import Options
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Environment:
     """What the environment says. Tokens are kept out of `repr`."""
 

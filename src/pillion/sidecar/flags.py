@@ -6,9 +6,10 @@ them. The parser, the usage and `docs/flags.md` all walk these rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from pillion.records import record
 from pillion.sidecar import arguments
 from pillion.sidecar.arguments import Kind
 
@@ -30,7 +31,7 @@ _flag = arguments.option
 _T, _L, _B, _D = Kind.TEXT, Kind.LIST, Kind.BOOL, Kind.DURATION
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Options:
     """The command line, read and resolved: deprecated spellings are folded in, out-of-range numbers have become their
     defaults. Durations are seconds unless the name says otherwise, sizes are bytes.

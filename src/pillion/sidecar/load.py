@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,6 +24,7 @@ from pillion.kinds.resources import (
     SubscriptionResource,
     WorkflowAccessPolicyResource,
 )
+from pillion.records import record
 from pillion.wire import yamltext
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Unreadable(ConfigError):
     """A directory of resources is not there, or cannot be listed."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resources:
     """All that one load found for one application, in the order of directories, files and documents."""
 

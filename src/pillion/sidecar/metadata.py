@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import re
 import uuid
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pillion.errors import ComponentError, ConfigError
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class Secrets(Protocol):
     async def get(self, name: str, metadata: Mapping[str, str]) -> dict[str, str]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Resolver:
     """Resolves the items of resources for one application."""
 

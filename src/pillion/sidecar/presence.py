@@ -18,9 +18,11 @@ import os
 import secrets
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +44,7 @@ def home(environ: Mapping[str, str]) -> Path:
     return Path(given).expanduser().absolute() if given else Path.home() / ".pillion"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Record:
     """One running sidecar. Process numbers are 0 where there is no such process, texts empty where nothing is known."""
 

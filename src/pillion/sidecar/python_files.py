@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import sys
 import types
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from pillion.kinds.pubsub import PubSub
 from pillion.kinds.secrets import SecretStore
 from pillion.kinds.state import StateStore
 from pillion.net.middleware import Middleware
+from pillion.records import record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {
 """Component types, and the Protocols of which their class satisfies one at least."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Source:
     """A file that was read. `digest` tells this component's use of it from others."""
 

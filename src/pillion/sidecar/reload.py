@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pillion.components.file_watch import FileWatch, FolderWatch
 from pillion.errors import ConfigError
 from pillion.kinds.resources import Resource
+from pillion.records import record
 from pillion.sidecar.load import Unreadable
 from pillion.sidecar.loading import InitError, category
 from pillion.tasks import Tasks
@@ -50,7 +50,7 @@ TARGETS = (
 R = TypeVar("R", bound=Resource)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Changes(Generic[R]):
     """What to do, in this order."""
 
@@ -93,7 +93,7 @@ class FollowServers(Protocol):
     def __call__(self, resources: Sequence[MCPServerResource], *, complete: bool = False) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Running:
     """What is changed. `restart` starts the sidecar anew and in order, None where nobody can; `fail` ends it."""
 

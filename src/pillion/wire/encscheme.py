@@ -11,12 +11,12 @@ import base64
 import binascii
 import hashlib
 import hmac
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
 import orjson
 
+from pillion.records import record
 from pillion.wire.gojson import escaped
 
 SCHEME = b"dapr.io/enc/v1"
@@ -76,7 +76,7 @@ class Cipher(IntEnum):
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Manifest:
     """The second line. `key` is the name for decryption, "" for none; `wrapped` the wrapped file key."""
 
@@ -122,7 +122,7 @@ def _integer(value: object) -> int:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Header:
     """A header as it was read. `signed` is what its code covers: the raw bytes of the first two lines."""
 

@@ -9,12 +9,11 @@ Useful work - finished calls, data sent and received - pays the budget back, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pillion.records import record
 from pillion.wire.h2_frames import ErrorCode, H2Error
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """What we announce in SETTINGS and hold the peer to. Sizes in bytes."""
 
