@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from pillion.cli import find, jobs, places, say
-from pillion.cli.listing import age
-from pillion.cli.tables import Column, show
+from pillion.cli import find, job_tables, jobs, places, say
 from pillion.errors import Code, ComponentError
 from pillion.jobs.remote_admin import RemoteAdmin
 from pillion.kinds.jobs import JobExists, JobFilter, JobMissing, SchedulerFailed
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DEFAULT = "localhost:50006"
 PAGE = 500
-OUTPUTS = ("short", "wide", "yaml", "json")
 
 
 @click.group("scheduler")
@@ -112,22 +109,22 @@ _keys = click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @scheduler.command("list")
 @click.option("--filter", "chosen", type=click.Choice(jobs.FILTERS), default="all", help="Only those of this kind.")
 @click.option("--paused/--not-paused", default=None, help="Only those that are paused, or are not.")
-@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="short", help="Output format.")
+@click.option("-o", "--output", type=click.Choice(job_tables.OUTPUTS), default="short", help="Output format.")
 @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
 def list_command(chosen: str, paused: bool | None, output: str, as_json: bool) -> None:
     """Show jobs and when they fire next."""
     namespace = _namespace()
     found = _do(lambda admin: _all(admin, chosen, namespace, paused))
-    _print(found, "json" if as_json else output)
+    job_tables.show(found, "json" if as_json else output)
 
 
 @scheduler.command("get")
 @_keys
-@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="short", help="Output format.")
+@click.option("-o", "--output", type=click.Choice(job_tables.OUTPUTS), default="short", help="Output format.")
 @click.option("--json", "as_json", is_flag=True, help="The same as -o json.")
 def get(names: Sequence[str], output: str, as_json: bool) -> None:
     """Show single jobs."""
-    _print(_each(names, lambda admin, key: admin.inspect(key)), "json" if as_json else output)
+    job_tables.show(_each(names, lambda admin, key: admin.inspect(key)), "json" if as_json else output)
 
 
 def _each(names: Sequence[str], work: Callable[[RemoteAdmin, str], Awaitable[T]]) -> list[T]:
@@ -264,63 +261,3 @@ def import_command(file: TextIO, overwrite: bool) -> None:
 
     taken, left = _do(work)
     say.success(f"{taken} jobs were taken over" + (f", {left} were there already" if left else ""))
-
-
-# --- output --------------------------------------------------------------------------------------------------------
-
-
-def _print(found: Sequence[Stored], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps([jobs.document_of(stored) for stored in found], indent=2, ensure_ascii=False))
-    elif output == "yaml":
-        import yaml
-
-        rows = [jobs.document_of(stored) for stored in found]
-        click.echo(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), nl=False)
-    else:
-        now = time.time()
-        columns = _wide(now) if output == "wide" else _short(now)
-        show([{"stored": stored} for stored in found], columns, empty="There are no such jobs.")
-
-
-def _column(heading: str, value: Callable[[Stored], object], **tones: str) -> Column:
-    return Column(heading, lambda row: value(row["stored"]), tones)
-
-
-def _short(now: float) -> tuple[Column, ...]:
-    return (
-        _column("NAME", lambda stored: jobs.short_name(stored.key)),
-        _column("BEGIN", lambda stored: _when(stored.anchor, now)),
-        _column("NEXT", lambda stored: _when(stored.next, now)),
-        _column("COUNT", lambda stored: stored.count or ""),
-        _column("LAST TRIGGER", lambda stored: _when(stored.last, now)),
-        _column("STATE", _state, paused="yellow", retrying="red"),
-    )
-
-
-def _wide(now: float) -> tuple[Column, ...]:
-    return (
-        _column("NAMESPACE", lambda stored: stored.key.namespace),
-        _column("NAME", lambda stored: jobs.short_name(stored.key)),
-        _column("BEGIN", lambda stored: jobs.rfc3339(stored.anchor)),
-        _column("EXPIRATION", lambda stored: jobs.rfc3339(stored.expires)),
-        _column("SCHEDULE", lambda stored: stored.job.schedule),
-        _column("DUE TIME", lambda stored: stored.job.due_time),
-        _column("TTL", lambda stored: stored.job.ttl),
-        _column("REPEATS", lambda stored: stored.job.repeats),
-        _column("NEXT", lambda stored: jobs.rfc3339(stored.next)),
-        _column("COUNT", lambda stored: stored.count or ""),
-        _column("LAST TRIGGER", lambda stored: jobs.rfc3339(stored.last)),
-        _column("STATE", _state, paused="yellow", retrying="red"),
-    )
-
-
-def _state(stored: Stored) -> str:
-    return "paused" if stored.paused else "retrying" if stored.attempts else ""
-
-
-def _when(seconds: float | None, now: float) -> str:
-    """How long ago, or how long until."""
-    if seconds is None:
-        return ""
-    return f"{age(now - seconds)} ago" if seconds <= now else f"in {age(seconds - now)}"

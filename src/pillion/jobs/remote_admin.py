@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Message)
 TIMEOUT_S = 30.0
+"""For what a scheduler does by itself. What waits for gates and applications takes as long as it takes, and ends with
+whoever asked for it: the connection is watched."""
 
 
 class RemoteAdmin:
     """Calls through `channel`, which stays its owner's. A reference scheduler knows none of these methods."""
 
-    def __init__(self, channel: GrpcChannel, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, channel: GrpcChannel) -> None:
         self._channel = channel
-        self._timeout_s = timeout_s
 
     async def find(self, wanted: JobFilter, *, after: str = "", limit: int = 100) -> list[Stored]:
         request = m.FindRequest(prefix=wanted.prefix, paused=wanted.paused, after=after, limit=limit)
@@ -47,11 +48,11 @@ class RemoteAdmin:
         return stored_of(await self._call("Skip", m.SkipRequest(key=key, ticks=ticks), m.JobState))
 
     async def run_now(self, key: str) -> None:
-        await self._call("RunNow", m.JobRequest(key=key), m.RunNowResponse)
+        await self._call("RunNow", m.JobRequest(key=key), m.RunNowResponse, None)
 
     async def backfill(self, key: str, since: float, until: float) -> int:
         request = m.BackfillRequest(key=key, since=timestamp_of(since), until=timestamp_of(until))
-        return (await self._call("Backfill", request, m.BackfillResponse)).ticks
+        return (await self._call("Backfill", request, m.BackfillResponse, None)).ticks
 
     async def remove(self, key: str) -> None:
         await self._call("Remove", m.JobRequest(key=key), m.RemoveResponse)
@@ -60,9 +61,9 @@ class RemoteAdmin:
         """Register a job with all its options. Raises `JobInvalid`, `JobExists`."""
         await self._call("Put", put_request(key, job, overwrite=overwrite), m.PutResponse)
 
-    async def _call(self, method: str, request: Message, gives: type[R]) -> R:
+    async def _call(self, method: str, request: Message, gives: type[R], timeout_s: float | None = TIMEOUT_S) -> R:
         try:
-            reply = await self._channel.unary(SERVICE + method, request.SerializeToString(), timeout_s=self._timeout_s)
+            reply = await self._channel.unary(SERVICE + method, request.SerializeToString(), timeout_s=timeout_s)
             return gives.FromString(reply.message)
         except RpcError as error:
             raise error_of(error) from error
