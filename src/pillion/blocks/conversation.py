@@ -9,7 +9,6 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import orjson
-from google.protobuf import json_format
 
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
@@ -17,7 +16,6 @@ from pillion.blocks import conversation_faults as faults
 from pillion.blocks import conversation_messages as messages
 from pillion.errors import ApiError, ComponentError
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
-from pillion.security.pii import scrub
 from pillion.wire.messages import runtime as m
 
 if TYPE_CHECKING:
@@ -89,7 +87,7 @@ class ConversationBlock:
         if not request.inputs:
             raise ApiError(faults.MISSING_INPUTS, name=name)
         long = any(item.scrubPII for item in request.inputs) and request.ByteSize() >= LONG_BYTES
-        asked = await _beside(long, lambda: messages.from_alpha1(request, scrub))
+        asked = await _beside(long, lambda: messages.from_alpha1(request, _scrub))
         reply = await self._converse(name, model, asked)
         texts = await _texts(reply, request.scrubPII)
         return messages.to_alpha1(request, texts[:1])
@@ -101,7 +99,7 @@ class ConversationBlock:
             raise ApiError(faults.MISSING_INPUTS, name=name)
         long = any(group.scrub_pii for group in request.inputs) and request.ByteSize() >= LONG_BYTES
         try:
-            asked = await _beside(long, lambda: messages.from_alpha2(request, scrub))
+            asked = await _beside(long, lambda: messages.from_alpha2(request, _scrub))
         except ValueError as error:
             raise ApiError(faults.INVALID_PARAMETERS, name=name, error=error) from error
         reply = await self._converse(name, model, asked)
@@ -131,7 +129,13 @@ async def _texts(reply: Reply, scrubbed: bool) -> list[str]:
     texts = [choice.text for choice in reply.choices]
     if not scrubbed:
         return texts
-    return await _beside(sum(map(len, texts)) >= LONG_BYTES, lambda: [scrub(text) for text in texts])
+    return await _beside(sum(map(len, texts)) >= LONG_BYTES, lambda: [_scrub(text) for text in texts])
+
+
+def _scrub(text: str) -> str:
+    from pillion.security.pii import scrub  # when somebody converses: its patterns take 2 ms
+
+    return scrub(text)
 
 
 async def _beside(long: bool, work: Callable[[], T]) -> T:
@@ -140,6 +144,8 @@ async def _beside(long: bool, work: Callable[[], T]) -> T:
 
 def _read(call: HttpCall, request: R) -> R:
     """Fill a message from the body; the component is the one of the path."""
+    from google.protobuf import json_format  # when somebody converses, over HTTP
+
     try:
         if body := call.body().strip():
             document = orjson.loads(body)
@@ -153,4 +159,6 @@ def _read(call: HttpCall, request: R) -> R:
 
 
 def _write(reply: m.ConversationResponse | m.ConversationResponseAlpha2) -> Response:
+    from google.protobuf import json_format
+
     return Response(200, [JSON], orjson.dumps(json_format.MessageToDict(reply, descriptor_pool=POOL)))

@@ -8,8 +8,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from google.protobuf import json_format
-
 from pillion.kinds.conversation import Message, Request, Role, Tool, ToolCall, ToolResult, Usage
 from pillion.wire.messages import runtime as m
 
@@ -126,6 +124,8 @@ def _positive(temperature: float) -> float:
 
 def _plain(struct: object) -> dict[str, object]:
     """A Struct as JSON has it; raises ValueError for one that JSON cannot have."""
+    from google.protobuf import json_format  # when a tool is described
+
     try:
         found: dict[str, object] = json_format.MessageToDict(struct)  # type: ignore[arg-type]
     except json_format.Error as error:

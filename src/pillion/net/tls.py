@@ -6,7 +6,6 @@ Knows: versions, verification, ALPN. Never knows: where the texts come from, ide
 from __future__ import annotations
 
 import ssl
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +74,8 @@ def client_context(
 
 def _load_chain(context: ssl.SSLContext, certificate_pem: str, key_pem: str) -> None:
     """Load a chain with its key. The library reads files only: this one is private and gone when the call returns."""
+    import tempfile  # 3 ms that most processes do without
+
     with tempfile.TemporaryDirectory() as folder:  # created with mode 0700
         path = Path(folder) / "chain.pem"
         path.write_text(f"{certificate_pem}\n{key_pem}\n", encoding="ascii")

@@ -17,7 +17,6 @@ from pillion.kinds.keys import KeyPrefix
 from pillion.kinds.state import Feature
 from pillion.observe import logs
 from pillion.security.scopes import TopicScopes
-from pillion.sidecar import python_files
 from pillion.sidecar.catalogue import Catalogue, construct
 from pillion.sidecar.metadata import Resolver, Secrets
 from pillion.sidecar.sealing import sealing_of
@@ -147,9 +146,12 @@ class Loader:
             namespace=self._environment.namespace_raw,
             data_dir=self._data_dir,
         )
-        if python_files.means(resource):
-            written: Component = python_files.construct(resource, metadata, context)
-            return written
+        if resource.type.lower().endswith(".python"):
+            from pillion.sidecar import python_files  # brings the interfaces of all kinds with it
+
+            if python_files.means(resource):
+                written: Component = python_files.construct(resource, metadata, context)
+                return written
         entry = self._catalogue.find(resource.type, resource.version)
         if entry is None:
             block, _, name = resource.type.partition(".")

@@ -5,6 +5,7 @@ Knows: exit codes and what is printed before there is a log. Never knows: what r
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from pillion.sidecar.arguments import UsageError
 from pillion.sidecar.checks import check
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
@@ -69,15 +70,23 @@ def _start(options: Options, surroundings: Environment) -> int:
     logs.app_id.set(options.app_id)
     try:
         check(options, surroundings)
-        from pillion.sidecar.lifecycle import run  # all that serves, which --version need not wait for
-
-        return run(replace(options, warnings=()), surroundings)
+        return _serving()(replace(options, warnings=()), surroundings)
     except (ConfigError, ComponentError, CannotListen) as error:
         log.critical("Fatal error from runtime: %s", error)
         return FAILED
     except Exception as error:
         log.critical("Fatal error from runtime: %s", error, exc_info=error)
         return FAILED
+
+
+def _serving() -> Callable[[Options, Environment], int]:
+    """Import all that serves, which --version need not wait for; modules are many objects and no garbage."""
+    gc.disable()
+    try:
+        from pillion.sidecar.lifecycle import run
+    finally:
+        gc.enable()
+    return run
 
 
 def build_info() -> str:
