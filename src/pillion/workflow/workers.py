@@ -162,6 +162,9 @@ class Workers:
         self._turns: deque[Item] = deque()
         self._activities: deque[Item] = deque()
         self._suspects: deque[Item] = deque()
+        self._losses: OrderedDict[tuple[str, int], int] = OrderedDict()
+        """How many workers were lost with an item, by instance and task: items are made anew when a worker takes longer
+        to come back than its instances stay in memory."""
         self._inside: deque[Item] = deque()
         """The sidecar's own items, while nobody in it takes them."""
         self._insider: Callable[[Item], None] | None = None
@@ -235,8 +238,10 @@ class Workers:
                 continue
             if held and not left:
                 item.losses += 1
-                if item.losses >= self._limits.most_losses:
-                    item.quarantined = f"{item.losses} workers were lost while they ran it"
+                self._losses[item.instance_id, item.task_id] = item.losses
+                if len(self._losses) > REMEMBERED:
+                    self._losses.popitem(last=False)
+                if self._put_aside(item):
                     self._leave(item)
                     continue
             self._queue(item).appendleft(item)
@@ -280,6 +285,10 @@ class Workers:
     def offer(self, item: Item) -> None:
         """Queue `item`, behind its gates."""
         item.offered = self._clock.now()
+        if self._losses:
+            item.losses = self._losses.get((item.instance_id, item.task_id), 0)
+            if self._put_aside(item):
+                return
         gates = self._turn_gates if item.turn is not None else self._activity_gates
         if not gates.limited or gates.enter(item, item.name):
             self._ready(item)
@@ -297,7 +306,15 @@ class Workers:
         if item.quarantined and not item.gone:
             item.quarantined = ""
             item.losses = 0
+            self._losses.pop((item.instance_id, item.task_id), None)
             self.offer(item)
+
+    def _put_aside(self, item: Item) -> bool:
+        """Whether too many workers were lost with the item for another to have it."""
+        if item.losses < self._limits.most_losses:
+            return False
+        item.quarantined = f"{item.losses} workers were lost while they ran it"
+        return True
 
     def _ready(self, item: Item) -> None:
         if item.name.startswith(INTERNAL):
@@ -424,6 +441,8 @@ class Workers:
 
     def _finish(self, item: Item, answer: taskhub.WorkflowResponse | taskhub.ActivityResponse) -> None:
         item.gone = True
+        if item.losses:
+            self._losses.pop((item.instance_id, item.task_id), None)
         self._release(item)
         self._leave(item)
         item.done(answer)
