@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from pillion.actors.host import ActorHost, Uncounted
 from pillion.actors.membership import SILENCE_S
 from pillion.actors.placement import LinkLost, Placement
-from pillion.actors.placement_link import METHOD, promised
+from pillion.actors.placement_link import METHOD, Beats, promised
 from pillion.actors.reminders import SchedulerReminders
 from pillion.actors.seat import Seat
 from pillion.actors.state import ActorState
-from pillion.control.placement import PlacementService, Terms
-from pillion.control.scheduler import Hosts, SchedulerService
+from pillion.control.placement import PlacementService
+from pillion.control.scheduler import SchedulerService
+from pillion.control.scheduler_hosts import Hosts
+from pillion.control.terms import Terms
 from pillion.errors import Code, ComponentError
 from pillion.jobs.engine import Engine
 from pillion.jobs.remote import RemoteScheduler
@@ -177,6 +179,7 @@ class Link:
 
     def __init__(self, stream: ClientStream) -> None:
         self._stream = stream
+        self._beats = Beats()
 
     async def send(self, host: m.Host) -> None:
         try:
@@ -203,10 +206,12 @@ class Link:
         self._stream.cancel()
 
     async def close(self) -> None:
+        self._beats.close()
         self._stream.cancel()
 
     def _lost(self, error: RpcError) -> LinkLost:
-        silent = self._stream.silence_s >= SILENCE_S * 0.9  # type: ignore[attr-defined]
+        silence_s: float = self._stream.silence_s  # type: ignore[attr-defined]
+        silent = silence_s >= SILENCE_S * 0.9 or self._beats.missed
         gone = error.code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE) and not silent
         return LinkLost(error.message, gone=gone)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from simulator.suite import run
+import pytest
+
+from simulator.suite import blocks, run
 
 
-def test_actors_take_turns_and_lose_nothing() -> None:
-    run("counting")
+@pytest.mark.parametrize("seeds", blocks("counting"), ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+def test_actors_take_turns_and_lose_nothing(seeds: range) -> None:
+    run("counting", seeds)

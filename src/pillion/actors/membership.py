@@ -29,7 +29,8 @@ While a leader lives, a host leaves the table for one of these reasons, and its 
 - when it opens another stream the server waits for nothing else, for no table is unlocked without its answer.
 
 The guarantee, which the simulator judges: no two turns of one actor run at the same time, except beside a host that
-stood still (SIGSTOP, a paused machine) since its turn began, until it has noticed. The assumptions: the engine never
+stood still (SIGSTOP, a paused machine) since its turn began, until it has noticed; it keeps no table over a loss that
+it hears of then, whoever died meanwhile. The assumptions: the engine never
 lets two lead at once; monotonic clocks of two machines go alike to within `MARGIN_S` in that time; a connection that
 ends at one side has ended for the other within `SILENCE_S`; code that was cancelled ends within `HALT_S`; the address
 of a host is its own. State has its own fence for hosts that break them, and for servers that promise no grace (the

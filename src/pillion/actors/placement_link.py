@@ -36,6 +36,8 @@ DIAL_S = 5.0
 MAX_TABLE = 64 << 20
 """Bytes of one order: a table of a thousand hosts with a hundred types is some 10 MB."""
 MOST_ADDRESSES = 64
+BEAT_S, LATE_S = 1.0, 1.5
+"""How often a host looks whether it has stood still, and how late the look comes then."""
 _PING_S, _ANSWER_S = SILENCE_S - 2, 2.0
 """A server pings every two seconds, so that we need not: we ask only one that has fallen silent."""
 _REFUSED = os.strerror(errno.ECONNREFUSED).lower()
@@ -64,11 +66,44 @@ def grpc_dial(
     return dial
 
 
+class Beats:
+    """Notices that this host has stood still (SIGSTOP, a paused machine), by a timer that comes late.
+
+    A server that heard nothing meanwhile may have given our actors away, and may be dead itself by the time we hear of
+    anything: then the end of its stream, read from a buffer, looks like the end of a leader that counted on us.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._at = self._loop.time()
+        self._went_on = -SILENCE_S
+        self._timer = self._loop.call_later(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        self._look()
+        self._at = self._loop.time()
+        self._timer = self._loop.call_later(BEAT_S, self._beat)
+
+    def _look(self) -> None:
+        if self._loop.time() - self._at > BEAT_S + LATE_S:
+            self._went_on = self._loop.time()
+
+    @property
+    def missed(self) -> bool:
+        """Whether the host has stood still within the time that a server takes to give it up."""
+        self._look()
+        return self._loop.time() - self._went_on < SILENCE_S
+
+    def close(self) -> None:
+        self._timer.cancel()
+
+
 class GrpcLink:
     """A `Link` with a connection of its own, so that the end of one is the end of the other."""
 
     def __init__(self, channel: Channel, stream: ClientStream, connection: ClientConnection) -> None:
         self._channel, self._stream, self._connection = channel, stream, connection
+        self._beats = Beats()
 
     async def send(self, host: m.Host) -> None:
         try:
@@ -98,6 +133,7 @@ class GrpcLink:
         self._stream.cancel()
 
     async def close(self) -> None:
+        self._beats.close()
         self._stream.cancel()
         await self._channel.close()
 
@@ -105,10 +141,11 @@ class GrpcLink:
         """Say what the end of the stream tells about the server.
 
         Not being leader, shutting down and the end of the connection are the server's own end. Silence is not: it may
-        live and hear nothing of us. Any other status is about this sidecar alone.
+        live and hear nothing of us. Nor is what a host hears that stood still. Any other status is about this sidecar
+        alone.
         """
         silence_s = asyncio.get_running_loop().time() - self._connection.read_at
-        silent = silence_s >= SILENCE_S * 0.9
+        silent = silence_s >= SILENCE_S * 0.9 or self._beats.missed
         gone = error.code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE) and not silent
         return LinkLost(error.message, gone=gone)
 

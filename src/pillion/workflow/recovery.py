@@ -85,7 +85,9 @@ class Recovery:
     async def _resume(self, instance_id: str, places: asyncio.Semaphore) -> None:
         engine = self._engine
         try:
-            runner = await engine.find(instance_id)
+            owner = await engine.surroundings.actors.owner(engine.workflow_type, instance_id)
+            # Nothing is awaited in between: the place may have been lost since the job was listed.
+            runner = await engine.find(instance_id) if owner.local else None
             if runner is not None and runner.instance.facts.completed is not None:
                 engine.finish(runner)
         except ComponentError as error:
