@@ -13,7 +13,8 @@ import pytest
 from fake_scheduler import FakeScheduler
 from h2_support import serving
 from pillion.clock import SystemClock
-from pillion.control.scheduler import Hosts, SchedulerService
+from pillion.control.scheduler import SchedulerService
+from pillion.control.scheduler_hosts import Hosts
 from pillion.errors import Code
 from pillion.jobs import remote
 from pillion.jobs.protocol import SERVICE

@@ -16,7 +16,6 @@ from pillion.actors.placement_link import METHOD
 from pillion.control import rounds as r
 from pillion.control.reports import read_report, row_of, write_order
 from pillion.control.rounds import Phase, Rounds, Row
-from pillion.control.terms import Terms as Terms  # noqa: TC001 - for those who start a service
 from pillion.errors import Code
 from pillion.net.exchange import Method, RpcError
 from pillion.net.grpc_server import GrpcCall
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from pillion.clock import Clock
+    from pillion.control.terms import Terms
     from pillion.net.exchange import Metadata, ServerCall
 
     Authorize = Callable[[ServerCall, str, str], None]

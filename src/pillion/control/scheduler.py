@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pillion.control.job_streams import WINDOW, JobStream
 from pillion.control.requests import R, catch_up_asked, catch_up_headers, kind_of, parsed, status_of
-from pillion.control.scheduler_hosts import Hosts as Hosts  # noqa: TC001 - for those who start a service
 from pillion.errors import Code, ComponentError
 from pillion.jobs.protocol import OURS, SERVICE, interest_of, job_of, key_of, message_of, metadata_of
 from pillion.kinds.jobs import JobInvalid, JobMissing
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from pillion.control.scheduler_hosts import Hosts
     from pillion.kinds.jobs import JobKey, Scheduler
     from pillion.net.exchange import Metadata, ServerCall, Unary
 
