@@ -22,6 +22,7 @@ from pillion.actors.state import ActorState
 from pillion.actors.turns import Turns
 from pillion.control import placement
 from pillion.control.rounds import Rounds
+from pillion.control.terms import Terms
 from pillion.jobs import machine
 from pillion.jobs.leases import Leases
 from pillion.jobs.near import Near
@@ -78,11 +79,11 @@ def keep_actors_when_the_place_is_lost(patch: Patch) -> None:
 
 
 def give_away_at_once_what_broke(patch: Patch) -> None:
-    patch.setattr(placement.Terms, "broken_hold_s", 0.0)
+    patch.setattr(Terms, "broken_hold_s", 0.0)
 
 
 def give_away_at_once_what_is_silent(patch: Patch) -> None:
-    patch.setattr(placement.Terms, "hold_s", 0.0)
+    patch.setattr(Terms, "hold_s", 0.0)
 
 
 def a_new_leader_does_not_wait(patch: Patch) -> None:
