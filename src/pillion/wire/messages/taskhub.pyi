@@ -619,7 +619,6 @@ class WorkflowVersionNotAvailableAction(_Message):
 
 WorkerCapability: _EnumTypeWrapper
 WORKER_CAPABILITY_UNSPECIFIED: builtins.int
-WORKER_CAPABILITY_HISTORY_STREAMING: builtins.int
 WORKER_CAPABILITY_STATEFUL_HISTORY: builtins.int
 
 @_final
