@@ -36,6 +36,8 @@ MAX_LIMIT = 1000
 MAX_PREFIX = 1024
 """Characters of a prefix."""
 MAX_TOKEN = 8192
+REPLACED = "\ufffd"
+"""What bytes of a query become that are not UTF-8."""
 READS = 10
 """Pages of the store that are read for one of ours, when foreign keys lie between; then a short page is answered."""
 
@@ -115,7 +117,7 @@ def _opened(token: str) -> str:
 def _check_prefix(prefix: str) -> None:
     if len(prefix) > MAX_PREFIX:
         raise ApiError(faults.MALFORMED, text=f"prefix is longer than {MAX_PREFIX} characters")
-    if "\0" in prefix or any("\ud800" <= character <= "\udfff" for character in prefix):
+    if "\0" in prefix or REPLACED in prefix or any("\ud800" <= character <= "\udfff" for character in prefix):
         raise ApiError(faults.MALFORMED, text="prefix must be UTF-8 without the character U+0000")
 
 
