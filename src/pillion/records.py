@@ -3,6 +3,8 @@
 That decorator compiles six functions for each class; for the classes of a sidecar it was a fifth of the start. Here the
 initialiser alone is compiled, and comparison, hash and text are closures. A record is frozen for the type checker only:
 in return it is made twice as fast, too. For whoever looks from outside it is a dataclass: `fields` and `replace` work.
+
+The `Settings` of components stay standard dataclasses, as their authors elsewhere write them; few are loaded.
 """
 
 from __future__ import annotations
