@@ -13,22 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pillion.actors import fence
 from pillion.actors.host import ActorHost
 from pillion.actors.membership import Drained, HaltAll, Membership
 from pillion.actors.placement import Placement
-from pillion.actors.residents import Residents
 from pillion.actors.state import ActorState
 from pillion.actors.turns import Turns
 from pillion.control import placement
-from pillion.control.rounds import Rounds
 from pillion.control.terms import Terms
 from pillion.jobs import machine
 from pillion.jobs.leases import Leases
 from pillion.jobs.near import Near
 from pillion.kinds.jobs import Outcome
 from pillion.workflow import duties, runner, turn
-from pillion.workflow.activities import Activities
 from pillion.workflow.engine import Engine
 from pillion.workflow.rows import Rows
 from pillion.workflow.runner import Runner
@@ -36,6 +32,9 @@ from simulator.suite import STORIES, tell_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pillion.actors.fence import Fence
+    from pillion.actors.residents import Residents
 
     Patch = pytest.MonkeyPatch
 
@@ -51,10 +50,10 @@ class Mutation:
 
 
 def no_fence(patch: Patch) -> None:
-    async def take_nothing(self: ActorState, store: Any, prefix: str, held: fence.Fence) -> None:
+    async def take_nothing(self: ActorState, store: Any, prefix: str, held: Fence) -> None:
         held.etag = "any"
 
-    async def write(self: ActorState, store: Any, prefix: str, held: fence.Fence, etag: str, keyed: Any) -> None:
+    async def write(self: ActorState, store: Any, prefix: str, held: Fence, etag: str, keyed: Any) -> None:
         await store.transact(keyed, {})
 
     patch.setattr(ActorState, "_take", take_nothing)
@@ -88,30 +87,6 @@ def give_away_at_once_what_is_silent(patch: Patch) -> None:
 
 def a_new_leader_does_not_wait(patch: Patch) -> None:
     patch.setattr(placement, "wait_s", lambda grace_s: 0.0)
-
-
-def unlock_before_all_have_answered(patch: Patch) -> None:
-    real = Rounds._answered
-
-    def answered(self: Rounds, event: Any, now: float) -> Any:
-        for member in self.members.values():
-            member.answered = True
-        return real(self, event, now)
-
-    patch.setattr(Rounds, "_answered", answered)
-
-
-def a_lost_unlock(patch: Patch) -> None:
-    real = Membership._unlocked
-    lost: list[int] = []
-
-    def unlocked(self: Membership, event: Any, now: float) -> Any:
-        if event.version % 7 == 0 and event.version not in lost:
-            lost.append(event.version)
-            return []
-        return real(self, event, now)
-
-    patch.setattr(Membership, "_unlocked", unlocked)
 
 
 def turns_overlap(patch: Patch) -> None:
@@ -232,23 +207,6 @@ def events_are_acknowledged_before_they_are_written(patch: Patch) -> None:
     patch.setattr(Runner, "_flush", flush)
 
 
-def former_generations_heard_nothing(patch: Patch) -> None:
-    patch.setattr(runner, "has_heard", lambda heard, mark: False)
-
-
-def dispatch_before_the_save(patch: Patch) -> None:
-    real = Runner._commit
-
-    async def commit(self: Runner, asked: Any, decision: Any, mail: Any) -> None:
-        for event, _ in decision.events[len(asked.fresh) :]:
-            if event.HasField("childWorkflowInstanceCreated"):
-                duties.create_child(self.engine, self, event)
-                await asyncio.sleep(0.05)
-        await real(self, asked, decision, mail)
-
-    patch.setattr(Runner, "_commit", commit)
-
-
 def a_child_that_is_not_there_is_not_terminated(patch: Patch) -> None:
     async def terminate(engine: Engine, found: Runner, created: Any, word: Any) -> None:
         body = created.childWorkflowInstanceCreated
@@ -257,50 +215,27 @@ def a_child_that_is_not_there_is_not_terminated(patch: Patch) -> None:
     patch.setattr(duties, "_terminate_child", terminate)
 
 
-def instances_stay_in_memory_when_their_place_is_lost(patch: Patch) -> None:
-    async def leave_all(self: Engine, stays: Any) -> None:
-        return None
-
-    patch.setattr(Engine, "leave_all", leave_all)
-
-
-def results_of_an_old_generation_count(patch: Patch) -> None:
-    real = Activities.settle
-
-    def settle(self: Activities, found: Runner, run: Any, event: Any) -> None:
-        run.generation = found.instance.generation
-        found.activities.setdefault(run.event.eventId, run)
-        real(self, found, run, event)
-
-    patch.setattr(Activities, "settle", settle)
-    patch.setattr(Activities, "cancel", lambda self, found: None)
-
-
 MUTATIONS = (
-    Mutation("state is not fenced", "counting", 0, no_fence),
-    Mutation("a table is acknowledged before the drain", "counting", 0, acknowledge_before_the_drain),
-    Mutation("actors go on when the place is lost", "counting", 0, keep_actors_when_the_place_is_lost),
-    Mutation("a broken connection is taken for the end", "counting", 0, give_away_at_once_what_broke),
-    Mutation("a silent host is taken for dead at once", "counting", 0, give_away_at_once_what_is_silent),
-    Mutation("a new leader does not wait", "counting", 0, a_new_leader_does_not_wait),
-    Mutation("a table is unlocked before all have answered", "counting", 0, unlock_before_all_have_answered),
-    Mutation("an unlock is lost", "counting", 0, a_lost_unlock),
+    Mutation("state is not fenced", "counting", 28, no_fence),
+    Mutation("a table is acknowledged before the drain", "counting", 44, acknowledge_before_the_drain),
+    Mutation("actors go on when the place is lost", "counting", 102, keep_actors_when_the_place_is_lost),
+    Mutation("a broken connection is taken for the end", "counting", 168, give_away_at_once_what_broke),
+    Mutation("a silent host is taken for dead at once", "counting", 168, give_away_at_once_what_is_silent),
+    Mutation("a new leader does not wait", "counting", 27, a_new_leader_does_not_wait),
     Mutation("turns overlap", "counting", 0, turns_overlap),
-    Mutation("what moves is not drained", "counting", 0, the_moved_are_served),
+    Mutation("what moves is not drained", "counting", 30, the_moved_are_served),
     Mutation("a failed tick counts as done", "ticking", 0, an_undelivered_tick_counts),
-    Mutation("ticks are fired after the lease", "ticking", 0, fire_after_the_lease),
+    Mutation("ticks are fired after the lease", "ticking", 1, fire_after_the_lease),
     Mutation("ticks are fired early", "ticking", 0, fire_early),
     Mutation("one tick too many", "ticking", 0, one_tick_too_many),
-    Mutation("results are taken twice", "working", 0, results_are_taken_twice),
-    Mutation("a save goes over another host's", "working", 0, save_over_another_host),
+    Mutation("results are taken twice", "working", 24, results_are_taken_twice),
+    Mutation("a save goes over another host's", "working", 56, save_over_another_host),
     Mutation("no job wakes an instance", "working", 0, no_job_wakes),
     Mutation("the job of a finished instance stays", "working", 0, the_job_stays),
     Mutation("activities are not dispatched again", "working", 0, activities_are_not_dispatched_again),
     Mutation("timers of an old generation fire", "working", 0, timers_of_an_old_generation_fire),
-    Mutation("events are acknowledged too early", "working", 0, events_are_acknowledged_before_they_are_written),
-    Mutation("an event is delivered again after its generation", "working", 0, former_generations_heard_nothing),
-    Mutation("a child that is not there yet is not terminated", "working", 0, a_child_that_is_not_there_is_not_terminated),
-    Mutation("instances outlive their place", "working", 0, instances_stay_in_memory_when_their_place_is_lost),
+    Mutation("events are acknowledged too early", "working", 5, events_are_acknowledged_before_they_are_written),
+    Mutation("a child is told before it is there", "working", 50, a_child_that_is_not_there_is_not_terminated),
 )  # fmt: skip
 
 
@@ -310,18 +245,18 @@ def caught(mutation: Mutation, seed: int) -> bool:
         mutation.apply(patch)
         try:
             tell_seed(STORIES[mutation.story], seed)
-        except (AssertionError, Exception):  # noqa: B014 - a driver that breaks is noticed as well as a judge that speaks
+        except Exception:  # a driver that breaks is noticed as well as a judge that speaks
             return True
     return False
 
 
-def main(most: int = 150) -> None:
+def main(first: int = 0, most: int = 400) -> None:
     """Print the first seed that shows each mistake."""
     wanted = sys.argv[1:]
     for mutation in MUTATIONS:
         if not wanted or any(word in mutation.name for word in wanted):
-            first = next((seed for seed in range(most) if caught(mutation, seed)), None)
-            sys.stdout.write(f"{first!s:>5} {mutation.story:9} {mutation.name}\n")
+            found = next((seed for seed in range(first, most) if caught(mutation, seed)), None)
+            sys.stdout.write(f"{found!s:>5} {mutation.story:9} {mutation.name}\n")
             sys.stdout.flush()
 
 
