@@ -410,22 +410,23 @@ class Executor:
         self.turns = 0
         self.misses = 0
         self.delta_turns = 0
-        self._kept: dict[str, tuple[int, _Replay]] | None = {} if stateful else None
+        self._kept: dict[str, tuple[int, int, _Replay]] | None = {} if stateful else None
+        """By instance: how many past events the last turn had, and how many new ones, which come again as past."""
 
     def turn(self, request: m.WorkflowRequest, token: str) -> m.WorkflowResponse:
         self.turns += 1
         instance_id = request.instanceId
         kept = self._kept.pop(instance_id, None) if self._kept is not None else None
-        count = 0
+        count = fed = 0
         if request.HasField("cachedHistory"):
             if kept is None or kept[0] != request.cachedHistory.eventCount:
                 self.misses += 1
                 raise Undecided("the history that the sidecar believes to be here is not")
             self.delta_turns += 1
-            count, replay = kept
+            count, fed, replay = kept
         else:
             replay = _Replay(self, instance_id)
-        for event in request.pastEvents:
+        for event in request.pastEvents[fed:]:
             replay.feed(event)
         replay.ctx.replaying = False
         for event in request.newEvents:
@@ -433,7 +434,7 @@ class Executor:
         answer = replay.answer(token, self.patches)
         if self._kept is not None and not any(action.HasField("completeWorkflow") for action in answer.actions):
             # The sidecar counts on it, also where the code has ended while it was suspended.
-            self._kept[instance_id] = (count + len(request.pastEvents) + len(request.newEvents), replay)
+            self._kept[instance_id] = (count + len(request.pastEvents), len(request.newEvents), replay)
         return answer
 
     async def activity(self, request: m.ActivityRequest, token: str) -> m.ActivityResponse:

@@ -227,7 +227,8 @@ class Instance:
     """The marks of events that former generations of the instance took, the newest last; see `mark_of`."""
     etag: str | None = None
     mark: tuple[int, int] = (0, 0)
-    """Events, and bytes of `framed`, that the worker of the newest turn has seen."""
+    """Events, and bytes of `framed`, that were the past in the newest turn: what its worker keeps of the history. New
+    events are not committed when a worker sees them, so it does not keep them (3.3)."""
     signatures: tuple[int, int, int] = (0, 0, 0)
     """Lengths of the rows of history signing, which are not ours but are kept in mind (3.1)."""
 

@@ -337,16 +337,14 @@ class Runner:
             if not decision.stalled:
                 made = outbox.numbered(decision.sends, self.engine.surroundings.now_ns())
                 step = self._step(decision, mail, made)
-                at = 0 if decision.reset else len(instance.framed)
-                count = (0 if decision.reset else instance.facts.length) + seen
+                past = (0, 0) if decision.reset else (instance.facts.length, len(instance.framed))
                 try:
                     await self._write(step)
                 except StoreUnfit as error:
                     decision = turns.stall(turn, m.PAYLOAD_SIZE_EXCEEDED, str(error), self.engine.surroundings.now_ns())
                 else:
                     self.sends += made
-                    shown = sum([_framed_size(raw) for _, raw in decision.events[:seen]])
-                    instance.mark = (count, at + shown)
+                    instance.mark = past
             if decision.stalled:
                 # The past may have been given up in memory only: what is written down is that it stalled, and all
                 # that came, for this may take days.
@@ -469,12 +467,3 @@ def _precious(mail: Mail) -> bool:
 
 def _is_result(mail: Mail) -> bool:
     return mail.event.WhichOneof("eventType") in _RESULTS
-
-
-def _framed_size(raw: bytes) -> int:
-    size = len(raw)
-    head = 2
-    while size > 0x7F:
-        head += 1
-        size >>= 7
-    return len(raw) + head

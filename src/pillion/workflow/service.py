@@ -268,6 +268,9 @@ class Hub:
         return await self.engine.rows.list_ids(token, page_size)
 
     async def history(self, instance_id: str) -> list[bytes] | None:
+        runner = self.engine.runners.get(instance_id)
+        if runner is not None and not runner.closed and runner.instance.exists:
+            return list(runner.instance.rows())
         instance = await self.engine.rows.load(instance_id)
         return None if instance is None else list(instance.rows())
 

@@ -63,7 +63,7 @@ class Item:
         self.done = done
         self.turn = turn
         self.mark = mark
-        """Events and bytes of the past that the worker of the turn before has seen."""
+        """Events and bytes that were the past in the turn before: what its worker keeps."""
         self.task_id = task_id
         self.payload = payload
         self.gates: list[Gate] = []
@@ -423,7 +423,7 @@ class Workers:
             if any(action.HasField("completeWorkflow") for action in answer.actions):
                 stream.cached.pop(item.instance_id, None)
             else:
-                stream.cached[item.instance_id] = (item.turn.generation, item.turn.past_count + len(item.turn.fresh))
+                stream.cached[item.instance_id] = (item.turn.generation, item.turn.past_count)
                 if len(stream.cached) > REMEMBERED:
                     stream.cached.popitem(last=False)
         self._finish(item, answer)
