@@ -19,7 +19,6 @@ from pillion.actors.placement import Placement
 from pillion.actors.state import ActorState
 from pillion.actors.turns import Turns
 from pillion.control import placement
-from pillion.control.terms import Terms
 from pillion.jobs import machine
 from pillion.jobs.leases import Leases
 from pillion.jobs.near import Near
@@ -75,14 +74,6 @@ def keep_actors_when_the_place_is_lost(patch: Patch) -> None:
     patch.setattr(
         Membership, "_halt", lambda self, why: [one for one in real(self, why) if not isinstance(one, HaltAll)]
     )
-
-
-def give_away_at_once_what_broke(patch: Patch) -> None:
-    patch.setattr(Terms, "broken_hold_s", 0.0)
-
-
-def give_away_at_once_what_is_silent(patch: Patch) -> None:
-    patch.setattr(Terms, "hold_s", 0.0)
 
 
 def a_new_leader_does_not_wait(patch: Patch) -> None:
@@ -219,8 +210,6 @@ MUTATIONS = (
     Mutation("state is not fenced", "counting", 28, no_fence),
     Mutation("a table is acknowledged before the drain", "counting", 44, acknowledge_before_the_drain),
     Mutation("actors go on when the place is lost", "counting", 102, keep_actors_when_the_place_is_lost),
-    Mutation("a broken connection is taken for the end", "counting", 168, give_away_at_once_what_broke),
-    Mutation("a silent host is taken for dead at once", "counting", 168, give_away_at_once_what_is_silent),
     Mutation("a new leader does not wait", "counting", 27, a_new_leader_does_not_wait),
     Mutation("turns overlap", "counting", 0, turns_overlap),
     Mutation("what moves is not drained", "counting", 30, the_moved_are_served),

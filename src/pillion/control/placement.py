@@ -106,6 +106,7 @@ class PlacementService:
         self._number = 0
         self._floor = 0
         self._not_before = 0.0
+        self._ahead_s = 0.0
         self._stopping = False
 
     def find(self, method: str, metadata: Metadata) -> Method | None:
@@ -119,6 +120,8 @@ class PlacementService:
         now = self._clock.monotonic()
         self._leadership, self._floor = leadership, max(self._floor, term)
         self._not_before = now + wait_s(self.terms.grace_s) if inherited else now
+        # The clock of the leader before may have been ahead of ours: versions that went back would fence actors off.
+        self._ahead_s = wait_s(self.terms.grace_s) if inherited else 0.0
 
     def resign(self, why: str) -> None:
         """End every stream now, in whatever round it is, and forget all tables."""
@@ -219,7 +222,7 @@ class PlacementService:
 
     def _room(self) -> Rounds:
         terms = self.terms
-        self._floor = max(self._floor, int(self._clock.now() * 1000))
+        self._floor = max(self._floor, int((self._clock.now() + self._ahead_s) * 1000))
         return Rounds(
             self._floor,
             timeout_s=terms.timeout_s,
