@@ -11,7 +11,7 @@ import multiprocessing
 import sys
 import time
 
-from simulator.suite import STORIES, tell_seed
+from simulator.suite import STORIES, attempt
 
 BAR = 30
 
@@ -30,7 +30,7 @@ def main() -> int:
     total = asked.seeds * len(names)
     with multiprocessing.get_context("spawn").Pool(max(1, asked.jobs)) as pool:
         work = [(name, seed) for seed in range(asked.first, asked.first + asked.seeds) for name in names]
-        for name, seed, count, failure in pool.imap_unordered(_one, work, chunksize=4):
+        for name, seed, count, failure in pool.imap_unordered(attempt, work, chunksize=4):
             told, events = told + 1, events + count
             if failure:
                 failures += 1
@@ -47,14 +47,6 @@ def main() -> int:
     else:
         sys.stdout.write(f"\n{told} seeds, {events} events, {failures} failures in {seconds:.1f} s\n")
     return 1 if failures else 0
-
-
-def _one(what: tuple[str, int]) -> tuple[str, int, int, str]:
-    name, seed = what
-    try:
-        return name, seed, tell_seed(STORIES[name], seed), ""
-    except AssertionError as error:
-        return name, seed, 0, str(error)
 
 
 def _show(name: str, seed: int, failure: str, *, as_json: bool) -> None:

@@ -41,3 +41,12 @@ def run(name: str, seeds: range) -> None:
 
 def tell_seed(story: Callable[[int], int], seed: int) -> int:
     return tell(lambda: story(seed))
+
+
+def attempt(what: tuple[str, int]) -> tuple[str, int, int, str]:
+    """Tell a seed of a story: its name and number, how many events it had, and what was wrong, "" for nothing."""
+    name, seed = what
+    try:
+        return name, seed, tell_seed(STORIES[name], seed), ""
+    except AssertionError as error:
+        return name, seed, 0, str(error)

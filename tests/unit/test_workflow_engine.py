@@ -850,3 +850,43 @@ def test_metadata_tells_exactly_the_rows_that_are_there() -> None:
             await check()
 
     run(test())
+
+
+def test_what_has_begun_ends_before_more_begins() -> None:
+    """Beyond the bound of instances under way others wait in the store; waits for events and children do not count."""
+
+    from pillion.testing.workflow_rig import Rig
+    from pillion.workflow.surroundings import Bounds
+    from workflow_support import memory_store
+
+    async def test() -> None:
+        most, now = 0, 0
+
+        async def work(item: int) -> int:
+            nonlocal most, now
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.001)
+            now -= 1
+            return item + 1
+
+        def chain(ctx: Context, item: int) -> Any:
+            for _ in range(3):
+                item = yield ctx.call_activity("work", item)
+            return item
+
+        def parent(ctx: Context, item: int) -> Any:
+            if item % 2:
+                yield ctx.wait_for_event("go")
+            return (yield ctx.call_child("chain", item))
+
+        rig = Rig(memory_store(), bounds=Bounds(linger_s=0.0, in_progress=3))
+        async with bench({"chain": chain, "parent": parent}, {"work": work}, rig=rig) as b:
+            ids = [await b.hub.start(Start("parent", f"p{number}", input=str(number))) for number in range(40)]
+            for number in range(1, 40, 2):
+                await b.hub.raise_event(f"p{number}", "go")
+            assert [(await b.done(one)).output for one in ids] == [str(number + 3) for number in range(40)]
+            assert most <= 8
+            assert not b.hub.engine.outside
+
+    run(test())

@@ -81,7 +81,7 @@ async def _try(engine: Engine, instance_id: str, request: backend.CreateWorkflow
             raise
     runner.mail = [mail]
     engine.watchers.changed(instance_id)
-    if engine.workers.queued >= engine.surroundings.bounds.queued_items:
+    if engine.full:
         runner.mail = []
         engine.outside[instance_id] = None
         engine.release(runner)

@@ -77,6 +77,7 @@ class Engine:
         self.slow = SlowTurns(surroundings.bounds.slow_turn_s)
         self.calls = Calls(self)
         self._failures: dict[str, int] = {}
+        self._admitting: set[str] = set()
         self.outside: dict[str, None] = {}
         """Instances that are to begin and wait in the store, for the queue of work is long."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -185,6 +186,8 @@ class Engine:
                 self._in_use(oldest)
             else:
                 self.release(found)
+        if self.outside:
+            self._taken()
 
     def _in_use(self, instance_id: str) -> None:
         size = self._idle.pop(instance_id, None)
@@ -201,6 +204,8 @@ class Engine:
         self.watchers.changed(instance_id)
         if not self._closed:
             self.tasks.start(self._halt(instance_id), "halt")
+            if self.outside:
+                self._taken()
 
     async def _halt(self, instance_id: str) -> None:
         if instance_id not in self.runners:
@@ -365,12 +370,21 @@ class Engine:
 
     # --- requests ---
 
+    @property
+    def full(self) -> bool:
+        """Whether instances that begin wait in the store: the queue of work is long, or as much is in progress here as
+        the workers' streams may hold."""
+        bounds, workers = self.surroundings.bounds, self.workers
+        in_progress = len(self.runners) - len(self._idle) + len(self._admitting)
+        return workers.queued >= bounds.queued_items or in_progress >= bounds.in_progress * max(1, workers.count)
+
     def _taken(self) -> None:
-        """A worker took an item: there may be room for an instance that waits in the store."""
-        if self.outside and self.workers.queued < self.surroundings.bounds.queued_items:
+        """A worker took an item, or an instance came to rest: there may be room for some that wait in the store."""
+        while self.outside and len(self._admitting) < self.surroundings.bounds.resuming and not self.full:
             instance_id = next(iter(self.outside))
             del self.outside[instance_id]
-            if instance_id not in self.runners:
+            if instance_id not in self.runners and not self._closed:
+                self._admitting.add(instance_id)
                 self.tasks.start(self._admit(instance_id), "admit")
 
     async def _admit(self, instance_id: str) -> None:
@@ -379,6 +393,9 @@ class Engine:
         except ComponentError as error:
             log.warning("workflow '%s' cannot be read: %s", instance_id, error)
             self.resume_later(instance_id)
+        finally:
+            self._admitting.discard(instance_id)
+            self._taken()
 
     def finish(self, runner: Runner, last_tasks: set[int] | None = None) -> None:
         """See to the last duties of a finished instance, unless that is being done."""

@@ -68,6 +68,9 @@ class Mending:
                 waiting = engine.waiting_unread(instance)
             else:
                 waiting = told
+            if not waiting and not instance.facts.status.terminal:  # it ended since it was read
+                instance = await engine.rows.load(instance_id) or instance
+                waiting = engine.waiting_unread(instance)
         return _inspection(instance, waiting, address)
 
     async def retry(self, instance_id: str, task_id: int | None) -> None:

@@ -122,6 +122,8 @@ class Bounds:
     """Messages to other instances that are under way at once."""
     queued_items: int = 2000
     """When so many turns and activities wait for workers, instances that begin wait in the store, not in memory."""
+    in_progress: int = 2000
+    """The same, when so many instances for each worker's stream are under way: what has begun ends first."""
     resuming: int = 32
     """Instances that are read at once when their owner begins."""
 

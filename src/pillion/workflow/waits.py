@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pillion.wire.messages import taskhub as m
 from pillion.workflow.history import nanoseconds
-from pillion.workflow.snapshot import Status, Wait
+from pillion.workflow.snapshot import Wait
 
 if TYPE_CHECKING:
     from pillion.workflow.engine import Engine
@@ -55,9 +55,9 @@ def waiting(runner: Runner) -> tuple[Wait, ...]:
             )
         )  # fmt: skip
     found += [one.wait() for key, one in runner.deliveries.items() if not key.startswith("child-")]
-    if not found and facts.status is Status.RUNNING:
-        # Nothing that the history knows: an event that the worker waits for without a timer.
-        found.append(Wait("event" if not runner.mail else "turn"))
+    if not found:
+        # Nothing that the history knows: its first turn, one for what has come, or an event without a timer.
+        found.append(Wait("start" if facts.started is None else "turn" if runner.mail else "event"))
     return tuple(found)
 
 
