@@ -18,6 +18,7 @@ from pillion.net.exchange import RpcError
 from pillion.wire.messages import taskhub as m
 from pillion.wire.messages import wellknown
 from pillion.workflow.faults import InstanceMissing, NotCompleted
+from pillion.workflow.history import absent_or, text
 from pillion.workflow.hub import Rerun, Start, StreamEnded
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _DONE = m.CompleteTaskResponse()
 class TaskHubBlock:
     """The handlers. `gate` is that of the actors, in which workflows live."""
 
-    def __init__(self, workflows: Workflows | None, gate: Gate) -> None:
+    def __init__(self, workflows: Workflows, gate: Gate) -> None:
         self._workflows = workflows
         self._gate = gate
 
@@ -79,7 +80,6 @@ class TaskHubBlock:
 
     async def _enter(self) -> Workflows:
         await self._gate.enter()
-        assert self._workflows is not None
         return self._workflows
 
     # -- clients
@@ -95,12 +95,12 @@ class TaskHubBlock:
         order = Start(
             request.name,
             request.instanceId or str(uuid.uuid4()),
-            _text(request, "input"),
-            version=_text(request, "version"),
+            absent_or(request, "input"),
+            version=absent_or(request, "version"),
             start_at=_seconds(request.scheduledStartTimestamp) if later else None,
             tags=dict(request.tags),
             traceparent=parent.traceParent if parent is not None else call.traceparent,
-            tracestate=_text(parent, "traceState") or "" if parent is not None else call.tracestate,
+            tracestate=absent_or(parent, "traceState") or "" if parent is not None else call.tracestate,
         )
         instance_id = await _served(workflows.start(order), "failed to create workflow instance: ")
         if not later:
@@ -121,25 +121,25 @@ class TaskHubBlock:
 
     async def raise_event(self, call: RpcCall, request: m.RaiseEventRequest) -> Message:
         workflows = await self._enter()
-        await _served(workflows.raise_event(request.instanceId, request.name, _text(request, "input")))
+        await _served(workflows.raise_event(request.instanceId, request.name, absent_or(request, "input")))
         return m.RaiseEventResponse()
 
     async def terminate(self, call: RpcCall, request: m.TerminateRequest) -> Message:
         workflows = await self._enter()
         ending = workflows.terminate(
-            request.instanceId, _text(request, "output"), recursive=request.recursive, wait=True
+            request.instanceId, absent_or(request, "output"), recursive=request.recursive, wait=True
         )  # fmt: skip
         await _served(ending, "failed to submit termination request: ")
         return m.TerminateResponse()
 
     async def suspend(self, call: RpcCall, request: m.SuspendRequest) -> Message:
         workflows = await self._enter()
-        await _served(workflows.suspend(request.instanceId, _text(request, "reason"), wait=True))
+        await _served(workflows.suspend(request.instanceId, absent_or(request, "reason"), wait=True))
         return m.SuspendResponse()
 
     async def resume(self, call: RpcCall, request: m.ResumeRequest) -> Message:
         workflows = await self._enter()
-        await _served(workflows.resume(request.instanceId, _text(request, "reason"), wait=True))
+        await _served(workflows.resume(request.instanceId, absent_or(request, "reason"), wait=True))
         return m.ResumeResponse()
 
     async def purge(self, call: RpcCall, request: m.PurgeInstancesRequest) -> Message:
@@ -157,7 +157,7 @@ class TaskHubBlock:
             request.sourceInstanceID,
             request.eventID,
             request.newInstanceID if request.HasField("newInstanceID") else None,
-            _text(request, "input"),
+            absent_or(request, "input"),
             request.overwriteInput,
             request.newChildWorkflowInstanceID if request.HasField("newChildWorkflowInstanceID") else None,
         )
@@ -252,22 +252,12 @@ async def _served(work: Awaitable[T], prefix: str = "") -> T:
         raise RpcError(Code.UNKNOWN, f"{prefix}{error}") from error
 
 
-def _text(message: object, name: str) -> str | None:
-    """A `StringValue` field, None when it is absent."""
-    assert message is not None
-    return getattr(message, name).value if message.HasField(name) else None  # type: ignore[attr-defined]
-
-
 def _seconds(stamp: wellknown.Timestamp) -> float:
     return stamp.seconds + stamp.nanos / _NANOS
 
 
 def _stamp(ns: int | None) -> wellknown.Timestamp | None:
     return None if ns is None else wellknown.Timestamp(seconds=ns // _NANOS, nanos=ns % _NANOS)
-
-
-def _value(text: str | None) -> wellknown.StringValue | None:
-    return None if text is None else wellknown.StringValue(value=text)
 
 
 def _instance(found: Snapshot | None, *, full: bool) -> m.GetInstanceResponse:
@@ -277,16 +267,16 @@ def _instance(found: Snapshot | None, *, full: bool) -> m.GetInstanceResponse:
     state = m.WorkflowState(
         instanceId=found.instance_id,
         name=found.name,
-        version=_value(found.version),
+        version=text(found.version),
         workflowStatus=int(found.status),
         createdTimestamp=_stamp(found.created_ns),
         lastUpdatedTimestamp=_stamp(found.updated_ns),
         startedAt=_stamp(found.started_ns),
     )
     if full:
-        for name, text in (("input", found.input), ("output", found.output), ("customStatus", found.custom_status)):
-            if text is not None:
-                getattr(state, name).value = text
+        for name, value in (("input", found.input), ("output", found.output), ("customStatus", found.custom_status)):
+            if value is not None:
+                getattr(state, name).value = value
         if found.failure is not None:
             state.failureDetails.CopyFrom(found.failure)
     return m.GetInstanceResponse(exists=True, workflowState=state)

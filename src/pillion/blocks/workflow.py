@@ -54,7 +54,7 @@ _DONE = b"{}"
 class WorkflowBlock:
     """The handlers. `gate` is that of the actors, in which workflows live."""
 
-    def __init__(self, workflows: Workflows | None, gate: Gate) -> None:
+    def __init__(self, workflows: Workflows, gate: Gate) -> None:
         self._workflows = workflows
         self._gate = gate
 
@@ -92,7 +92,6 @@ class WorkflowBlock:
 
     async def _enter(self) -> Workflows:
         await self._gate.enter()
-        assert self._workflows is not None
         return self._workflows
 
     # -- what is asked, on either protocol

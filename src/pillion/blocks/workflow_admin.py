@@ -54,7 +54,7 @@ _NANOS = 1_000_000_000
 class WorkflowAdminBlock:
     """The handlers. `gate` is that of the actors, in which workflows live."""
 
-    def __init__(self, workflows: Workflows | None, gate: Gate) -> None:
+    def __init__(self, workflows: Workflows, gate: Gate) -> None:
         self._workflows = workflows
         self._gate = gate
 
@@ -78,7 +78,6 @@ class WorkflowAdminBlock:
 
     async def _enter(self) -> Workflows:
         await self._gate.enter()
-        assert self._workflows is not None
         return self._workflows
 
     async def list_all(self, call: HttpCall) -> Response:
