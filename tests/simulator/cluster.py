@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pillion.actors.host import ActorHost, Uncounted
 from pillion.actors.membership import SILENCE_S
-from pillion.actors.placement import LinkLost, Placement
-from pillion.actors.placement_link import METHOD, Beats, promised
+from pillion.actors.placement import Placement
+from pillion.actors.placement_link import METHOD, GrpcLink
 from pillion.actors.reminders import SchedulerReminders
 from pillion.actors.seat import Seat
 from pillion.actors.state import ActorState
@@ -21,11 +21,10 @@ from pillion.control.placement import PlacementService
 from pillion.control.scheduler import SchedulerService
 from pillion.control.scheduler_hosts import Hosts
 from pillion.control.terms import Terms
-from pillion.errors import Code, ComponentError
+from pillion.errors import ComponentError
 from pillion.jobs.engine import Engine
 from pillion.jobs.remote import RemoteScheduler
 from pillion.kinds.jobs import Member
-from pillion.net.exchange import RpcError
 from pillion.peers.actors import PeerActors
 from pillion.peers.pool import Pool
 from pillion.serve.internal_actors import InternalActors
@@ -33,15 +32,13 @@ from pillion.sidecar.scheduling import Scheduling
 from pillion.testing.memory_jobs import Jobs
 from pillion.testing.simulated_grpc import Network
 from pillion.testing.simulation import Disk, Host, World
-from pillion.wire.messages import placement as m
 from simulator.stores import Rows, SimulatedJobs, SimulatedState, WorldClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from pillion.actors.membership import Promised
     from pillion.kinds.actors import Hosted
-    from pillion.net.exchange import ClientStream, Metadata, Method
+    from pillion.net.exchange import Metadata, Method
 
 APP, NAMESPACE = "app", "default"
 PLACEMENT, SCHEDULER = "control:50005", "control:50006"
@@ -169,51 +166,10 @@ class Sidecar:
         await self.placement.open()
         self.booted.set()
 
-    async def _dial(self, address: str) -> Link:
-        stream = self.cluster.network.channel(self.host, address).stream(METHOD)
-        return Link(stream)
-
-
-class Link:
-    """A `placement.Link` over the simulated network."""
-
-    def __init__(self, stream: ClientStream) -> None:
-        self._stream = stream
-        self._beats = Beats()
-
-    async def send(self, host: m.Host) -> None:
-        try:
-            await self._stream.send(host.SerializeToString())
-        except RpcError as error:
-            raise self._lost(error) from error
-
-    async def promise(self) -> Promised:
-        try:
-            return promised(await self._stream.initial_metadata())
-        except RpcError as error:
-            raise self._lost(error) from error
-
-    async def receive(self) -> m.PlacementOrder:
-        try:
-            message = await self._stream.receive()
-        except RpcError as error:
-            raise self._lost(error) from error
-        if message is None:
-            raise LinkLost("the server ended the stream", gone=False)
-        return m.PlacementOrder.FromString(message)
-
-    def abort(self) -> None:
-        self._stream.cancel()
-
-    async def close(self) -> None:
-        self._beats.close()
-        self._stream.cancel()
-
-    def _lost(self, error: RpcError) -> LinkLost:
-        silence_s: float = self._stream.silence_s  # type: ignore[attr-defined]
-        silent = silence_s >= SILENCE_S * 0.9 or self._beats.missed
-        gone = error.code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE) and not silent
-        return LinkLost(error.message, gone=gone)
+    async def _dial(self, address: str) -> GrpcLink:
+        channel = self.cluster.network.channel(self.host, address)
+        stream: Any = channel.stream(METHOD)
+        return GrpcLink(stream, lambda: stream.silence_s, channel.close)
 
 
 class _Methods:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from pillion.actors.placement import Link
     from pillion.net.exchange import ClientStream, Metadata
-    from pillion.net.h2_pool import ClientConnection
 
 log = logging.getLogger("pillion.actors.placement")
 
@@ -61,7 +60,8 @@ def grpc_dial(
             cause = error.__cause__
             refused = isinstance(cause, CannotConnect) and cause.reason == _REFUSED
             raise LinkLost(error.message, gone=refused) from error
-        return GrpcLink(channel, channel.stream(METHOD), connection)
+        loop = asyncio.get_running_loop()
+        return GrpcLink(channel.stream(METHOD), lambda: loop.time() - connection.read_at, channel.close)
 
     return dial
 
@@ -99,10 +99,15 @@ class Beats:
 
 
 class GrpcLink:
-    """A `Link` with a connection of its own, so that the end of one is the end of the other."""
+    """A `Link` with a connection of its own, so that the end of one is the end of the other.
 
-    def __init__(self, channel: Channel, stream: ClientStream, connection: ClientConnection) -> None:
-        self._channel, self._stream, self._connection = channel, stream, connection
+    `silence` tells how many seconds ago the server was last heard; `close` ends the connection.
+    """
+
+    def __init__(
+        self, stream: ClientStream, silence: Callable[[], float], close: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._stream, self._silence, self._close = stream, silence, close
         self._beats = Beats()
 
     async def send(self, host: m.Host) -> None:
@@ -135,7 +140,7 @@ class GrpcLink:
     async def close(self) -> None:
         self._beats.close()
         self._stream.cancel()
-        await self._channel.close()
+        await self._close()
 
     def _lost(self, error: RpcError) -> LinkLost:
         """Say what the end of the stream tells about the server.
@@ -144,13 +149,12 @@ class GrpcLink:
         live and hear nothing of us. Nor is what a host hears that stood still. Any other status is about this sidecar
         alone.
         """
-        silence_s = asyncio.get_running_loop().time() - self._connection.read_at
-        silent = silence_s >= SILENCE_S * 0.9 or self._beats.missed
+        silent = self._silence() >= SILENCE_S * 0.9 or self._beats.missed
         gone = error.code in (Code.FAILED_PRECONDITION, Code.UNAVAILABLE) and not silent
         return LinkLost(error.message, gone=gone)
 
     def __repr__(self) -> str:
-        return f"<GrpcLink {self._channel!r}>"
+        return f"<GrpcLink {self._stream!r}>"
 
 
 def promised(metadata: Metadata) -> Promised:
