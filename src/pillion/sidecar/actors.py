@@ -65,7 +65,7 @@ CONFIG = "config"
 
 
 class ActorRuntime:
-    """`enabled` is whether a placement service is named: without one everything that is asked of actors is refused.
+    """Made when a placement service is named.
 
     `host` is there for whoever else hosts actors here, `store` is the store of their state.
     """
@@ -87,7 +87,6 @@ class ActorRuntime:
         tracer: Tracer | None,
         address: str,
     ) -> None:
-        self.enabled = bool(options.placement_host_address)
         self._options, self._namespace = options, namespace
         self._channel, self._components, self._policies = channel, components, policies
         self._meters, self._readiness = meters, readiness
@@ -110,7 +109,7 @@ class ActorRuntime:
         scheduling.reminders = self.reminders.deliver
 
         # The edges.
-        self.gate = Gate(enabled=self.enabled)
+        self.gate = Gate()
         parts = ActorParts(
             app_id, namespace, self.host, self.state, self._timers, self.reminders, scheduler,
             ttl=config.enabled(TTL_FEATURE),
@@ -121,7 +120,7 @@ class ActorRuntime:
             self.gate, self._streams, self._host_streams,
             disseminate_timeout_s=options.actors_disseminate_timeout, allowed=self._http is None,
         )  # fmt: skip
-        self._block = ActorsBlock(ActorAccess(self.gate, parts if self.enabled else None))
+        self._block = ActorsBlock(ActorAccess(self.gate, parts))
         self._internal = InternalActors(self.host, tracer=tracer)
 
     def operations(self) -> list[Operation]:
@@ -138,8 +137,6 @@ class ActorRuntime:
 
     def facts(self) -> ActorFacts:
         """What the metadata API tells."""
-        if not self.enabled:
-            return ActorFacts()
         placement = self._place.placement
         connected = placement is not None and placement.connected
         ready = self.gate.is_open and placement is not None and placement.ready
@@ -152,8 +149,6 @@ class ActorRuntime:
 
     async def open(self, address: str) -> None:
         """Take a place among the hosts under `address`, `host:port` of the internal server."""
-        if not self.enabled:
-            return
         self._readiness.expect(HEALTH_TARGET)
         registry = self._meters.registry
         self._place.placement = placement = Placement(
@@ -209,13 +204,11 @@ class ActorRuntime:
         """Ask an HTTP application, which is well, what it hosts, unless it has answered before. One that does not speak
         HTTP dials when it hosts something, and until then hosts nothing.
         """
-        if self.enabled and self._http is not None and not self._asked:
+        if self._http is not None and not self._asked:
             self._types = await self._read(self._http)
 
     def application(self, healthy: bool) -> None:
         """The application became well, or unwell."""
-        if not self.enabled:
-            return
         self.host.host(APP, self._types if healthy else [])
         if healthy:
             self.gate.open()
