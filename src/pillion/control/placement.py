@@ -18,7 +18,7 @@ from pillion.control.reports import read_report, row_of, write_order
 from pillion.control.rounds import Phase, Rounds, Row
 from pillion.errors import Code
 from pillion.net.exchange import Method, RpcError
-from pillion.net.grpc_server import GrpcCall
+from pillion.net.grpc_serving import GrpcCall
 from pillion.wire.messages import placement as m
 
 if TYPE_CHECKING:
