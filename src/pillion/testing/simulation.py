@@ -56,7 +56,9 @@ def tell(story: Callable[[], T]) -> T:
     host, and whatever they do then comes to nothing. A failure is raised anew, without the world that it would hold.
     """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    failure = ""
+    collecting, failure = gc.isenabled(), ""
+    gc.disable()  # a world is small, and what is forgotten in the middle of it is forgotten at its end as well
+    gc.freeze()  # what was there before the world is none of its garbage
     try:
         result = story()
     except AssertionError as error:
@@ -64,6 +66,9 @@ def tell(story: Callable[[], T]) -> T:
     finally:
         for _ in range(3):  # what a `finally` block lets go of is found by the next look
             gc.collect()
+        gc.unfreeze()
+        if collecting:
+            gc.enable()
         sys.unraisablehook = hook
     if failure:
         raise AssertionError(failure)
@@ -82,7 +87,7 @@ class World:
         self.checks: list[Callable[[], None]] = []
         """Called after every event; they raise `AssertionError` when an invariant does not hold."""
         self.story: deque[str] = deque(maxlen=STORY_LENGTH)
-        self._queue: list[tuple[float, int, Host | None, asyncio.TimerHandle | asyncio.Handle]] = []
+        self._queue: list[tuple[float, int, Host | None, asyncio.Handle | _Happening]] = []
         self._order = 0
         self._runnable: list[Host] = []
         self._all: list[Host] = []
@@ -101,7 +106,7 @@ class World:
 
     def later(self, delay_s: float, act: Callable[..., object], *arguments: Any) -> None:
         """Let something happen in the world itself, outside of any host."""
-        self._push(self.now + delay_s, None, asyncio.Handle(act, arguments, _OUTSIDE))
+        self._push(self.now + delay_s, None, _Happening(act, arguments))
 
     def run(self, until: Callable[[], bool], *, seconds: float = 3600.0, events: int = 1_000_000) -> None:
         """Let things happen until `until()` holds. Raises `Stuck` after `seconds` of the world's time or `events`."""
@@ -146,15 +151,14 @@ class World:
     def _next_moment(self) -> None:
         """Go to the earliest thing in the queue, and make it runnable."""
         when, _, host, handle = heapq.heappop(self._queue)
-        self.now = max(self.now, when)
-        if handle.cancelled():
-            return
-        if host is None:
-            handle._run()
-        elif host.alive:
+        if when > self.now:
+            self.now = when
+        if isinstance(handle, _Happening):
+            handle.act(*handle.arguments)
+        elif host is not None and host.alive and not handle.cancelled():
             host.wake(handle)
 
-    def _push(self, when: float, host: Host | None, handle: asyncio.Handle) -> None:
+    def _push(self, when: float, host: Host | None, handle: asyncio.Handle | _Happening) -> None:
         self._order += 1
         heapq.heappush(self._queue, (when, self._order, host, handle))
 
@@ -451,14 +455,11 @@ class _Loop(asyncio.AbstractEventLoop):
         self.call_exception_handler(context)
 
 
-class _Outside(asyncio.AbstractEventLoop):
-    """Stands where a handle wants a loop although no host is meant."""
+class _Happening:
+    """What happens in the world itself."""
 
-    def get_debug(self) -> bool:
-        return False
+    __slots__ = ("act", "arguments")
 
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        raise AssertionError(context.get("message")) from context.get("exception")
-
-
-_OUTSIDE = _Outside()  # type: ignore[abstract]
+    def __init__(self, act: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self.act = act
+        self.arguments = arguments
