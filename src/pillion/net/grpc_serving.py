@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError
 from pillion.net.h2_streams import Sender
+from pillion.tasks import start_now
 from pillion.wire import grpc as g
 from pillion.wire.grpc import PREFIX, StatusError
 from pillion.wire.h2_frames import ErrorCode
 from pillion.wire.h2_headers import Trailers, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from pillion.net.exchange import AtOnce, Metadata, Method, Peer, Streaming, Unary
     from pillion.net.grpc_server import Plan
@@ -38,12 +37,6 @@ _HEAD_FIELDS = [
 ]
 _HEAD = encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
 _OK_TRAILERS = encode([(b"grpc-status", b"0")])
-
-
-if sys.version_info >= (3, 12):
-    _start: Callable[..., asyncio.Task[None]] = partial(asyncio.Task, eager_start=True)
-else:
-    _start = asyncio.Task
 
 
 class GrpcCall(Sender):
@@ -286,7 +279,7 @@ class GrpcCall(Sender):
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self.side.calls.add(self)
         self.server.unfinished += 1
-        self._task = _start(work, loop=self.server.loop)
+        self._task = start_now(work, loop=self.server.loop)
 
     def _serve(self, unary: Unary, request: bytes) -> None:
         """Serve a unary call whose message is there: at once where that can be, else in a task."""
