@@ -3,13 +3,15 @@
     python bench/workflow_driver.py sdk|raw PORT NUMBER ACTIVITIES AT_ONCE [NAME]
 
 `sdk`: the official Python SDK. `raw`: the task hub's messages by hand, as cheap as can be; its worker keeps what it was
-told of an instance. Prints JSON: seconds, and the milliseconds of each workflow from its start to its end, sorted.
+told of an instance. Prints JSON: seconds, the milliseconds of each workflow from its start to its end, sorted, and how
+many activities ran.
 NUMBER 0: work, and start nothing, until the input ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
@@ -34,7 +36,8 @@ class Raw:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.marks: list[float] = []
         """When each thousandth activity was answered."""
-        self._count = 0
+        self.count = 0
+        """Activities run."""
 
     async def work(self) -> None:
         stream = self._working.stream(f"{HUB}GetWorkItems")
@@ -50,18 +53,18 @@ class Raw:
                 completionToken=item.completionToken,
             )  # fmt: skip
             answer.result.value = '"done"'
-            self._count += 1
-            if self._count % 1000 == 0:
+            self.count += 1
+            if self.count % 1000 == 0:
                 self.marks.append(time.perf_counter())
             self._answer("CompleteActivityTask", answer)
 
     def _turn(self, request: m.WorkflowRequest, token: str) -> m.WorkflowResponse:
-        done = self._done.pop(request.instanceId, 0) if request.HasField("cachedHistory") else 0
-        for events in (request.pastEvents, request.newEvents):
-            done += sum(event.HasField("taskCompleted") for event in events)
+        past = self._done.pop(request.instanceId, 0) if request.HasField("cachedHistory") else 0
+        past += sum(event.HasField("taskCompleted") for event in request.pastEvents)
+        done = past + sum(event.HasField("taskCompleted") for event in request.newEvents)
         answer = m.WorkflowResponse(instanceId=request.instanceId, completionToken=token)
         if done < self.activities:
-            self._done[request.instanceId] = done
+            self._done[request.instanceId] = past  # what is new now will be among the past ones of the next turn
             answer.actions.add(id=done).scheduleTask.name = "act"
         else:
             end = answer.actions.add(id=done).completeWorkflow
@@ -104,10 +107,11 @@ async def raw(port: int, number: int, activities: int, at_once: int, name: str) 
     working = asyncio.ensure_future(driver.work())
     if not number:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        return {}
+        return {"activities": driver.count}
     found = await many(driver.run, number, at_once, name)
     working.cancel()
-    return found | {"marks": [later - sooner for sooner, later in zip(driver.marks, driver.marks[1:], strict=False)]}
+    marks = [later - sooner for sooner, later in zip(driver.marks, driver.marks[1:], strict=False)]
+    return found | {"marks": marks, "activities": driver.count}
 
 
 def sdk(port: int, number: int, activities: int, at_once: int, name: str) -> dict[str, Any]:
@@ -116,7 +120,10 @@ def sdk(port: int, number: int, activities: int, at_once: int, name: str) -> dic
 
     runtime = wf.WorkflowRuntime(host="127.0.0.1", port=str(port), maximum_concurrent_activity_work_items=at_once)
 
+    ran = itertools.count()
+
     def act(ctx: Any, given: Any) -> str:
+        next(ran)
         return "done"
 
     def chain(ctx: Any, given: Any) -> Any:
@@ -136,7 +143,7 @@ def sdk(port: int, number: int, activities: int, at_once: int, name: str) -> dic
             if state is None or state.runtime_status.name != "COMPLETED":
                 raise RuntimeError(str(state))
 
-        return await many(run, number, at_once, name)
+        return await many(run, number, at_once, name) | {"activities": next(ran)}
 
     try:
         return asyncio.run(main())

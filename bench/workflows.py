@@ -162,22 +162,26 @@ def main() -> None:
         helpers = [
             subprocess.Popen(
                 [sys.executable, str(HERE / "workflow_driver.py"), "raw", str(port), "0", str(given.activities), "0"],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )
             for port in engine.ports[1:]
         ]  # fmt: skip
         try:
             if not (given.burst or given.long):
                 engine.drive(given.worker, 60, given.activities, given.at_once)  # warm
-            print("pids", [process._child.pid for process in engine.processes], flush=True)
-            report(engine, given)
+            ran = report(engine, given)
+            while helpers:
+                ran += json.loads(helpers.pop().communicate()[0])["activities"]
+            if ran != given.workflows * given.activities:
+                raise RuntimeError(f"{ran} activities ran instead of {given.workflows * given.activities}")
         finally:
             for helper in helpers:
                 helper.communicate()
             engine.close()
 
 
-def report(engine: Engine, given: argparse.Namespace) -> None:
+def report(engine: Engine, given: argparse.Namespace) -> int:
+    """Run and print; return how many activities the driver's own worker ran."""
     user = sum(process.user_s() for process in engine.processes)
     before, each = engine.cpu_s(), [process.cpu_s() for process in engine.processes]
     begin = time.perf_counter()
@@ -196,6 +200,7 @@ def report(engine: Engine, given: argparse.Namespace) -> None:
     )
     if marks := found.get("marks"):
         print("seconds for each thousand activities:", " ".join(f"{mark:.2f}" for mark in marks))
+    return int(found["activities"])
 
 
 if __name__ == "__main__":
