@@ -46,9 +46,13 @@ GRACE_S = 10.0
 
 
 class Cluster:
-    """One world with everything in it. `apps` makes what a sidecar hosts, when it starts."""
+    """One world with everything in it. `placements` are where sidecars look for placement; the control host has it
+    where its address is among them.
+    """
 
-    def __init__(self, seed: int, *, failing: float = 0.0, breaking: float = 0.0) -> None:
+    def __init__(
+        self, seed: int, *, failing: float = 0.0, breaking: float = 0.0, placements: Sequence[str] = (PLACEMENT,)
+    ) -> None:
         self.world = World(seed)
         self.network = Network(self.world, breaking=breaking)
         # Server and sidecar notice silence on this stream after five seconds, neither earlier (`Terms`, `SILENCE_S`).
@@ -60,6 +64,7 @@ class Cluster:
         self.wrong: list[str] = []
         self.world.checks.append(self.check)
         listen(self.wrong)
+        self.placements = placements
         self._terms = 0
         self.control = self.start_control()
 
@@ -78,14 +83,10 @@ class Cluster:
         inherited, self._terms = self._terms > 0, self._terms + 1
 
         async def boot() -> None:
-            placement = PlacementService(
-                Terms(grace_s=GRACE_S),
-                clock=host.clock,
-                silence=lambda call: call.silence(),  # type: ignore[attr-defined]
-                dead=self._dead,
-            )
-            placement.lead(_Always(), self._terms, inherited=inherited)
-            self.network.serve(PLACEMENT, host, placement)
+            if PLACEMENT in self.placements:
+                placement = self.placement_service(host)
+                placement.lead(_Always(), self._terms, inherited=inherited)
+                self.network.serve(PLACEMENT, host, placement)
             store = SimulatedJobs(self.jobs, self.disk, host)
             engine = Engine(
                 store,
@@ -99,14 +100,25 @@ class Cluster:
         host.start(boot())
         return host
 
-    async def _dead(self, address: str) -> bool:
-        """What `probing.refuses` finds out."""
-        target = self.world.hosts[address.partition(":")[0]]
-        if self.network.cut_since(self.control, target) is not None:
-            await asyncio.sleep(1.0)
-            return False
-        await asyncio.sleep(0.01)
-        return self.network.refuses(address)
+    def placement_service(self, host: Host) -> PlacementService:
+        """Return a service of placement that runs on `host` and leads nobody yet."""
+
+        async def dead(address: str) -> bool:
+            """What `probing.refuses` finds out."""
+            target = self.world.hosts[address.partition(":")[0]]
+            if self.network.cut_since(host, target) is not None:
+                await asyncio.sleep(1.0)
+                return False
+            await asyncio.sleep(0.01)
+            return self.network.refuses(address)
+
+        return PlacementService(
+            Terms(grace_s=GRACE_S),
+            clock=host.clock,
+            node=host.name,
+            silence=lambda call: call.silence(),  # type: ignore[attr-defined]
+            dead=dead,
+        )
 
     def kill(self, host: Host, *, process: bool) -> None:
         """End a sidecar or the control host: its process alone, whose connections its system closes, or the machine."""
@@ -115,12 +127,12 @@ class Cluster:
             self.world.tell(f"{host.name}: that was the process, its machine is there")
             self.network.ended(host)
 
-    def start(self, name: str, host_types: Callable[[Sidecar], Sequence[Hosted]]) -> Sidecar:
+    def start(self, name: str, host_types: Callable[[Sidecar], Sequence[Hosted]], *, app: str = APP) -> Sidecar:
         """Start a sidecar on a new machine; one of this name that was killed before has left nothing behind."""
         random = self.world.random
         host = self.world.host(name, offset_s=random.uniform(-1, 1), rate=1 + random.uniform(-1e-3, 1e-3))
         self.world.tell(f"{name} starts")
-        sidecar = self.sidecars[name] = Sidecar(self, host, host_types)
+        sidecar = self.sidecars[name] = Sidecar(self, host, host_types, app)
         host.start(sidecar.boot())
         return sidecar
 
@@ -132,8 +144,10 @@ class Cluster:
 class Sidecar:
     """The actor runtime of one machine. `ready` is set when its types are placed."""
 
-    def __init__(self, cluster: Cluster, host: Host, host_types: Callable[[Sidecar], Sequence[Hosted]]) -> None:
-        self.cluster, self.host, self.name = cluster, host, host.name
+    def __init__(
+        self, cluster: Cluster, host: Host, host_types: Callable[[Sidecar], Sequence[Hosted]], app: str
+    ) -> None:
+        self.cluster, self.host, self.name, self.app = cluster, host, host.name, app
         self.address = f"{host.name}:50002"
         self._host_types = host_types
         self.booted = asyncio.Event()
@@ -146,19 +160,19 @@ class Sidecar:
             [SCHEDULER], lambda address: network.channel(host, address), host.clock, host.random, streams=1
         )
         self.scheduler.open()
-        self.scheduling = Scheduling(self.scheduler, APP, NAMESPACE)
+        self.scheduling = Scheduling(self.scheduler, self.app, NAMESPACE)
         self.seat = Seat(self.scheduling.types, lambda: None)
         pool = Pool(lambda address, target: network.channel(host, address))
         self.actors = ActorHost(self.seat, PeerActors(pool), random=host.random)
         self.seat.host = self.actors
-        self.state = ActorState(APP, self.actors, lambda: self.store, address=self.address, random=host.random)
-        self.reminders = SchedulerReminders(self.actors, self.scheduler, APP, NAMESPACE, Uncounted())
+        self.state = ActorState(self.app, self.actors, lambda: self.store, address=self.address, random=host.random)
+        self.reminders = SchedulerReminders(self.actors, self.scheduler, self.app, NAMESPACE, Uncounted())
         self.actors.cancelled = self.reminders.cancelled
         self.scheduling.reminders = self.reminders.deliver
         network.serve(self.address, host, _Methods(InternalActors(self.actors).methods()))
         self.placement = Placement(
-            [PLACEMENT], host_name=self.address, app_id=APP, namespace=NAMESPACE, hosting=self.seat, dial=self._dial,
-            clock=host.clock, random=host.random,
+            cluster.placements, host_name=self.address, app_id=self.app, namespace=NAMESPACE, hosting=self.seat,
+            dial=self._dial, clock=host.clock, random=host.random,
         )  # fmt: skip
         self.seat.placement = self.placement
         self.actors.store_changed(True)
