@@ -37,7 +37,10 @@ _LOST = (ComponentError, HttpError, BodyIncomplete, OSError, TimeoutError)
 
 
 class EtcdLease:
-    """A `Leadership` by the key `key`. `endpoints` are URLs, tried in turn; `ca_file` verifies `https` ones."""
+    """A `Leadership` by the key `key`. `endpoints` are URLs, tried in turn; `ca_file` verifies `https` ones.
+
+    `client` makes the client of one of them.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class EtcdLease:
         username: str = "",
         password: str = "",
         ca_file: str = "",
+        client: Callable[..., HttpClient] = HttpClient,
     ) -> None:
         if not endpoints:
             raise ConfigError("leadership by etcd needs an endpoint")
@@ -57,7 +61,7 @@ class EtcdLease:
         self._clock, self._key, self._identity = clock, _b64(key), _b64(identity or "pillion")
         self._term_key = _b64(f"{key}/term")
         self._user = {"name": username, "password": password} if username else None
-        self._ca_file = ca_file
+        self._ca_file, self._client_of = ca_file, client
         self._client: HttpClient | None = None
         self._token = b""
         self._lease = ""
@@ -198,7 +202,7 @@ class EtcdLease:
         self._endpoints.append(self._endpoints.pop(0))
         host, port, tls = self._endpoints[-1]
         context = ssl.create_default_context(cafile=self._ca_file or None) if tls else None
-        self._client = HttpClient(host, port, tls=context, connect_timeout_s=CALL_S)
+        self._client = self._client_of(host, port, tls=context, connect_timeout_s=CALL_S)
         self._token = b""
 
     def _request(self, path: str, body: dict[str, Any]) -> Request:

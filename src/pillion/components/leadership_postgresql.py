@@ -24,7 +24,7 @@ from pillion.errors import ComponentError, ConfigError
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from pillion.clock import Clock
 
@@ -41,9 +41,16 @@ ON CONFLICT (name) DO UPDATE SET term = greatest(l.term + $3, $2), resigned = fa
 
 
 class PostgresLock:
-    """A `Leadership` named `name` in the database of a connection string."""
+    """A `Leadership` named `name` in the database of a connection string. `connect` is asyncpg's."""
 
-    def __init__(self, connection_string: str, clock: Clock, *, name: str = "placement") -> None:
+    def __init__(
+        self,
+        connection_string: str,
+        clock: Clock,
+        *,
+        name: str = "placement",
+        connect: Callable[..., Awaitable[Any]] = asyncpg.connect,
+    ) -> None:
         try:
             self._dsn = f"postgresql://?{urlencode(parse_connection_string(connection_string))}"
         except ValueError as error:
@@ -53,6 +60,7 @@ class PostgresLock:
         self._key = int.from_bytes(
             hashlib.sha256(f"pillion leadership {name}".encode()).digest()[:8], "big", signed=True
         )
+        self._connect_to = connect
         self._connection: Any = None
         self._vouched_until = float("-inf")
         self._leads = False
@@ -85,7 +93,7 @@ class PostgresLock:
 
     async def _connect(self) -> Any:
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
+            self._connection = await self._connect_to(
                 self._dsn, timeout=10, server_settings={"application_name": "pillion leadership"}
             )
             await self._connection.execute(_TABLE)

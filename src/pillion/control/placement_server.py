@@ -9,14 +9,12 @@ Knows: the order of opening and closing. Never knows: flags, which engine decide
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import TYPE_CHECKING
 
+from pillion.control.candidacy import Candidacy
 from pillion.control.placement import NAME, PlacementService
 from pillion.control.probing import refuses
 from pillion.control.terms import Terms
-from pillion.errors import ComponentError
 from pillion.net import listen
 from pillion.net.grpc_extras import Health, reflection_methods
 from pillion.net.grpc_server import GrpcOptions
@@ -31,11 +29,9 @@ if TYPE_CHECKING:
     from pillion.control.placement import Meter
     from pillion.kinds.leadership import Leadership
 
-log = logging.getLogger("pillion.control.placement")
 MAX_REPORT = 4 << 20
 GRACE_S = 1.0
 """How long streams may take to hear why they end."""
-RETRY_S = 1.0
 
 
 class PlacementServer:
@@ -61,8 +57,9 @@ class PlacementServer:
         self.terms = terms or Terms()
         further = {**reflection_methods((NAME,)), **Health().methods()}
         self.service = PlacementService(self.terms, clock=clock, node=node, meter=meter, dead=refuses, further=further)
-        self._leadership, self._node, self._addresses = leadership, node, addresses
         self._led = led or (lambda leads: None)
+        self._candidacy = Candidacy(leadership, self.service, node=node, led=self._led)
+        self._leadership, self._node, self._addresses = leadership, node, addresses
         keepalive = Keepalive(
             ping_after_s=self.terms.ping_s, ping_timeout_s=self.terms.ping_timeout_s, idle_s=None, always=True
         )
@@ -78,7 +75,7 @@ class PlacementServer:
         await self._leadership.open()
         self._listeners = await listen.tcp(self._server, self._addresses, self.port)
         self.port = self._listeners.port
-        self._tasks.start(self._stand(), "candidacy")
+        self._tasks.start(self._candidacy.run(), "candidacy")
 
     async def close(self) -> None:
         """Tell the sidecars, then resign, so that the next leader follows at once. Works after half an `open`."""
@@ -89,30 +86,6 @@ class PlacementServer:
         self._led(False)
         await self._server.close(GRACE_S)
         await self._leadership.close()
-
-    async def _stand(self) -> None:
-        over: asyncio.Future[str]
-        loop = asyncio.get_running_loop()
-
-        def lost(why: str) -> None:
-            self.service.resign(why)
-            if not over.done():
-                over.set_result(why)
-
-        while True:
-            over = loop.create_future()
-            self._leadership.lost(lost)
-            try:
-                term = await self._leadership.elected()
-            except ComponentError as error:
-                log.error("placement server %s cannot stand: %s", self._node, error)
-                await asyncio.sleep(RETRY_S)
-                continue
-            self.service.lead(self._leadership, term, inherited=self._leadership.inherited)
-            self._led(True)
-            log.info("placement server %s leads, term %d, on port %d", self._node, term, self.port)
-            await over
-            self._led(False)
 
     def __repr__(self) -> str:
         return f"<PlacementServer {self._node} on port {self.port}>"
