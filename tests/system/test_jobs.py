@@ -72,6 +72,7 @@ def test_put_get_delete(shop: SidecarProcess) -> None:
     data = {"@type": "type.googleapis.com/google.protobuf.Value", "value": body.pop("data")}
     assert list(reply.json()) == ["name", "schedule", "repeats", "dueTime", "ttl", "data", "failurePolicy"]
     assert reply.json() == {"name": "j", **body, "data": data}
+    assert '"value":{"a":"ü","b":[1,2.5,null]}'.encode() in reply.body
     for _ in range(2):
         assert shop.request("DELETE", JOBS + "j").status == 204
 

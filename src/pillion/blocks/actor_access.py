@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pillion.kinds.state import Delete, Found, Set
 
 FENCE = "pillion.fence"
+_FENCE_OF_ANOTHER = "||" + FENCE
 """The key under which the sidecar marks whose turn it is to write an actor's state; clients cannot see it."""
 TTL_FEATURE = "ActorStateTTL"
 OWN = HOP_BY_HOP | {
@@ -202,8 +203,8 @@ def check_name(name: str, what: str) -> None:
 
 
 def check_key(key: str) -> None:
-    """Raise `ApiError` for the key that is the sidecar's own."""
-    if key == FENCE:
+    """Raise `ApiError` for the key that is the sidecar's own, and for what another actor's would be read as."""
+    if key.endswith(FENCE) and (key == FENCE or key.endswith(_FENCE_OF_ANOTHER)):
         raise ApiError(faults.RESERVED_KEY, key=key)
 
 

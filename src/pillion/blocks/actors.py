@@ -13,7 +13,7 @@ import orjson
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.blocks import actors_faults as faults
-from pillion.blocks.actor_access import FENCE, check_key, check_name, failed
+from pillion.blocks.actor_access import check_key, check_name, failed
 from pillion.blocks.actors_rpc import ActorsRpc
 from pillion.errors import ApiError, ComponentError
 from pillion.kinds.actors import ActorCall, NoHost
@@ -192,7 +192,7 @@ class ActorsBlock:
             raise failed(faults.REMINDER_GET, error) from error
         if job is None:
             raise ApiError(faults.REMINDER_NOT_FOUND, name=name)
-        return Response(200, [JSON], gojson.escaped(orjson.dumps(_shown(actor_type, actor_id, job))))
+        return Response(200, [JSON], gojson.escaped(orjson.dumps(_shown(actor_type, actor_id, job))) + b"\n")
 
     async def delete_reminder(self, call: HttpCall) -> Response:
         actor_type, actor_id, name = call.params
@@ -291,8 +291,7 @@ def _operation(row: object, *, ttl: bool) -> Set | Delete:
     key = request.get("key")
     if not isinstance(key, str) or not key:
         raise ValueError(f"the {kind} operation has no key")
-    if key == FENCE:
-        check_key(key)
+    check_key(key)
     etag = request.get("etag")
     if etag is not None and not isinstance(etag, str):
         raise ValueError("etag must be a string")

@@ -109,7 +109,7 @@ class JobsBlock:
         return Response(204)
 
     async def get(self, call: HttpCall) -> Response:
-        return Response(200, [JSON], gojson.escaped(orjson.dumps(document_of(await self._get(call.params[0])))))
+        return Response(200, [JSON], gojson.spelled(orjson.dumps(document_of(await self._get(call.params[0])))))
 
     async def delete(self, call: HttpCall) -> Response:
         await self._delete(call.params[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -108,6 +109,13 @@ def dumps_canonical(value: Any) -> bytes:
     return text
 
 
+def spelled(text: bytes) -> bytes:
+    """Return what orjson wrote with its doubles as Go spells them, in the order that it has."""
+    if _odd(text):
+        text = orjson.dumps(json.loads(text, parse_float=_float, parse_int=_integer))
+    return text
+
+
 def _literal(text: str) -> orjson.Fragment:
     return orjson.Fragment(text.encode())
 
@@ -144,6 +152,8 @@ def spell(number: float) -> str:
             digits = digits.rstrip("0").rstrip(".")
         return f"{digits.removesuffix('.0')}e{exponent[0]}{exponent[1:].lstrip('0')}"
     if number.is_integer():
+        if size >= _EXACT:
+            return f"{Decimal(repr(number)).to_integral_value():f}"  # the shortest digits, then zeros
         return "-0" if number == 0 and str(number)[0] == "-" else str(int(number))
     text = repr(number)
     if "e" in text:
@@ -152,5 +162,7 @@ def spell(number: float) -> str:
 
 
 _INFINITE = float("inf")
+_EXACT = 2.0**53
+"""From here on integers have more digits than a double can tell apart."""
 _PLAIN = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
 _SPELLING = json.JSONDecoder(parse_float=_float, parse_int=_integer, parse_constant=_no_constant)
