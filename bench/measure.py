@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pillion.cli.port_blocks import PortBlocks
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_PORTS = PortBlocks(12_000, 20_000)  # as the tests, and never at the same time the same
 TICK = os.sysconf("SC_CLK_TCK")
 HERE = Path(__file__).parent
 
@@ -34,18 +36,12 @@ class Load:
     errors: int = 0
 
 
-_given: set[int] = set()
-
-
 def free_port() -> int:
-    """Return a port that nobody listens on, and that was not returned before."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
-            return port
+    """Return a port that nobody uses, and that was not returned before."""
+    port = _PORTS.take()
+    if port is None:
+        raise SystemExit("no port of this machine is free")
+    return port
 
 
 class Process:

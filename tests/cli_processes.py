@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -49,13 +48,6 @@ print("serving", flush=True)
 server.serve_forever()
 """
 """An application: answers GET with its id and the path, POST with what it got; its last words need its sidecar."""
-
-
-def free_port() -> int:
-    """Return a port that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 class Pillion:

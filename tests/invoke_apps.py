@@ -10,6 +10,7 @@ import grpc
 from aiohttp import web
 
 from pillion.wire.messages import common, wellknown
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +43,7 @@ class HttpApp:
         app.router.add_route("*", "/{rest:.*}", self._echo)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, LOCALHOST, port)
+        site = web.TCPSite(runner, LOCALHOST, port or free_port())
         await site.start()
         self.port = runner.addresses[0][1]
         try:

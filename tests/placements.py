@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import grpc
 
 from pillion.wire.messages import placement as m
-from servers import START_S, Server, free_port
+from ports import free_port
+from servers import START_S, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

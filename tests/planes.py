@@ -10,7 +10,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from sidecars import STOP_S, eventually, free_ports
+from ports import free_ports
+from sidecars import STOP_S, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pillion.serve.http import HttpApi
 from pillion.sidecar import environment, flags, surface
 from pillion.sidecar.host import Sidecar
-from sidecars import free_ports
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planes import HOST, PlaneProcess
-from sidecars import free_ports
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

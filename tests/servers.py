@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Self
 
 import trustme
 
+from ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -54,14 +56,6 @@ def program(name: str, package: str, *, also_in: str = "") -> str:
     if found is None:
         raise ServerMissing(name, package)
     return found
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

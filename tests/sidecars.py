@@ -7,11 +7,12 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
 
 START_S = 20.0
 STOP_S = 20.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now; all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [int(item.getsockname()[1]) for item in sockets]
 
 
 def eventually(holds: Callable[[], bool], timeout_s: float = START_S) -> None:

@@ -30,7 +30,7 @@ from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.bindings import BindingError, Event, Request, Response
 from pillion.kinds.component import Context, decode
 from pillion.testing.binding_kit import InputBindingKit, OutputBindingKit
-from servers import free_port
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -10,7 +10,8 @@ import pytest
 import planes
 import workflow_processes as processes
 from judges import SDK, TIMEOUT_S, built, judged, programs, shop, tool
-from sidecars import SidecarProcess, component, free_ports
+from ports import free_ports
+from sidecars import SidecarProcess, component
 
 if TYPE_CHECKING:
     from pathlib import Path

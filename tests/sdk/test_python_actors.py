@@ -20,7 +20,8 @@ from dapr.serializers import DefaultJSONSerializer
 
 import planes
 from judges import SDK
-from sidecars import SidecarProcess, component, free_ports
+from ports import free_ports
+from sidecars import SidecarProcess, component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,9 @@ from dapr.clients import ConstantFailurePolicy, DaprClient, DropFailurePolicy, J
 from dapr.conf import settings
 from google.protobuf.any_pb2 import Any as GrpcAny
 
+from ports import free_ports
 from schedulers import SchedulerProcess
-from sidecars import SidecarProcess, eventually, free_ports
+from sidecars import SidecarProcess, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ import pytest
 
 import planes
 from ledger import TYPE, Ledgers, Load, host
-from sidecars import SidecarProcess, eventually, free_ports
+from ports import free_ports
+from sidecars import SidecarProcess, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,8 @@ import base64
 from typing import TYPE_CHECKING
 
 from crypto_keys import KEK
-from sidecars import SidecarProcess, component, free_ports
+from ports import free_ports
+from sidecars import SidecarProcess, component
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apps import HttpApp
-from sidecars import SidecarProcess, component, free_ports
+from ports import free_ports
+from sidecars import SidecarProcess, component
 
 if TYPE_CHECKING:
     from pathlib import Path

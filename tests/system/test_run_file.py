@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_processes import ECHO, Pillion, free_port, pillion
+from cli_processes import ECHO, Pillion, pillion
+from ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cli_processes import ECHO, Pillion, free_port, pillion
+from cli_processes import ECHO, Pillion, pillion
+from ports import free_port
 from sidecars import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")

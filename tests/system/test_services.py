@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cli_processes import Pillion
+from ports import free_port
 from sidecars import eventually
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def test_the_next_run_follows(tmp_path: Path, end: signal.Signals) -> None:
         with Pillion(
             "run", "-a", "second", "-p", "0", "--", *WAIT, home=tmp_path, folder=tmp_path
         ) as idle, Pillion(
-            "run", "-a", "third", "-p", str(_free()), "--", sys.executable, "-c", JOBS, home=tmp_path, folder=tmp_path
+            "run", "-a", "third", "-p", str(free_port()), "--", sys.executable, "-c", JOBS,
+            home=tmp_path, folder=tmp_path,
         ) as third:  # fmt: skip
             port = _port(third, "third")
             eventually(lambda: _metadata(port).get("scheduler") == scheduler)
@@ -90,9 +92,3 @@ def test_services_of_ones_own(tmp_path: Path) -> None:
     ) as run:  # fmt: skip
         assert _runtime(_port(run, "one"))["runtimeStatus"] == "DISABLED"
         assert not (tmp_path / "services.json").exists()
-
-
-def _free() -> int:
-    from cli_processes import free_port
-
-    return free_port()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apps import Call, HttpApp
-from sidecars import SidecarProcess, component, eventually, free_ports
+from ports import free_ports
+from sidecars import SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

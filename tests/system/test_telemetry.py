@@ -16,7 +16,8 @@ from apps import HttpApp
 from pillion.net.grpc_client import Channel
 from pillion.wire.messages import runtime as m
 from pillion.wire.trace import NONE, to_binary
-from servers import ServerMissing, free_port, program
+from ports import free_port
+from servers import ServerMissing, program
 from sidecars import SidecarProcess, component, eventually, sidecars
 from telemetry_servers import OtlpHttpReceiver, OtlpReceiver, PrometheusServer
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_processes import free_port
 from pillion.cli import conductor, plan
 from pillion.cli.conductor import Run
 from pillion.cli.places import Places
 from pillion.cli.runfile import App, Place
 from pillion.errors import ConfigError
 from pillion.sidecar.presence import running
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

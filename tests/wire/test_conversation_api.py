@@ -15,7 +15,8 @@ from pillion.errors import Code
 from pillion.net.exchange import RpcError
 from pillion.net.grpc_client import Channel
 from pillion.wire.messages import runtime as m
-from sidecars import SidecarProcess, component, free_ports
+from ports import free_ports
+from sidecars import SidecarProcess, component
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -21,6 +20,7 @@ from pillion.net.h2_server import ServerOptions
 from pillion.wire import h2_frames as f
 from pillion.wire.h2_headers import encode
 from pillion.wire.h2_limits import Limits
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -235,12 +235,6 @@ def test_calls_wait_when_every_connection_is_full() -> None:
         assert len(channel.pool.connections) == 2
 
     run(test, options=PoolOptions(streams=3, connections=2))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_nobody_there_is_unavailable_at_once_and_later_a_connection() -> None:

@@ -16,7 +16,7 @@ from yarl import URL
 from invoke_apps import LOCALHOST, HttpApp
 from mini_sidecar import MiniSidecar, Names
 from pillion.peers.endpoints import Endpoint
-from servers import free_port
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -13,6 +13,7 @@ import pytest
 from invoke_apps import HttpApp
 from mini_sidecar import LOCALHOST, MiniSidecar, Names
 from pillion.wire.messages import common, internals, wellknown
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -174,7 +175,7 @@ class Foreign(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def running(self, port: int = 0) -> AsyncIterator[Foreign]:
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((self,))
-        self.address = f"{LOCALHOST}:{server.add_insecure_port(f'{LOCALHOST}:{port}')}"
+        self.address = f"{LOCALHOST}:{server.add_insecure_port(f'{LOCALHOST}:{port or free_port()}')}"
         await server.start()
         try:
             yield self

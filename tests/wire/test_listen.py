@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from pillion.net import listen
+from ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,9 +73,9 @@ def test_a_port_that_becomes_free_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
 
     async def main() -> None:
         with socket.socket() as holder:
-            holder.bind(("127.0.0.1", 0))
+            port = free_port()
+            holder.bind(("127.0.0.1", port))
             holder.listen()
-            port = holder.getsockname()[1]
             with pytest.raises(listen.CannotListen, match="in use"):
                 await listen.tcp(Greeter, ["127.0.0.1"], port, retry_s=0)
             monkeypatch.setattr(listen, "_FIRST_WAIT_S", 0.01)

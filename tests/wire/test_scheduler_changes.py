@@ -16,6 +16,7 @@ from pillion.jobs.remote import RemoteScheduler
 from pillion.kinds.jobs import Job, JobFilter, JobKey, Outcome, Trigger
 from pillion.net.grpc_client import Channel
 from pillion.sidecar.scheduling import Scheduling
+from ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def server(file: Path, port: int = 0) -> AsyncIterator[SchedulerServer]:
     made = SchedulerServer(
-        SqliteJobs(str(file)), clock=SystemClock(), member_id="one", addresses=("127.0.0.1",), port=port,
+        SqliteJobs(str(file)), clock=SystemClock(), member_id="one", addresses=("127.0.0.1",),
+        port=port or free_port(),
         advertise="127.0.0.1:{}".format,
     )  # fmt: skip
     await made.open()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 START_S = 30.0
 STOP_S = 20.0
-_PORTS = iter(random.sample(range(20_000, 32_000), 12_000))
+_PORTS = iter(random.sample(range(20_000, 23_000), 3_000))
 
 
 class NoServer(Exception):
@@ -32,7 +32,8 @@ class NoServer(Exception):
 def free_port() -> int:
     """Return a port of this machine that was free a moment ago, another one each time.
 
-    From below those that systems hand out by themselves: what is killed and started again finds its port still free.
+    From below those that systems and `pillion run` hand out by themselves: what is killed and started again finds its
+    port still free.
     """
     for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):

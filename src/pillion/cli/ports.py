@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import socket
@@ -16,12 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pillion.cli.port_blocks import PortBlocks, ephemeral_from, hold
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _LISTEN = b"0A"
 """The state in /proc/net/tcp (include/net/tcp_states.h)."""
 _LINUX = sys.platform == "linux"
+_FIRST = 24_000
+"""Where ports that we choose begin: above those most servers are known by."""
+_WISHES = 23_000
+"""Where the ports begin that stand for wished-for ones, told apart by their last three digits: bound by who got one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +66,30 @@ def _bindable(family: socket.AddressFamily, host: str, port: int) -> bool:
 
 
 def free(taken: Collection[int], *, wish: int = 0) -> int:
-    """Return a port that is free now and not in `taken`: `wish` if it can be had."""
-    if wish and wish not in taken and is_free(wish):
+    """Return a port that is free now and not in `taken`: `wish` if it can be had.
+
+    Others come from below the ephemeral range. Either is kept from other runs that choose before the port is listened
+    on. Where there is no such port, any that is free now must do.
+    """
+    if wish and wish not in taken and is_free(wish) and _granted(wish):
         return wish
-    while True:
+    port = _blocks().take(taken)
+    while port is None or port in taken or not is_free(port):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in taken and is_free(port):
-            return port
+            port = int(probe.getsockname()[1])
+    return port
+
+
+@functools.cache
+def _granted(wish: int) -> bool:
+    """Whether no other run was given a wished-for port before: it may be about to listen there."""
+    return hold(_WISHES + wish % 1000)
+
+
+@functools.cache
+def _blocks() -> PortBlocks:
+    return PortBlocks(_FIRST, ephemeral_from())
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:
