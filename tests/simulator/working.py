@@ -20,27 +20,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pillion.errors import ComponentError
-from pillion.testing.simulation import EPOCH, Broken, Wire
-from pillion.testing.workflow_worker import InProcess, Worker
-from pillion.workflow.faults import InstanceActive, InstanceMissing, NotCompleted
+from pillion.testing.simulation import EPOCH
+from pillion.workflow.faults import InstanceActive, InstanceMissing
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.hub import Start
-from pillion.workflow.service import Hub
 from pillion.workflow.snapshot import Status
-from pillion.workflow.surroundings import Bounds, Names, Surroundings
-from simulator.cluster import APP, NAMESPACE, Cluster
-from simulator.faults import heal, trouble
-from simulator.histories import PREFIX, TYPE, Histories
+from simulator.cluster import APP, Cluster
+from simulator.faults import trouble
+from simulator.histories import Histories
 from simulator.programs import INPUTS, Activities, expected, steps
+from simulator.workshop import Workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from pillion.kinds.actors import Hosted
-    from pillion.testing.simulation import Host
-    from pillion.wire.messages import taskhub as m
+    from pillion.workflow.service import Hub
     from pillion.workflow.snapshot import Inspection
-    from simulator.cluster import Sidecar
 
 T = TypeVar("T")
 CALL_S = 8.0
@@ -65,107 +58,19 @@ class Case:
     purged: bool = False
 
 
-class SlowTransport(InProcess):
-    """A worker that takes its time to answer a turn."""
-
-    random: Any = None
-
-    async def complete_workflow(self, answer: m.WorkflowResponse) -> None:
-        await asyncio.sleep(self.random.choice((0.0, 0.0, 0.005, 0.5)))
-        await super().complete_workflow(answer)
-
-
-class Working:
+class Working(Workshop):
     """The cluster with its workflows, and the ledger of what was promised."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
         self.activities = Activities()
-        self.histories = Histories(cluster.rows, cluster.wrong.append)
-        self.hubs: dict[Host, Hub] = {}
-        self.workers: dict[Host, list[Worker]] = {}
-        self.cases: list[Case] = []
-        self.client = cluster.world.host("client")
-        self.wire = Wire(cluster.world, loss=0.01)
-        self.stopping = False
-        self.going: dict[asyncio.Task[None], None] = {}
-
-    # -- sidecars and workers
-
-    def start(self, name: str) -> None:
-        sidecar = self.cluster.start(name, self._types)
-        sidecar.host.start(self._work(sidecar))
-
-    def _types(self, sidecar: Sidecar) -> list[Hosted]:
-        host = sidecar.host
-        self.hubs[host] = Hub(
-            Surroundings(
-                names=Names(NAMESPACE, APP), clock=host.clock, random=host.random, store=lambda: sidecar.store,
-                actors=sidecar.actors, scheduler=sidecar.scheduler, address=sidecar.address,
-                bounds=Bounds(linger_s=0.5, first_wake_s=20.0, last_wake_s=40.0, near_timer_s=30.0, idle_instances=3),
-            )
+        super().__init__(
+            cluster, dict.fromkeys(NAMES, APP),
+            lambda host, app, stateful: self.activities.executor(host.random, stateful=stateful),
         )  # fmt: skip
-        return []
-
-    async def _work(self, sidecar: Sidecar) -> None:
-        await sidecar.booted.wait()
-        host = sidecar.host
-        self.workers[host] = []
-        for _ in range(host.random.choice((1, 2))):
-            self._attach(host)
-
-    def _attach(self, host: Host) -> None:
-        stateful = host.random.random() < 0.5
-        transport = SlowTransport(self.hubs[host], stateful=stateful)
-        transport.random = host.random
-        worker = Worker(self.activities.executor(host.random, stateful=stateful), transport)
-        worker.ended.add_done_callback(self._worker_ended)
-        self.workers[host].append(worker)
-
-    def _worker_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.cluster.wrong.append(f"a worker failed: {error!r}")
-
-    def lose_worker(self) -> None:
-        """A worker is killed; another comes a while later."""
-        random = self.cluster.world.random
-        hosts = [sidecar.host for sidecar in self.cluster.up if self.workers.get(sidecar.host)]
-        if not hosts:
-            return
-        host = random.choice(hosts)
-        self.cluster.world.tell(f"{host.name} loses a worker")
-
-        async def replace() -> None:
-            if not self.workers[host]:
-                return
-            worker = self.workers[host].pop(0)
-            await worker.close()
-            await asyncio.sleep(host.random.choice((0.0, 0.3, 3.0)))
-            self._attach(host)
-
-        host.start(replace())
+        self.histories = Histories(cluster.rows, cluster.wrong.append)
+        self.cases: list[Case] = []
 
     # -- clients
-
-    async def ask(self, act: Callable[[Hub], Awaitable[T]]) -> T:
-        """Ask some sidecar. Raises its fault, `Broken` and `TimeoutError`: then it may have been done or not."""
-        ready = [one for one in self.cluster.up if one.booted.is_set() and not one.host.paused]
-        if not ready:
-            await asyncio.sleep(0.5)
-            raise Broken("no sidecar is up")
-        host = self.client.random.choice(ready).host
-        async with asyncio.timeout(CALL_S):
-            return await self.wire.call(self.client, host, lambda: act(self.hubs[host]))
-
-    async def surely(self, act: Callable[[Hub], Awaitable[T]]) -> T:
-        """Ask until there is an answer; only for what may be done twice."""
-        while True:
-            try:
-                return await self.ask(act)
-            except (ComponentError, TimeoutError) as error:
-                if isinstance(error, (InstanceMissing, NotCompleted)):
-                    raise
-                await asyncio.sleep(0.5)
 
     async def clients(self) -> None:
         """Begin one case after the other; each goes its way beside the others."""
@@ -175,15 +80,8 @@ class Working:
             case = Case(f"{name}-{number}", name, random.choice(INPUTS[name]))
             number += 1
             self.cases.append(case)
-            task = asyncio.get_running_loop().create_task(self._live(case))
-            self.going[task] = None
-            task.add_done_callback(self._gone)
+            self.go(self._live(case))
             await asyncio.sleep(random.uniform(0.2, 2.5))
-
-    def _gone(self, task: asyncio.Task[None]) -> None:
-        del self.going[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.cluster.wrong.append(f"a client failed: {error!r}")
 
     async def _live(self, case: Case) -> None:
         random = self.client.random
@@ -255,43 +153,25 @@ class Working:
 
     def finish(self) -> None:
         """Heal everything, bring every workflow to its end, and judge."""
-        cluster, world = self.cluster, self.cluster.world
-        self.stopping = True
-        heal(cluster)
-        self.wire.loss = 0.0
-        for name in NAMES:
-            if not cluster.sidecars[name].host.alive:
-                self.start(name)
-        world.run_for(20)
-        self._until(lambda: not self.going, 100, lambda: f"clients go on: {list(self.going)}")
+        cluster, world = self.cluster, self.world
+        self.peace()
         ending = self.client.start(self._end_all())
         world.run(ending.done, seconds=400)
-        self._until(lambda: not self._unfinished(), 400, lambda: f"not over: {self._unfinished()}")
-        self._until(lambda: not self._jobs(), 400, lambda: f"jobs are left: {self._jobs()}")
+        self.until(lambda: not self._unfinished(), 400, lambda: f"not over: {self._unfinished()}")
+        self.until(lambda: not self.jobs(), 400, lambda: f"jobs are left: {self.jobs()}")
         for case in self.cases:
             self._judge(case)
         purging = self.client.start(self._purge())
-        self._until(purging.done, 400, lambda: "the purge does not end")
+        self.until(purging.done, 400, lambda: "the purge does not end")
         world.run_for(60)
-        if rows := [key for key in cluster.rows.keys() if key.startswith(PREFIX)]:  # noqa: SIM118
+        if rows := self.rows():
             cluster.wrong.append(f"rows are left after all was purged: {rows[:5]}")
-        if self._jobs():
-            cluster.wrong.append(f"jobs are left after all was purged: {self._jobs()}")
+        if self.jobs():
+            cluster.wrong.append(f"jobs are left after all was purged: {self.jobs()}")
         cluster.check()
-
-    def _until(self, done: Callable[[], bool], seconds: float, why: Callable[[], str]) -> None:
-        world = self.cluster.world
-        end = world.now + seconds
-        while not done() and world.now < end:
-            world.run_for(1.0)
-        if not done():
-            raise AssertionError(world.told(why()))
 
     def _unfinished(self) -> list[str]:
         return [name for name, one in self.histories.instances.items() if one.ended is None]
-
-    def _jobs(self) -> list[str]:
-        return [key for key in self.cluster.jobs.rows if TYPE in key]
 
     async def _end_all(self) -> None:
         """See that everybody names a wait, and give what waits for us its end."""
@@ -305,7 +185,7 @@ class Working:
             found = await self.surely(partial(_inspect, case.instance_id))
             if found is not None and not found.snapshot.status.terminal and not found.waiting:
                 self.cluster.wrong.append(f"{case.instance_id} is not over, and waits for nothing")
-            await self._unhang(case, found)
+            await self.unhang(case.instance_id, found)
             if found is not None and found.snapshot.status is Status.SUSPENDED:
                 # Of a client's tries to suspend one was heard late, after it had been resumed.
                 await self.surely(partial(_resume, case.instance_id))
@@ -314,14 +194,6 @@ class Working:
             elif case.name == "forever":
                 case.terminating = True
                 await self.surely(partial(_terminate, case.instance_id))
-
-    async def _unhang(self, case: Case, found: Inspection | None) -> None:
-        """Activities that lost too many workers are put aside, for an operator to look at."""
-        for one in () if found is None else found.waiting:
-            if one.kind == "quarantine" and found is not None and one.task_id is not None:
-                host = next(sidecar.host for sidecar in self.cluster.up if sidecar.address == found.owner)
-                retry = partial(self.hubs[host].retry_activity, case.instance_id, one.task_id)
-                await self.wire.call(self.client, host, retry)
 
     def _judge(self, case: Case) -> None:
         found = self.histories.instances.get(case.instance_id)
