@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from simulator.stores import Rows
 
-TYPE = "dapr.internal.default.app.workflow"
-PREFIX = f"app||{TYPE}||"
 _RESULTS = {
     "taskCompleted": ("task", "taskScheduledId"),
     "taskFailed": ("task", "taskScheduledId"),
@@ -55,17 +53,24 @@ class Committed:
 
 
 class Histories:
-    """All instances. `wrong` is called with what must not be."""
+    """All instances of one application. `wrong` is called with what must not be.
 
-    def __init__(self, rows: Rows, wrong: Callable[[str], None]) -> None:
+    `anew` is called when a finished instance is begun anew, with its id, what it was, and what it is now; without it
+    none may be. `gone` hears of those that are deleted.
+    """
+
+    def __init__(self, rows: Rows, wrong: Callable[[str], None], app: str = "app") -> None:
         self._rows, self._wrong = rows, wrong
+        self._prefix = f"{app}||dapr.internal.default.{app}.workflow||"
+        self.anew: Callable[[str, Committed, Committed], object] | None = None
+        self.gone: Callable[[str, Committed], object] | None = None
         self.instances: dict[str, Committed] = {}
         self.ends: Counter[str] = Counter()
         self.purged: set[str] = set()
         rows.judges.append(self._judge)
 
     def _judge(self, before: dict[str, bytes | None], value: Callable[[str], bytes | None]) -> None:
-        for instance_id in dict.fromkeys(key.split("||")[2] for key in before if key.startswith(PREFIX)):
+        for instance_id in dict.fromkeys(key.split("||")[2] for key in before if key.startswith(self._prefix)):
             known = self.instances.get(instance_id)
             now = self._read(instance_id, value)
             if now is None:
@@ -79,7 +84,7 @@ class Histories:
             self.instances[instance_id] = now
 
     def _read(self, instance_id: str, value: Callable[[str], bytes | None]) -> Committed | None:
-        prefix = f"{PREFIX}{instance_id}||"
+        prefix = f"{self._prefix}{instance_id}||"
         head = value(f"{prefix}metadata")
         if not head:
             return None
@@ -101,7 +106,9 @@ class Histories:
         if known is not None:
             self.purged.add(instance_id)
             del self.instances[instance_id]
-        left = [key for key in self._rows.keys() if key.startswith(f"{PREFIX}{instance_id}||")]  # noqa: SIM118
+            if self.gone is not None:
+                self.gone(instance_id, known)
+        left = [key for key in self._rows.keys() if key.startswith(f"{self._prefix}{instance_id}||")]  # noqa: SIM118
         if left:
             self._wrong(f"{instance_id} was deleted, but for {left}")
 
@@ -113,7 +120,10 @@ class Histories:
         elif new.generation < old.generation:  # several may pass in one turn
             self._wrong(f"{instance_id}: generation {new.generation} follows {old.generation}")
         if old.ended is not None and (new.generation != old.generation or len(new.raw) > len(old.raw)):
-            self._wrong(f"{instance_id} had ended, and goes on")
+            if self.anew is None or new.generation != old.generation + 1 or new.events:
+                self._wrong(f"{instance_id} had ended, and goes on")
+            else:
+                self.anew(instance_id, old, new)
 
     def _sound(self, instance_id: str, now: Committed) -> None:
         """A history makes sense: what is resolved was scheduled before, and is resolved once; nothing is early."""
