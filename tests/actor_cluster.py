@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from pillion.actors.host import ActorHost
 from pillion.kinds.actors import ActorCall, ActorError, ActorReply, Hosted, NoHost, Owner, Tick
+from pillion.resiliency.builtin import BUILT_IN, BuiltIn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
     from pillion.actors.host import Guards
     from pillion.actors.meter import Meter
+    from pillion.resiliency.machine import Retry
 
 
 class Cluster:
@@ -26,9 +28,16 @@ class Cluster:
         self.hanging: set[str] = set()
         """Hosts that answer nothing."""
 
-    def add(self, name: str, *, policies: Guards | None = None, meter: Meter | None = None) -> ActorHost:
+    def add(
+        self,
+        name: str,
+        *,
+        policies: Guards | None = None,
+        meter: Meter | None = None,
+        retry: Callable[[], Retry] = lambda: BUILT_IN[BuiltIn.ACTOR_NOT_FOUND],
+    ) -> ActorHost:
         place = self.places[name] = Place(self, name)
-        host = self.hosts[name] = ActorHost(place, Way(self), policies=policies, meter=meter)
+        host = self.hosts[name] = ActorHost(place, Way(self), policies=policies, meter=meter, retry=retry)
         host.store_changed(True)
         return host
 

@@ -178,7 +178,7 @@ class Rig:
         self, app_port: int = 0, *, enabled: bool = True, ttl: bool = False, tracer: Tracer | None = None
     ) -> None:
         self.placement = OnePlace()
-        self.host = ActorHost(self.placement, NoPeers(), retry=Retry("test", 2, 0.01))
+        self.host = ActorHost(self.placement, NoPeers(), retry=lambda: Retry("test", 2, 0.01))
         self.host.store_changed(True)
         self.gate = Gate(enabled=enabled)
         self.state, self.timers, self.reminders = KeptState(self.host), KeptTimers(self.host), KeptReminders(self.host)

@@ -230,6 +230,27 @@ def test_what_the_application_refuses_is_final() -> None:
     play(story)
 
 
+def test_a_policy_of_routing_that_changes_holds_for_the_next_call() -> None:
+    """A Resiliency resource may come while calls go on; one that has begun ends under the policy it began with."""
+
+    async def story(cluster: Cluster) -> None:
+        loop, current = asyncio.get_running_loop(), Retry("before", 4, 2.0)
+        host = cluster.add("b", retry=lambda: current)
+        cluster.owner = lambda _type, _id: ""
+        began = loop.time()
+        patient = asyncio.ensure_future(host.invoke(call()))
+        await asyncio.sleep(1)
+        current = Retry("after", 1, 0.5)
+        with pytest.raises(NoHost):
+            await host.invoke(call())
+        assert loop.time() - began == pytest.approx(1.5)
+        with pytest.raises(NoHost):
+            await patient
+        assert loop.time() - began == pytest.approx(8)
+
+    play(story)
+
+
 def test_a_type_that_nobody_hosts_is_looked_for_again() -> None:
     """Five retries, a second apart (1.4); a new round of placement shortens the wait."""
 

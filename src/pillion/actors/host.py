@@ -55,8 +55,9 @@ class ActorHost(Residents):
     """The actors that live here, and the way to all others: satisfies `kinds.actors.Actors`, and `Hosting` towards
     placement.
 
-    `policies` None: none are configured. `retry` is the built-in policy of routing, which applies to types without
-    policies of their own. `cancelled` is told when an actor that lives here wants a reminder cancelled.
+    `policies` None: none are configured. `retry` returns the built-in policy of routing, which applies to types without
+    policies of their own, and which may change at any time. `cancelled` is told when an actor that lives here wants a
+    reminder cancelled.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class ActorHost(Residents):
         peers: Peers,
         *,
         policies: Guards | None = None,
-        retry: Retry = BUILT_IN[BuiltIn.ACTOR_NOT_FOUND],
+        retry: Callable[[], Retry] = lambda: BUILT_IN[BuiltIn.ACTOR_NOT_FOUND],
         random: system_random.Random | None = None,
         meter: Meter | None = None,
     ) -> None:

@@ -30,9 +30,9 @@ MOST_CLOSED = 8
 
 
 class Retries:
-    """Tries again under the policy `retry`; `wake` ends all pauses."""
+    """Tries again under the policy that `retry` returns when the first try has failed; `wake` ends all pauses."""
 
-    def __init__(self, retry: Retry, random: random.Random) -> None:
+    def __init__(self, retry: Callable[[], Retry], random: random.Random) -> None:
         self._retry = retry
         self._random = random
         self._round = asyncio.Event()
@@ -51,13 +51,14 @@ class Retries:
         itself. Otherwise there is a pause, which a new round of placement ends.
         """
         loop = asyncio.get_running_loop()
+        retry = self._retry()
         retries, closed, began = 0, 0, loop.time()
         while True:
             if not error.retryable or not isinstance(error, again):
                 raise error
             closed += isinstance(error, ActorClosed)
             if not isinstance(error, ActorClosed) or closed > MOST_CLOSED:
-                wait_s = self._retry.wait(retries, loop.time() - began, self._random.random)
+                wait_s = retry.wait(retries, loop.time() - began, self._random.random)
                 if wait_s is None:
                     raise error
                 log.debug("trying again in %g s: %s", wait_s, error)
@@ -82,4 +83,4 @@ class Retries:
         self._round = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Retries by {self._retry.name}>"
+        return f"<Retries by {self._retry().name}>"

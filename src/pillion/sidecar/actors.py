@@ -96,7 +96,7 @@ class ActorRuntime:
         meter = ActorMeter(registry) if registry is not None else Uncounted()
         self._place = Seat(scheduling.types, self._placed)
         self.host = ActorHost(
-            self._place, PeerActors(pool), policies=policies, retry=policies.retry(BuiltIn.ACTOR_NOT_FOUND),
+            self._place, PeerActors(pool), policies=policies, retry=lambda: policies.retry(BuiltIn.ACTOR_NOT_FOUND),
             meter=meter,
         )  # fmt: skip
         self._place.host = self.host
