@@ -185,6 +185,30 @@ def test_api_log_and_json_log(tmp_path: Path) -> None:
         )
 
 
+def test_the_api_log_names_operations_where_urls_are_hidden(tmp_path: Path) -> None:
+    """`http-api.md` 1: the endpoint's name; of an invocation its target, never the path."""
+    config = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec:\n"
+    config += "  logging: {apiLogging: {enabled: true, obfuscateURLs: true, omitHealthChecks: true}}\n"
+    (tmp_path / "config.yaml").write_text(config)
+    asked = {
+        "/v1.0/metadata": "GetMetadata",
+        "/v1.0/state/orders/card-4711": "GetState",
+        "/v1.0/invoke/app/method/card-4711": "InvokeService/app",
+        "/v1.0/actors/Card/4711/method/pay": "InvokeActor/Card.4711",
+        "/card-4711": "InvokeService",
+        "/v1.0/state/orders/card-4711%zz": "InvokeService",
+    }
+    with SidecarProcess(tmp_path, arguments=["--config", "config.yaml", "--log-as-json"]) as sidecar:
+        for path in asked:
+            sidecar.request("GET", path)
+        sidecar.request("GET", "/card-4711", headers={"dapr-app-id": "pay"})
+        sidecar.request("GET", "/v1.0/invoke/app/method/card%23")
+        sidecar.stop()
+        lines = [json.loads(line) for line in sidecar.log().splitlines()]
+    called = [line["method"] for line in lines if line["msg"] == "HTTP API Called"]
+    assert called == [*asked.values(), "InvokeService/pay", "InvokeService/app"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

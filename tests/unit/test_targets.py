@@ -43,7 +43,7 @@ def test_what_is_no_target(text: str) -> None:
     [
         (b"/v1.0/invoke/a/method/m", ("a", "m")),
         (b"/v1.0/invoke/a/method/", ("a", "")),
-        (b"/v1.0/invoke/a/method/x/../y", ("a", "y")),
+        (b"/v1.0/invoke/a/method/x/../y", ("a", "x/../y")),
         (b"/v1.0/invoke/a/method/x/method/y", ("a", "x/method/y")),
         (b"//v1.0//invoke/a/method/m", ("a", "m")),
         (b"/v1.0/invoke/http://h:1/p/method/m", ("http://h:1/p", "m")),

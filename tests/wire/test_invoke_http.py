@@ -162,7 +162,7 @@ def test_errors_before_the_application(remote: bool) -> None:
             ("/v1.0/invoke/back", 404, "app id"),
             ("/v1.0/invoke/a.b.c/method/m", 500, "failed to invoke, id: a.b.c, err: invalid app id a.b.c"),
             ("/v1.0/invoke/nobody/method/m", 500, "failed to invoke, id: nobody, err: couldn't find service: nobody"),
-            ("/v1.0/invoke/back/method/a%23b", 500, "invalid method"),
+            ("/v1.0/invoke/back/method/a%23b", 500, "id: back, err: invalid method"),
             ("/v1.0/invoke/back/method/a%00b", 500, "invalid method"),
             ("/v1.0/invoke/back/method/a%25zz", 500, 'invalid URL escape "%zz"'),
         ):

@@ -26,7 +26,7 @@ from pillion.net.http_client import HttpError
 from pillion.peers.resolve import NO_RESOLVER, Place, parse_target
 from pillion.resiliency.failures import Refused
 from pillion.wire.messages import runtime as m
-from pillion.wire.methods import VERB_NUMBERS, BadMethod, safe_query
+from pillion.wire.methods import VERB_NUMBERS, BadMethod, normalise, safe_query
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -113,9 +113,11 @@ class InvokeBlock:
             else:
                 known = self._paths.get(path)
                 if known is None:
-                    known = path_target(path)
-                    if known is None:
+                    found = path_target(path)
+                    if found is None:
                         raise ApiError(NO_APP_ID)
+                    text = found[0]  # an error from here on names it
+                    known = (text, normalise(found[1]))
                     self._remember(path, known)
                 text, method = known
             if verb == "CONNECT":

@@ -36,10 +36,10 @@ _PREFIX = re.compile(rb"/+v1\.0/+invoke/+")
 
 
 def path_target(path: bytes) -> tuple[str, str] | None:
-    """Return target and normalised method of `/v1.0/invoke/<target>/method/<method>`, None when it is not that.
+    """Return target and method of `/v1.0/invoke/<target>/method/<method>`, None when it is not that.
 
-    The path is decoded first and then split at the first `/method/`; the target is decoded once more. Raises
-    `BadMethod`, and `ValueError` for a target with a broken escape.
+    The path is decoded first and then split at the first `/method/`; the target is decoded once more. The method is
+    not normalised yet. Raises `ValueError` for what is not UTF-8 and for a target with a broken escape.
     """
     lead = _PREFIX.match(path)
     if lead is None:
@@ -47,7 +47,21 @@ def path_target(path: bytes) -> tuple[str, str] | None:
     name, separator, method = _decoded(path[lead.end() :]).partition("/method/")
     if not separator:
         return None
-    return decode_component(name), normalise(method)
+    return decode_component(name), method
+
+
+def named_target(path: bytes, headers: Headers) -> str:
+    """Return whom a request is for, for the log: "" when nothing in it names anybody that can be read."""
+    for name, value in headers:
+        if name == b"dapr-app-id":
+            return value.decode("utf-8", "backslashreplace")
+        if name == b"authorization" and (target := login_target(value)):
+            return target
+    try:
+        found = path_target(path)
+    except ValueError:
+        return ""
+    return found[0] if found else ""
 
 
 def whole_path(path: bytes) -> str:

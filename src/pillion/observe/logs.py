@@ -212,10 +212,13 @@ def _open_log(path: str, flags: int) -> int:
 
 
 class ApiLog:
-    """Lines about API calls. Whoever serves keeps one of these, or None when they are off."""
+    """Lines about API calls. Whoever serves keeps one of these, or None when they are off.
+
+    `obfuscates`: operations are named instead of paths.
+    """
 
     def __init__(self, *, obfuscate_urls: bool = False, omit_health_checks: bool = False) -> None:
-        self._obfuscate = obfuscate_urls
+        self.obfuscates = obfuscate_urls
         self._omit_health = omit_health_checks
         self._http = logging.getLogger("pillion.api.http")
         self._grpc = logging.getLogger("pillion.api.grpc")
@@ -226,7 +229,7 @@ class ApiLog:
         """Log one HTTP call. `endpoint` is the operation's name, shown instead of the path when URLs are hidden."""
         if self._omit_health and path.startswith("/v1.0/healthz"):
             return
-        called = endpoint if self._obfuscate else f"{method} {path}"
+        called = endpoint if self.obfuscates else f"{method} {path}"
         self._say(
             self._http,
             "HTTP API Called",

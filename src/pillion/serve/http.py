@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pillion.api.call import HttpCall
 from pillion.api.render import http_error, text_response
 from pillion.api.table import BadEscape, Routes
+from pillion.blocks.invoke_http import named_target
 from pillion.errors import ApiError, ComponentError
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response, RpcError
 from pillion.net.http_client import HttpError
@@ -36,6 +37,7 @@ log = logging.getLogger("pillion.serve.http")
 _EXPECTED = (ComponentError, RpcError, HttpError, BodyTooLarge, BodyIncomplete, OSError, ValueError)
 HEALTH = (b"/v1.0/healthz", b"/v1.0/healthz/outbound")
 _NO_TRACE = (b"traceparent", trace.NONE.encode())
+ACTOR_METHOD = "v1.0/actors/{type}/{id}/method/"
 METHODS = "HEAD, GET, POST, PUT, PATCH, DELETE"
 
 
@@ -65,12 +67,13 @@ class HttpApi:
         settings: HttpSettings,
         fallback: Callable[[HttpCall], Awaitable[Response]],
     ) -> None:
+        operations = tuple(operations)
         self._routes = Routes(operations)
         self._fallback = fallback
         self._count_error = settings.count_error
         serve: Handler = self._dispatch
         if settings.api_log is not None:
-            serve = _logged(serve, settings.api_log, self._routes)
+            serve = _logged(serve, settings.api_log, self._routes, _names(operations))
         if settings.pipeline is not None:
             serve = through(settings.pipeline, serve, self.streams)
         if settings.api_token:
@@ -214,19 +217,35 @@ def _cross_origin(serve: Handler, origins: tuple[str, ...]) -> Handler:
     return cross_origin
 
 
-def _logged(serve: Handler, api_log: ApiLog, routes: Routes) -> Handler:
-    async def logged(request: Request) -> Response:
-        started = time.perf_counter()
-        response = await serve(request)
-        path = request.target.partition(b"?")[0]
+def _names(operations: Iterable[Operation]) -> dict[tuple[str, str], str]:
+    """The operations' names by verb and path of their routes."""
+    return {(verb, row.path): each.name for each in operations for row in each.http for verb in row.verbs}
+
+
+def _logged(serve: Handler, api_log: ApiLog, routes: Routes, names: dict[tuple[str, str], str]) -> Handler:
+    def endpoint(request: Request, path: bytes) -> str:
+        """What is called, without its path (spec `http-api.md` 1): a name, and the target of an invocation."""
         try:
             match = routes.find(request.method, path)
         except BadEscape:
-            match = None
+            return "InvokeService"
+        name = names[request.method, match[0].path] if match else "InvokeService"
+        if name == "InvokeService":
+            target = named_target(path, request.headers)
+            return f"{name}/{target}" if target else name
+        if match and match[0].path.startswith(ACTOR_METHOD):
+            return f"InvokeActor/{match[1][0]}.{match[1][1]}"
+        return name
+
+    async def logged(request: Request) -> Response:
+        started = time.perf_counter()
+        path = request.target.partition(b"?")[0]
+        called = endpoint(request, path) if api_log.obfuscates else ""  # before others take the headers away
+        response = await serve(request)
         agent = (request.header(b"user-agent") or b"").decode("latin-1")
         size = len(response.body) if isinstance(response.body, bytes) else 0
         api_log.http(
-            request.method, _shown(path), match[0].path if match else "InvokeService",
+            request.method, _shown(path), called,
             agent=agent, code=response.status, size=size, elapsed_s=time.perf_counter() - started,
         )  # fmt: skip
         return response
