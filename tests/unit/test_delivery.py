@@ -54,7 +54,7 @@ def test_one_route_takes_every_event_as_it_is() -> None:
 def test_rules_choose() -> None:
     chain = plan(('event.type == "a"', "/a"), ('event.type == "b"', "/b"))
     assert fate(chain, message(b'{"type":"b"}')) == (Fate.DELIVER, "/b")
-    assert fate(chain, message(b'{"type":"c"}'))[0] is Fate.SPENT
+    assert fate(chain, message(b'{"type":"c"}'))[0] is Fate.UNWANTED
     assert fate(chain, message(b'{"id":"1"}'))[0] is Fate.BROKEN
 
 
@@ -80,14 +80,14 @@ def test_no_message_breaks_the_decision(
     assert found is Fate.BROKEN or event is not None
 
 
-def test_expired_events_are_spent_whatever_their_size() -> None:
+def test_expired_events_are_dropped_whatever_their_size() -> None:
     """Also where the shortcut for large envelopes could overlook the attribute."""
     for size in (1, 10_000):
         member = payload_member(b"y" * size, "text/plain")
         made = Stamp("ps", "t", "a").envelope(
             member, "text/plain", event_id="1", time="", expiration="2025-12-31T00:00:00Z"
         )
-        assert fate(plan(), message(made))[0] is Fate.SPENT
+        assert fate(plan(), message(made))[0] is Fate.EXPIRED
         fresh = made.replace(b"2025-12", b"2026-12")
         assert fate(plan(), message(fresh))[0] is Fate.DELIVER
 

@@ -59,20 +59,25 @@ def test_answers_dead_letters_and_the_broker(answer: Any, dead_letter: bool, end
 
 
 @pytest.mark.parametrize(
-    ("data", "dead_letter", "end"),
+    ("data", "dead_letter", "end", "level"),
     [
-        (b"hello", True, "ack"),
-        (b"hello", False, "reject"),
-        (b'{"id":"1"}', True, "ack"),
-        (b'{"id":"1"}', False, "reject"),
-        (b'{"type":"other"}', True, "ack"),
-        (b'{"type":"other"}', False, "ack"),
-        (b'{"type":"a","expiration":"2020-01-01T00:00:00Z"}', True, "ack"),
-        (b'{"type":"a","expiration":"2020-01-01T00:00:00Z"}', False, "ack"),
+        (b"hello", True, "ack", logging.WARNING),
+        (b"hello", False, "reject", logging.ERROR),
+        (b'{"id":"1"}', True, "ack", logging.WARNING),
+        (b'{"id":"1"}', False, "reject", logging.ERROR),
+        (b'{"type":"other"}', True, "ack", logging.WARNING),
+        (b'{"type":"other"}', False, "ack", logging.DEBUG),
+        (b'{"type":"a","expiration":"2020-01-01T00:00:00Z"}', True, "ack", logging.WARNING),
+        (b'{"type":"a","expiration":"2020-01-01T00:00:00Z"}', False, "ack", logging.WARNING),
     ],
 )
-def test_messages_that_the_application_never_sees(data: bytes, dead_letter: bool, end: str) -> None:
-    """Unreadable or undecidable: dead letter, else refused. Unmatched or expired: dead letter, else acknowledged."""
+def test_messages_that_the_application_never_sees(
+    data: bytes, dead_letter: bool, end: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Unreadable or undecidable: dead letter, else refused. Unmatched or expired: dead letter, else acknowledged.
+
+    Rules without a default leave messages out every day: that is no warning.
+    """
 
     async def main() -> None:
         routes = {"rules": [{"match": 'event.type == "a"', "path": "/a"}]}
@@ -83,7 +88,9 @@ def test_messages_that_the_application_never_sees(data: bytes, dead_letter: bool
             assert [m.data for m in s.broker.published[1:]] == ([data] if dead_letter else [])
         assert app.seen == []
 
-    asyncio.run(main())
+    with caplog.at_level(logging.DEBUG, "pillion.blocks.delivery"):
+        asyncio.run(main())
+    assert [record.levelno for record in caplog.records if record.name == "pillion.blocks.delivery"] == [level]
 
 
 def test_a_dead_letter_that_cannot_be_published_leaves_the_message_with_the_broker() -> None:

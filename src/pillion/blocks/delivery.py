@@ -43,10 +43,16 @@ class Fate(Enum):
     """What is to become of a message before the application has seen it."""
 
     DELIVER = "deliver"
-    SPENT = "spent"
-    """Expired, or no rule wants it: dead-letter topic if there is one, else acknowledged."""
+    EXPIRED = "expired"
+    """Dead-letter topic if there is one, else acknowledged."""
+    UNWANTED = "unwanted"
+    """No rule matches: as `EXPIRED`, but nothing to warn of: rules without a default are there to leave the rest out."""
     BROKEN = "broken"
     """Not an event, or a rule cannot be decided: dead-letter topic if there is one, else rejected."""
+
+
+class Expired(Exception):
+    """The event was to be delivered before now."""
 
 
 class Plan:
@@ -96,10 +102,10 @@ class Plan:
         )
 
     def route(self, event: Event, now: float) -> str | None:
-        """Return the path for an event, None when it has expired or no rule wants it. Raises `RuleError`."""
+        """Return the path for an event, None when no rule wants it. Raises `Expired`, and `RuleError`."""
         fields = event.fields
         if fields is not None and "expiration" in fields and expired(fields, now):
-            return None
+            raise Expired
         if self.only_path is not None:
             return self.only_path
         assert fields is not None
@@ -114,10 +120,12 @@ def decide(plan: Plan, delivery: Delivery, now: float, new_id: Identifiers) -> t
         return Fate.BROKEN, None, str(error)
     try:
         path = plan.route(event, now)
+    except Expired:
+        return Fate.EXPIRED, event, "it has expired"
     except RuleError as error:
         return Fate.BROKEN, event, str(error)
     if path is None:
-        return Fate.SPENT, event, "it has expired or matches no rule"
+        return Fate.UNWANTED, event, "it matches no rule"
     return Fate.DELIVER, event, path
 
 
@@ -222,6 +230,8 @@ class Carrier:
         elif fate is Fate.BROKEN:
             log.error("a message of topic %s cannot be delivered and is refused: %s", delivery.topic, reason)
             raise Rejected(reason)
+        elif fate is Fate.UNWANTED:
+            log.debug("a message of topic %s is left out: %s", delivery.topic, reason)
         else:
             self._repeats.warning("a message of topic %s is dropped: %s", delivery.topic, reason)
         return "drop"
