@@ -46,7 +46,7 @@ class Fate(Enum):
     EXPIRED = "expired"
     """Dead-letter topic if there is one, else acknowledged."""
     UNWANTED = "unwanted"
-    """No rule matches: as `EXPIRED`, but nothing to warn of: rules without a default are there to leave the rest out."""
+    """No rule matches: as `EXPIRED`, but no warning: rules without a default are there to leave the rest out."""
     BROKEN = "broken"
     """Not an event, or a rule cannot be decided: dead-letter topic if there is one, else rejected."""
 
