@@ -102,7 +102,10 @@ def test_what_is_refused(sidecar: SidecarProcess) -> None:
         f"error purging workflow {waiting}: orchestration has not yet completed",
     )  # fmt: skip
     refused(sidecar.request("POST", f"{API}/steps/start", b"\xff\xfe"), 400, "ERR_MALFORMED_REQUEST", "UTF-8")
-    for name in ("metadata", "a||b", "..", "inbox-000000", "%25"):  # ids that no instance has, and no key may become
+    too_large = b" " * ((4 << 20) + 1)
+    for path in ("steps/start?instanceID=fat", f"{waiting}/raiseEvent/go"):
+        refused(sidecar.request("POST", f"{API}/{path}", too_large), 400, "ERR_BODY_READ", "stream too large")
+    for name in ("fat", "metadata", "a||b", "..", "inbox-000000", "%25"):  # no instance has these
         found = sidecar.request("GET", f"{API}/{name.replace('|', '%7C')}")
         assert found.status == 404, (name, found)
     post(sidecar, f"{waiting}/terminate")

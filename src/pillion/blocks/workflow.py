@@ -18,7 +18,7 @@ from pillion.blocks import workflow_faults as faults
 from pillion.blocks.actors_faults import NO_STATE_STORE
 from pillion.errors import ApiError, ComponentError
 from pillion.kinds.actors import NoStateStore
-from pillion.net.exchange import Response
+from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
 from pillion.wire.gojson import escaped
 from pillion.wire.iso8601 import parse_rfc3339
 from pillion.wire.messages import runtime as m
@@ -150,7 +150,7 @@ class WorkflowBlock:
     async def http_start(self, call: HttpCall) -> Response:
         given = [value for key, value in call.query if key == "instanceID"]
         order = Start(
-            call.params[1], given[0] if given and given[0] else str(uuid.uuid4()), as_text(call.body(), "input"),
+            call.params[1], given[0] if given and given[0] else str(uuid.uuid4()), as_text(body_of(call), "input"),
             traceparent=call.traceparent, tracestate=call.tracestate,
         )  # fmt: skip
         instance_id = await self._start(order)
@@ -173,7 +173,7 @@ class WorkflowBlock:
         return Response(200, [JSON], escaped(orjson.dumps(body)))
 
     async def http_raise(self, call: HttpCall) -> Response:
-        await self._raise(call.params[1], call.params[2], call.body())
+        await self._raise(call.params[1], call.params[2], body_of(call))
         return _accepted()
 
     async def http_pause(self, call: HttpCall) -> Response:
@@ -262,6 +262,14 @@ def check_id(instance_id: str) -> None:
         raise ApiError(faults.ID_TOO_LONG, most=MOST_ID)
     if not all(character.isalnum() or character in "_-" for character in instance_id):
         raise ApiError(faults.ID_INVALID, id=instance_id)
+
+
+def body_of(call: HttpCall) -> bytes:
+    """Return the body. Raises `ApiError` where it is too large, or ended too early."""
+    try:
+        return call.body()
+    except (BodyTooLarge, BodyIncomplete) as error:
+        raise ApiError(faults.BODY_READ, error=error) from error
 
 
 def as_text(data: bytes, what: str) -> str:

@@ -24,7 +24,7 @@ from google.protobuf import json_format
 from pillion.api.operation import Http, Operation
 from pillion.api.render import JSON
 from pillion.blocks import workflow_faults as faults
-from pillion.blocks.workflow import as_text, time_text
+from pillion.blocks.workflow import as_text, body_of, time_text
 from pillion.errors import ApiError, ComponentError, TokenInvalid
 from pillion.kinds.component import truthy
 from pillion.net.exchange import Response
@@ -137,20 +137,20 @@ class WorkflowAdminBlock:
 
     async def terminate(self, call: HttpCall) -> Response:
         workflows, instance_id = await self._enter(), call.params[0]
-        output, recursive = as_text(call.body(), "output") or None, truthy(call.first("recursive") or "true")
+        output, recursive = as_text(body_of(call), "output") or None, truthy(call.first("recursive") or "true")
         ending = workflows.terminate(instance_id, output, recursive=recursive)
         await _mend(faults.TERMINATE, ending, id=instance_id)
         return _json({}, 202)
 
     async def suspend(self, call: HttpCall) -> Response:
         workflows, instance_id = await self._enter(), call.params[0]
-        reason = as_text(call.body(), "reason") or None
+        reason = as_text(body_of(call), "reason") or None
         await _mend(faults.PAUSE, workflows.suspend(instance_id, reason), id=instance_id)
         return _json({}, 202)
 
     async def resume(self, call: HttpCall) -> Response:
         workflows, instance_id = await self._enter(), call.params[0]
-        reason = as_text(call.body(), "reason") or None
+        reason = as_text(body_of(call), "reason") or None
         await _mend(faults.RESUME, workflows.resume(instance_id, reason), id=instance_id)
         return _json({}, 202)
 
@@ -166,7 +166,7 @@ class WorkflowAdminBlock:
 
     async def skip(self, call: HttpCall) -> Response:
         workflows, (instance_id, task) = await self._enter(), _activity(call)
-        result = as_text(call.body(), "result") or None
+        result = as_text(body_of(call), "result") or None
         await _mend(faults.ACTIVITY, workflows.skip_activity(instance_id, task, result), id=instance_id, task=task)
         return _json({}, 202)
 

@@ -30,6 +30,7 @@ START_TIME = _fault(
     "ERR_START_WORKFLOW", 400, Code.INVALID_ARGUMENT,
     "error starting workflow '{name}': dapr.workflow.start_time must be a time as in RFC 3339, not {given!r}",
 )  # fmt: skip
+BODY_READ = _fault("ERR_BODY_READ", 400, Code.INVALID_ARGUMENT, "failed to read body: {error}")
 NOT_TEXT = _fault(
     "ERR_MALFORMED_REQUEST", 400, Code.INVALID_ARGUMENT, "the {what} must be UTF-8 text: {error}"
 )  # fmt: skip
