@@ -136,3 +136,21 @@ def test_no_headers_change_the_number_of_lines(headers: list[tuple[bytes, bytes]
     assert b"" not in lines[:-2]
     assert not any(b"\n" in line or b"\r" in line for line in lines)
     assert len(lines) <= len(headers) + 4
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (404, "Not Found"),
+        (413, "Request Entity Too Large"),
+        (414, "Request URI Too Long"),
+        (416, "Requested Range Not Satisfiable"),
+        (418, "I'm a teapot"),
+        (422, "Unprocessable Entity"),
+        (599, ""),
+    ],
+)
+def test_phrases_do_not_depend_on_the_edition_of_python(status: int, text: str) -> None:
+    """They are the texts of gRPC errors made from HTTP answers (`grpc-api.md` 2, form D): clients compare them."""
+    assert http1.phrase(status) == text
+    assert not text or http1.status_line(status) == f"HTTP/1.1 {status} {text}".encode()

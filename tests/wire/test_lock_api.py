@@ -113,7 +113,15 @@ def test_no_store(bare: SidecarProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"{", b"[]", b'{"expiryInSeconds": "x"}', b'{"expiryInSeconds": 99999999999}', b"{} x"]
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'{"expiryInSeconds": "x"}',
+        b'{"expiryInSeconds": 99999999999}',
+        b'{"resourceId": "r", "lockOwner": "o", "expiryInSeconds": 1} x',
+        b'{"resourceId": {"a": []}, "lockOwner": "o", "expiryInSeconds": 1}',
+    ],
 )
 def test_bodies_that_are_none(pair: tuple[SidecarProcess, ...], body: bytes) -> None:
     for verb in ("lock", "unlock"):

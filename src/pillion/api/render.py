@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import orjson
@@ -11,6 +10,7 @@ import orjson
 from pillion.errors import ApiError, Code, Fault, http_to_grpc
 from pillion.net.exchange import Response, RpcError
 from pillion.wire.gojson import escaped
+from pillion.wire.http1 import phrase
 from pillion.wire.messages import rpc
 
 if TYPE_CHECKING:
@@ -82,10 +82,7 @@ def rpc_error(error: BaseException) -> RpcError:
 def http_failure(status: int, body: bytes) -> RpcError:
     """Return an HTTP status as a gRPC status with its ErrorInfo (form D of the specification)."""
     code = http_to_grpc(status)
-    try:
-        title = HTTPStatus(status).phrase
-    except ValueError:
-        title = ""
+    title = phrase(status)
     packed = rpc.Status(code=int(code), message=title)
     info = {"http.code": str(status), "http.error_message": body[:ERROR_TEXT].decode("utf-8", "ignore")}
     packed.details.add().Pack(rpc.ErrorInfo(reason=title, domain=DOMAIN, metadata=info))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import orjson
 from google.protobuf import json_format
 
 from pillion.api.operation import Http, Operation, Rpc
@@ -14,7 +15,6 @@ from pillion.api.render import JSON
 from pillion.errors import ApiError, Code, ComponentError, Fault
 from pillion.kinds.keys import SEPARATOR
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Response
-from pillion.wire import gojson
 from pillion.wire.messages import runtime as m
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _read(call: HttpCall, request: R) -> R:
     """Fill a message from the body; the store is the one of the path."""
     try:
         if body := call.body():
-            document = gojson.loads(body)
+            document = orjson.loads(body)
             if not isinstance(document, dict):
                 raise ValueError("the body is not a JSON object")
             json_format.ParseDict(document, request, ignore_unknown_fields=True)

@@ -10,7 +10,6 @@ import re
 import ssl
 import tempfile
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
@@ -22,7 +21,7 @@ from pillion.kinds.quantity import quantity
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge
 from pillion.net.exchange import Request as HttpRequest
 from pillion.net.http_client import HttpClient, HttpError
-from pillion.wire.http1 import FRAMING, HOP_BY_HOP
+from pillion.wire.http1 import FRAMING, HOP_BY_HOP, phrase
 
 if TYPE_CHECKING:
     from pillion.kinds.bindings import Request
@@ -199,10 +198,7 @@ def redirected(call: Call, status: int, location: str, token_header: str) -> Cal
 
 def metadata_of(answer: HttpResponse) -> dict[str, str]:
     """Return status and headers as metadata; several headers of a name are joined."""
-    try:
-        status = f"{answer.status} {HTTPStatus(answer.status).phrase}"
-    except ValueError:
-        status = str(answer.status)
+    status = f"{answer.status} {phrase(answer.status)}".rstrip()
     found = {"statusCode": str(answer.status), "status": status}
     for name, value in answer.headers:
         key = "-".join(part.capitalize() for part in name.decode("latin-1").split("-"))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Request, Response
+from pillion.wire.http1 import phrase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,11 +142,7 @@ def set_header(request: Request, name: bytes, value: bytes) -> None:
 
 def plain(status: int, text: str = "") -> Response:
     """Return an answer as members give it: plain text, the status's own unless another is given."""
-    if not text:
-        try:
-            text = HTTPStatus(status).phrase
-        except ValueError:
-            text = ""
+    text = text or phrase(status)
     return Response(status, [(b"content-type", b"text/plain; charset=utf-8")], text.encode())
 
 

@@ -7,9 +7,10 @@ here is on the way of a request that is not.
 from __future__ import annotations
 
 from functools import lru_cache
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+from pillion.wire.http1 import phrase
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,11 +75,7 @@ def http_error(status: int) -> str | None:
     """Return what a span says of a status, None when that is no error."""
     if status < 400:
         return None
-    try:
-        text = HTTPStatus(status).phrase
-    except ValueError:
-        text = "Unknown"
-    return f"Code({status}): {text}"
+    return f"Code({status}): {phrase(status) or 'Unknown'}"
 
 
 def http_details(status: int, peer: tuple[str, int] | None, headers: Iterable[tuple[bytes, bytes]]) -> Attributes:

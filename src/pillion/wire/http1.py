@@ -138,10 +138,21 @@ class _Lines(dict[tuple[bytes, bytes], bytes]):
 _RESPONSE_LINES = _Lines(_RESPONSE_LEADS, strict=False)
 _REQUEST_LINES = _Lines(_REQUEST_LEADS, strict=True)
 _response_line, _request_line = _RESPONSE_LINES.__getitem__, _REQUEST_LINES.__getitem__
-_FINAL_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus if status >= 200
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
+    413: "Request Entity Too Large",
+    414: "Request URI Too Long",
+    416: "Requested Range Not Satisfiable",
+    418: "I'm a teapot",
+    422: "Unprocessable Entity",
 }
+"""As clients of the reference know them (Go's net/http); Python's own change from one version to the next."""
+_FINAL_LINES = {status: f"HTTP/1.1 {status} {phrase}".encode() for status, phrase in _PHRASES.items() if status >= 200}
 _LENGTHS = [b"\r\nContent-Length: %d\r\n\r\n" % length for length in range(2048)]
+
+
+def phrase(status: int) -> str:
+    """Return the text of a status, empty for one that has none."""
+    return _PHRASES.get(status, "")
 
 
 def status_line(status: int) -> bytes:
