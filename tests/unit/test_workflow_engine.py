@@ -534,10 +534,15 @@ def test_a_worker_without_the_workflow_stalls_it_and_another_one_goes_on() -> No
 
 
 def test_a_stalled_workflow_can_be_terminated() -> None:
+    """And is told by its name, also when it stalled before its first turn."""
+
     async def test() -> None:
         async with bench({}) as b:
             await b.hub.start(Start("chain", "c", input="2"))
-            await until(lambda: b.executor.turns == 1)
+            await until(lambda: b.hub.engine.status("c") is Status.STALLED)
+            found = await b.hub.inspect("c")
+            assert found is not None
+            assert (found.snapshot.name, found.snapshot.created_ns is None) == ("chain", False)
             await b.hub.terminate("c", wait=True)
             assert (await b.done("c")).status is Status.TERMINATED
 
