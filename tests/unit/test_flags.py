@@ -19,7 +19,7 @@ from pillion.errors import ConfigError
 from pillion.kinds.quantity import quantity
 from pillion.sidecar import address
 from pillion.sidecar.arguments import UsageError, whole
-from pillion.sidecar.checks import check
+from pillion.sidecar.checks import check, unserved
 from pillion.sidecar.environment import Environment, own_variables, read
 from pillion.sidecar.flags import FLAGS, HelpWanted, Options, parse, usage
 
@@ -193,6 +193,14 @@ def test_checks_pass() -> None:
         check(kube, replace(read({}), user=0))
     check(kube, replace(read({"DAPR_UNSAFE_SKIP_CONTAINER_UID_GID_CHECK": "true"}), user=0))
     check(kube, replace(read({}), user=1000))
+
+
+def test_what_is_not_served_yet_is_said() -> None:
+    """Nobody who asked for encryption may believe to have it."""
+    assert unserved(options(GOOD)) == []
+    said = unserved(options(GOOD + "--enable-mtls --sentry-address a:1 --mode kubernetes"))
+    assert [text.split()[0] for text in said] == ["--enable-mtls", "--mode", "--sentry-address"]
+    assert "neither encrypted nor authenticated" in said[0]
 
 
 def test_every_flag_is_explained() -> None:

@@ -21,6 +21,22 @@ def check(said: Options, environment: Environment) -> None:
         test(said, environment)
 
 
+def unserved(said: Options) -> list[str]:
+    """Return what the command line asks for and this version does not do, one text for each: it starts all the same."""
+    found = []
+    if said.enable_mtls:
+        found.append("--enable-mtls has no effect yet: calls between sidecars are neither encrypted nor authenticated")
+    if said.mode == "kubernetes":
+        found.append("--mode kubernetes: resources and configuration are read from files, the operator is not asked")
+    idle = {
+        "--sentry-address": said.sentry_address,
+        "--sentry-request-jwt-audiences": said.sentry_request_jwt_audiences,
+        "--control-plane-address": said.control_plane_address,
+        "--disable-builtin-k8s-secret-store": said.disable_builtin_k8s_secret_store,
+    }
+    return [*found, *(f"{flag} has no effect yet" for flag, value in idle.items() if value)]
+
+
 def _check_identity(said: Options, environment: Environment) -> None:
     if said.mode not in ("standalone", "kubernetes"):
         raise ConfigError(f"invalid mode: {said.mode!r}", where="--mode", mend="use standalone or kubernetes")

@@ -37,7 +37,9 @@ class Options:
     defaults. Durations are seconds unless the name says otherwise, sizes are bytes.
     """
 
-    mode: str = _flag(_T, "standalone", "where the sidecar runs: standalone or kubernetes")
+    mode: str = _flag(
+        _T, "standalone", "where the sidecar runs: standalone or kubernetes, which so far asks no operator"
+    )
     app_id: str = _flag(_T, "", "the application's id; needed in standalone mode, must not contain a dot")
     app_port: int = _flag(
         Kind.PORT_OR_ZERO, 0, "port the application listens on; none: the application is never called"
@@ -75,18 +77,20 @@ class Options:
     config: tuple[str, ...] = _flag(
         _L, (), "configuration file (merged in order), or in kubernetes mode the name of one Configuration"
     )
-    control_plane_address: str = _flag(_T, "", "address of the operator (kubernetes)")
+    control_plane_address: str = _flag(_T, "", "address of the operator (kubernetes). No effect yet")
     control_plane_trust_domain: str = _flag(
         _T, "localhost", "trust domain of the control plane", environment="DAPR_CONTROLPLANE_TRUST_DOMAIN"
     )
     control_plane_namespace: str = _flag(
         _T, "default", "namespace of the control plane", environment="DAPR_CONTROLPLANE_NAMESPACE"
     )
-    sentry_address: str = _flag(_T, "", "address of the certificate authority")
+    sentry_address: str = _flag(_T, "", "address of the certificate authority. No effect yet")
     sentry_request_jwt_audiences: tuple[str, ...] = _flag(
-        _L, (), "audiences of the JWT asked of the certificate authority; none: the trust domain"
+        _L, (), "audiences of the JWT asked of the certificate authority; none: the trust domain. No effect yet"
     )
-    enable_mtls: bool = _flag(_B, False, "mutual TLS between sidecars; needs DAPR_TRUST_ANCHORS")
+    enable_mtls: bool = _flag(
+        _B, False, "mutual TLS between sidecars; needs DAPR_TRUST_ANCHORS. No effect yet, and a warning"
+    )
     placement_host_address: tuple[str, ...] = _flag(
         Kind.PARTS, (), "addresses of the placement service, separated by commas; none: no actors"
     )
@@ -127,7 +131,9 @@ class Options:
     dapr_block_shutdown_duration: float | None = _flag(
         _D, None, "keep the APIs up this long, or until the application is unhealthy, after a signal to stop"
     )
-    disable_builtin_k8s_secret_store: bool = _flag(_B, False, "do without the built-in secret store of Kubernetes")
+    disable_builtin_k8s_secret_store: bool = _flag(
+        _B, False, "do without the built-in secret store of Kubernetes. No effect: there is none yet"
+    )
     enable_profiling: bool = _flag(_B, False, "open the profiling port")
     profile_port: int = _flag(Kind.PORT, 7777, "the profiling port")
     enable_metrics: bool = _flag(_B, True, "open the metrics port")

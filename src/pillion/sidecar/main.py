@@ -20,7 +20,7 @@ from pillion.net.listen import CannotListen
 from pillion.observe import logs
 from pillion.sidecar import environment, flags
 from pillion.sidecar.arguments import UsageError
-from pillion.sidecar.checks import check
+from pillion.sidecar.checks import check, unserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +70,8 @@ def _start(options: Options, surroundings: Environment) -> int:
     logs.app_id.set(options.app_id)
     try:
         check(options, surroundings)
+        for text in unserved(options):
+            log.warning("%s", text)
         return _serving()(replace(options, warnings=()), surroundings)
     except (ConfigError, ComponentError, CannotListen) as error:
         log.critical("Fatal error from runtime: %s", error)
