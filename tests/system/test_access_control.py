@@ -57,6 +57,7 @@ def test_the_global_default_decides_on_a_caller_without_identity(tmp_path: Path)
         assert answer.status == 403
         assert answer.json()["errorCode"] == "ERR_DIRECT_INVOKE"
         assert "code = PermissionDenied desc = access control policy has denied access" in answer.json()["message"]
+        assert "the default action (deny) decides every call" in callee.log()
         with grpc.insecure_channel(f"127.0.0.1:{caller.grpc_port}") as channel:
             invoke = channel.unary_unary(
                 "/dapr.proto.runtime.v1.Dapr/InvokeService",

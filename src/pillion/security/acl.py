@@ -216,6 +216,12 @@ def guard(
 def doubts(control: AccessControl, protocol: str) -> list[str]:
     """Return what an operator should hear: rules that can never match, and policies that hide one another."""
     found: list[str] = []
+    if control.policies:  # mutual TLS is not offered yet
+        default = control.default_action or "deny"
+        found.append(
+            "accessControl: without mutual TLS callers have no identity: no policy of an application applies, "
+            f"the default action ({default}) decides every call"
+        )
     seen: set[tuple[str, str]] = set()
     for policy in control.policies:
         where = f"accessControl: the policy of {policy.app_id} in {policy.namespace}"
