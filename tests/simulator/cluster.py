@@ -17,6 +17,7 @@ from pillion.actors.placement_link import METHOD, GrpcLink
 from pillion.actors.reminders import SchedulerReminders
 from pillion.actors.seat import Seat
 from pillion.actors.state import ActorState
+from pillion.components.leadership_file import APART
 from pillion.control.placement import PlacementService
 from pillion.control.scheduler import SchedulerService
 from pillion.control.scheduler_hosts import Hosts
@@ -31,7 +32,7 @@ from pillion.serve.internal_actors import InternalActors
 from pillion.sidecar.scheduling import Scheduling
 from pillion.testing.memory_jobs import Jobs
 from pillion.testing.simulated_grpc import Network
-from pillion.testing.simulation import Disk, Host, World
+from pillion.testing.simulation import EPOCH, Disk, Host, World
 from simulator.stores import Rows, SimulatedJobs, SimulatedState, WorldClock
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Cluster:
         async def boot() -> None:
             if PLACEMENT in self.placements:
                 placement = self.placement_service(host)
-                placement.lead(_Always(), self._terms, inherited=inherited)
+                placement.lead(_Always(), int(EPOCH * 1000) + self._terms * APART, inherited=inherited)
                 self.network.serve(PLACEMENT, host, placement)
             store = SimulatedJobs(self.jobs, self.disk, host)
             engine = Engine(

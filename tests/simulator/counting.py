@@ -33,10 +33,10 @@ NOTICES_S = 0.5
 
 
 class Counting:
-    """The application, on all hosts, and the ledger of what it did."""
+    """The application, on all hosts, and the ledger of what it did. `pauses_s`: those of each client between calls."""
 
-    def __init__(self, cluster: Cluster, actors: int = 6) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, actors: int = 6, pauses_s: tuple[float, float] = (0.05, 0.6)) -> None:
+        self.cluster, self.pauses_s = cluster, pauses_s
         self.ids = [f"a{number}" for number in range(actors)]
         self.written = dict.fromkeys(self.ids, 0)
         self.running: dict[str, list[tuple[Host, float]]] = {actor_id: [] for actor_id in self.ids}
@@ -85,7 +85,7 @@ class Counting:
         random, world = sidecar.host.random, self.cluster.world
         await sidecar.booted.wait()
         while not self.stopping:
-            await asyncio.sleep(random.uniform(0.05, 0.6))
+            await asyncio.sleep(random.uniform(*self.pauses_s))
             actor_id = random.choice(self.ids)
             self.calls += 1
             try:

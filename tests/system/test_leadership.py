@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pillion.clock import FakeClock, SystemClock
+from pillion.components import leadership_postgresql
 from pillion.components.leadership_alone import Alone
 from pillion.components.leadership_etcd import EtcdLease
 from pillion.components.leadership_file import APART, FileLock
@@ -113,6 +115,41 @@ def test_by_postgresql(postgres_server: PostgresServer) -> None:
 
     asyncio.run(one_after_the_other(make))
     asyncio.run(cut())
+
+
+@pytest.mark.postgresql
+def test_whoever_waits_for_postgresql_asks_again(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server lets nobody wait for ever: who hears that another leads stands on, on the same connection."""
+    monkeypatch.setattr(leadership_postgresql, "TURN_S", 0.05)
+    postgres_server.sql("DROP TABLE IF EXISTS pillion_leadership")
+
+    async def play() -> None:
+        first, second = (PostgresLock(postgres_server.dsn, SystemClock(), name="turns") for _ in range(2))
+        asked = asyncio.Event()
+        handler = logging.Handler()
+        monkeypatch.setattr(handler, "emit", lambda record: asked.set() if "another leads" in record.msg else None)
+        log = logging.getLogger("pillion.components.leadership")
+        monkeypatch.setattr(log, "level", logging.DEBUG)
+        log.addHandler(handler)
+        try:
+            await first.open()
+            await second.open()
+            async with asyncio.timeout(30):
+                await first.elected()
+                waiting = asyncio.create_task(second.elected())
+                connection = second._connection
+                await asked.wait()
+                assert second._connection is connection
+                await first.close()
+                await waiting
+        finally:
+            log.removeHandler(handler)
+            await first.close()
+            await second.close()
+
+    asyncio.run(play())
 
 
 @pytest.mark.etcd

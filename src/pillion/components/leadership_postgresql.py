@@ -33,6 +33,9 @@ CHECK_S, VOUCH_S, WAIT_S = 1.0, 4.0, 5.0
 RETRY_S = 1.0
 IDLE_S = 6.0
 """The server ends a session that asks nothing for so long, and the lock with it: its process stands still."""
+TURN_S = 10.0
+"""How long the server lets a candidate wait for the lock before it says that another still has it. A candidate that
+hears nothing for longer is not waiting any more: the server, or the way to it, has gone without a word."""
 _LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 _TABLE = """CREATE TABLE IF NOT EXISTS pillion_leadership (
   name text PRIMARY KEY, term bigint NOT NULL, resigned boolean NOT NULL)"""
@@ -96,21 +99,22 @@ class PostgresLock:
             self._connection = await self._connect_to(
                 self._dsn, timeout=10, server_settings={"application_name": "pillion leadership"}
             )
-            await self._connection.execute(_TABLE)
+            await self._connection.execute(_TABLE, timeout=VOUCH_S)
+            await self._connection.execute(f"SET lock_timeout = {int(TURN_S * 1000)}", timeout=VOUCH_S)
             try:
-                await self._connection.execute(f"SET idle_session_timeout = {int(IDLE_S * 1000)}")
+                await self._connection.execute(f"SET idle_session_timeout = {int(IDLE_S * 1000)}", timeout=VOUCH_S)
             except asyncpg.UndefinedObjectError:
                 log.warning("leadership: this PostgreSQL, older than 14, keeps the lock of a process that stands still")
         return self._connection
 
     async def _stand(self) -> int:
         connection = await self._connect()
-        await connection.execute("SELECT pg_advisory_lock($1)", self._key)  # waits in the server for its turn
+        await self._lock(connection)
         before = await connection.fetchrow(
             "SELECT resigned FROM pillion_leadership WHERE name = $1", self._name, timeout=5
         )
         if before is not None and not before["resigned"]:
-            await connection.execute("SELECT pg_sleep($1)", WAIT_S)
+            await connection.execute("SELECT pg_sleep($1)", WAIT_S, timeout=WAIT_S + VOUCH_S)
         now_ms = int(self._clock.now() * 1000)
         asked = self._clock.monotonic()
         term = int(await connection.fetchval(_TERM, self._name, now_ms, APART, timeout=VOUCH_S))
@@ -118,6 +122,15 @@ class PostgresLock:
         self._vouched_until, self._leads = asked + VOUCH_S, True
         self._tasks.start(self._check(connection), "check")
         return term
+
+    async def _lock(self, connection: Any) -> None:
+        """Wait in the server for our turn."""
+        while True:
+            try:
+                await connection.execute("SELECT pg_advisory_lock($1)", self._key, timeout=TURN_S + VOUCH_S)
+                return
+            except asyncpg.LockNotAvailableError:
+                log.debug("leadership: another leads")
 
     async def _check(self, connection: Any) -> None:
         """Vouch for this process as long as its session answers."""

@@ -106,7 +106,6 @@ class PlacementService:
         self._number = 0
         self._floor = 0
         self._not_before = 0.0
-        self._ahead_s = 0.0
         self._stopping = False
 
     def find(self, method: str, metadata: Metadata) -> Method | None:
@@ -115,13 +114,12 @@ class PlacementService:
     # -- leadership ---------------------------------------------------------------------------------------------------
 
     def lead(self, leadership: Leads, term: int, *, inherited: bool) -> None:
-        """Begin to serve, with nothing known. Versions grow from `term` on; where another leader may have been before,
-        its promise is waited out before the first table."""
+        """Begin to serve, with nothing known. Versions grow from `term` on and from nothing else: it is greater than
+        those of all leaders before, whose clocks may be ahead of ours. Where another leader may have been before, its
+        promise is waited out before the first table."""
         now = self._clock.monotonic()
         self._leadership, self._floor = leadership, max(self._floor, term)
         self._not_before = now + wait_s(self.terms.grace_s) if inherited else now
-        # The clock of the leader before may have been ahead of ours: versions that went back would fence actors off.
-        self._ahead_s = wait_s(self.terms.grace_s) if inherited else 0.0
 
     def resign(self, why: str) -> None:
         """End every stream now, in whatever round it is, and forget all tables."""
@@ -222,7 +220,6 @@ class PlacementService:
 
     def _room(self) -> Rounds:
         terms = self.terms
-        self._floor = max(self._floor, int((self._clock.now() + self._ahead_s) * 1000))
         return Rounds(
             self._floor,
             timeout_s=terms.timeout_s,
