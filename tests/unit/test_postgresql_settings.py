@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillion.components.postgres_configuration import PostgresConfigurationSettings
 from pillion.components.postgresql_pool import parse_connection_string
+from pillion.kinds.component import decode
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,10 @@ def test_malformed_strings_are_refused_without_quoting_them(text: str) -> None:
 def test_quoted_values_come_back(value: str) -> None:
     quoted = value.replace("\\", "\\\\").replace("'", "\\'")
     assert parse_connection_string(f"user=u password='{quoted}' host=h")["password"] == value
+
+
+@pytest.mark.parametrize("key", ["connectionMaxIdleTime", "connMaxIdleTime", "CONNMAXIDLETIME"])
+def test_the_old_name_of_the_idle_time_counts(key: str) -> None:
+    """`components.md` 6: configuration stores knew it by another name once."""
+    read = decode(PostgresConfigurationSettings, {"table": "t", key: "90"}, where="component c")
+    assert read.connection_max_idle_time == 90.0

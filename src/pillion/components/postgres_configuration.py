@@ -46,7 +46,9 @@ class PostgresConfigurationSettings(PostgresSettings):
 
     table: str = setting("", help="table of the items: lower-case letters, digits, . / _; it must exist")
     notify_channel: str = setting("", aliases=("pgNotifyChannel",), help="channel of the operator's trigger")
-    conn_max_idle_time: float = setting(0.0, parse=seconds, help="old name of connectionMaxIdleTime; no effect")
+    connection_max_idle_time: float = setting(
+        0.0, aliases=("connMaxIdleTime",), parse=seconds, help="idle connections are closed after; 0: 5m"
+    )
 
 
 class PostgresConfiguration:
