@@ -127,8 +127,8 @@ def wire_key(name: str) -> str:
 def decode(settings: type[S], metadata: Mapping[str, str], *, where: str) -> S:
     """Build `settings` from metadata as strictly as the reference does.
 
-    Keys match in any case, two keys equal but for case are an error, unknown keys are ignored. `where` names the
-    component in the error. Raises `ConfigError` naming the field.
+    Keys match in any case, two keys equal but for case are an error, unknown keys are ignored; an empty number or
+    choice is the default. `where` names the component in the error. Raises `ConfigError` naming the field.
     """
     folded: dict[str, str] = {}
     for key, value in metadata.items():
@@ -152,16 +152,31 @@ def decode(settings: type[S], metadata: Mapping[str, str], *, where: str) -> S:
             if required:
                 raise ConfigError(f"metadata field {key!r} is missing", where=where, mend=meta.get("help", ""))
             continue
+        choices = meta.get("choices", ())
+        if not text.strip() and _says_nothing(hints[item.name], meta.get("parse"), choices):
+            continue
         try:
             values[item.name] = _convert(hints[item.name], meta.get("parse"), text)
         except ValueError as error:
             raise ConfigError(f"metadata field {key!r}: {error}", where=where) from error
-        choices = meta.get("choices", ())
         if choices and values[item.name] not in choices:
             raise ConfigError(
                 f"metadata field {key!r} is {text!r}", where=where, mend=f"use one of: {', '.join(choices)}"
             )
     return settings(**values)
+
+
+def _says_nothing(hint: Any, parse: Callable[[str], Any] | None, choices: tuple[str, ...]) -> bool:
+    """Whether an empty text, as a variable leaves it that is not set, means the default: no number and no choice is
+    spelled so. Empty texts, durations and truth values are values.
+    """
+    return parse is None and (_plain(hint) in (int, float) or (bool(choices) and "" not in choices))
+
+
+def _plain(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return hint
 
 
 def _unclaimed(settings: type[Any], metadata: Mapping[str, str]) -> dict[str, str]:
@@ -176,8 +191,7 @@ def _unclaimed(settings: type[Any], metadata: Mapping[str, str]) -> dict[str, st
 def _convert(hint: Any, parse: Callable[[str], Any] | None, text: str) -> Any:
     if parse is not None:
         return parse(text)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    hint = _plain(hint)
     if hint is bool:
         return truthy(text)
     if hint is int:
