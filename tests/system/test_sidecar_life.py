@@ -12,7 +12,7 @@ import pytest
 
 from apps import Call, HttpApp
 from ports import free_ports
-from sidecars import SidecarProcess, component, eventually
+from sidecars import START_S, SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,33 @@ def test_the_apis_answer_before_the_application_is_there(tmp_path: Path) -> None
         with HttpApp(port=port):
             sidecar.wait("/v1.0/healthz")
             assert sidecar.request("GET", "/v1.0/invoke/app/method/m").status == 200
+
+
+class AskedApp(HttpApp):
+    """Notes what it is asked when it is well: for `calls` these questions do not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, str]] = []
+        self.done = threading.Event()
+
+    def reply(self, call: Call) -> tuple[int, Mapping[str, str], bytes]:
+        if call.path.startswith("/dapr/"):
+            self.asked.append((call.path, call.headers["dapr-app-id"]))
+        if call.path == "/dapr/subscribe":
+            self.done.set()
+        return super().reply(call)
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_an_application_is_asked_for_its_configuration(tmp_path: Path, left_out: bool) -> None:
+    """With or without a placement service, before its subscriptions (spec `http-api.md` 5.1); unless it is left out."""
+    arguments = ["--disable-init-endpoints", "config"] if left_out else []
+    resources = {"ps.yaml": component("ps", "pubsub.in-memory")}
+    with AskedApp() as app, SidecarProcess(tmp_path, app_port=app.port, resources=resources, arguments=arguments):
+        assert app.done.wait(START_S)
+    questions = ["/dapr/subscribe"] if left_out else ["/dapr/config", "/dapr/subscribe"]
+    assert app.asked == [(path, "app") for path in questions]
 
 
 def test_health_checks_gate_the_application(tmp_path: Path) -> None:

@@ -1,18 +1,16 @@
 """The actor runtime of one sidecar, put together: placement, host, state, timers, reminders and their edges.
 
-    actors = ActorRuntime(options, ...)         when the surface is built
+    actors = ActorRuntime(ground)               when the surface is built
     actors.open("10.0.0.7:50002")               when the internal port is known
     await actors.ask()                          when the application is well, before anything is delivered to it
     actors.application(True)                    each time the application becomes well, or unwell
     await actors.halt()                         no more turns: instances are deactivated, while the application listens
-    await actors.close()
 
 Knows: who is told what when something changes. Never knows: how any of it works.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 from typing import TYPE_CHECKING
@@ -26,42 +24,32 @@ from pillion.actors.settings import from_json
 from pillion.actors.state import ActorState
 from pillion.actors.timers import Timers
 from pillion.app.actor_stream import ActorStreams
-from pillion.app.actors import HttpActors, ask_configuration
+from pillion.app.actors import HttpActors
 from pillion.blocks.actor_access import TTL_FEATURE, ActorAccess, ActorParts, Gate
 from pillion.blocks.actor_stream import ActorStreamBlock
 from pillion.blocks.actors import ActorsBlock
 from pillion.blocks.metadata import ActorFacts
 from pillion.clock import SystemClock
-from pillion.errors import ComponentError, ConfigError
+from pillion.errors import ConfigError
 from pillion.observe.actor_meters import ActorMeter, PlacementMeter
 from pillion.peers.actors import PeerActors
 from pillion.resiliency.builtin import BuiltIn
 from pillion.serve.internal_actors import InternalActors
 from pillion.sidecar.actor_store import ActorStore
+from pillion.sidecar.app_configuration import AppConfiguration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pillion.api.operation import Operation
-    from pillion.app.channel import AppChannel
-    from pillion.blocks.health import Readiness
     from pillion.kinds.actors import Hosted
-    from pillion.kinds.config import Configuration
-    from pillion.kinds.jobs import Scheduler
     from pillion.net.exchange import Method
-    from pillion.observe.meters import Meters
-    from pillion.observe.tracing import Tracer
-    from pillion.peers.pool import Pool
-    from pillion.resiliency.current import CurrentPolicies
-    from pillion.sidecar.components import Components, Loaded
-    from pillion.sidecar.flags import Options
-    from pillion.sidecar.scheduling import Scheduling
+    from pillion.sidecar.components import Loaded
+    from pillion.sidecar.ground import Ground
 
 log = logging.getLogger("pillion.sidecar.actors")
 APP = "app"
 """In whose name the types of the application are hosted."""
-CONFIG = "config"
-"""The word of `--disable-init-endpoints` that keeps the application from being asked for its types."""
 
 
 class ActorRuntime:
@@ -70,39 +58,23 @@ class ActorRuntime:
     `host` is there for whoever else hosts actors here, `store` is the store of their state.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        config: Configuration,
-        *,
-        namespace: str,
-        channel: AppChannel | None,
-        components: Components,
-        policies: CurrentPolicies,
-        scheduler: Scheduler,
-        scheduling: Scheduling,
-        pool: Pool,
-        readiness: Readiness,
-        meters: Meters,
-        tracer: Tracer | None,
-        address: str,
-    ) -> None:
-        self._options, self._namespace = options, namespace
-        self._channel, self._components, self._policies = channel, components, policies
-        self._meters, self._readiness = meters, readiness
-        self._asked = False
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        options, namespace, channel, meters = ground.options, ground.namespace, ground.channel, ground.meters
+        policies, scheduler, scheduling = ground.policies, ground.scheduler, ground.scheduling
+        self._question = AppConfiguration(ground)
         self._types: list[Hosted] = []
         registry = meters.registry
         meter = ActorMeter(registry) if registry is not None else Uncounted()
         self._place = Seat(scheduling.types, self._placed)
         self.host = ActorHost(
-            self._place, PeerActors(pool), policies=policies, retry=lambda: policies.retry(BuiltIn.ACTOR_NOT_FOUND),
-            meter=meter,
+            self._place, PeerActors(ground.pool), policies=policies,
+            retry=lambda: policies.retry(BuiltIn.ACTOR_NOT_FOUND), meter=meter,
         )  # fmt: skip
         self._place.host = self.host
         self.store = ActorStore(policies, meters.of("state"))
         app_id = options.app_id
-        self.state = ActorState(app_id, self.host, self.store.find, address=address)
+        self.state = ActorState(app_id, self.host, self.store.find, address=ground.address)
         self._timers = Timers(self.host, SystemClock(), meter)
         self.reminders = SchedulerReminders(self.host, scheduler, app_id, namespace, meter)
         self.host.cancelled = self.reminders.cancelled
@@ -112,7 +84,7 @@ class ActorRuntime:
         self.gate = Gate()
         parts = ActorParts(
             app_id, namespace, self.host, self.state, self._timers, self.reminders, scheduler,
-            ttl=config.enabled(TTL_FEATURE),
+            ttl=ground.config.enabled(TTL_FEATURE),
         )  # fmt: skip
         self._streams = ActorStreams()
         self._http = HttpActors(channel) if channel is not None and channel.http is not None else None
@@ -121,7 +93,7 @@ class ActorRuntime:
             disseminate_timeout_s=options.actors_disseminate_timeout, allowed=self._http is None,
         )  # fmt: skip
         self._block = ActorsBlock(ActorAccess(self.gate, parts))
-        self._internal = InternalActors(self.host, tracer=tracer)
+        self._internal = InternalActors(self.host, tracer=ground.tracer)
 
     def operations(self) -> list[Operation]:
         """The rows of the API."""
@@ -149,18 +121,19 @@ class ActorRuntime:
 
     async def open(self, address: str) -> None:
         """Take a place among the hosts under `address`, `host:port` of the internal server."""
-        self._readiness.expect(HEALTH_TARGET)
-        registry = self._meters.registry
+        ground, options = self._ground, self._ground.options
+        ground.readiness.expect(HEALTH_TARGET)
+        registry = ground.meters.registry
         self._place.placement = placement = Placement(
-            self._options.placement_host_address,
+            options.placement_host_address,
             host_name=address,
-            app_id=self._options.app_id,
-            namespace=self._namespace,
+            app_id=options.app_id,
+            namespace=ground.namespace,
             hosting=self._place,
             dial=grpc_dial(),
             clock=SystemClock(),
             random=random.Random(),
-            disseminate_timeout_s=self._options.actors_disseminate_timeout,
+            disseminate_timeout_s=options.actors_disseminate_timeout,
             resolve=resolve,
             meter=PlacementMeter(registry) if registry is not None else None,
         )
@@ -170,7 +143,7 @@ class ActorRuntime:
 
     def _placed(self) -> None:
         """A table is in force."""
-        self._readiness.ready(HEALTH_TARGET)
+        self._ground.readiness.ready(HEALTH_TARGET)
 
     async def halt(self) -> None:
         """No more turns. Those that run may end, and save, within five seconds; then this host leaves the table."""
@@ -190,12 +163,12 @@ class ActorRuntime:
 
     def store_changed(self) -> None:
         """Use the store that is marked now; the same one under new policies is no change for those who run."""
-        self.store.use(self._components.actor_store)
+        self.store.use(self._ground.components.actor_store)
         self.host.store_changed(self.store.find() is not None)
 
     async def component_leaving(self, loaded: Loaded) -> None:
         """A component is about to go. Without a store nothing is hosted: first the turns that run come to an end."""
-        if self.store.is_of(loaded) and self._components.actor_store is loaded:
+        if self.store.is_of(loaded) and self._ground.components.actor_store is loaded:
             types = sorted(self._place.hosted)
             self.host.store_changed(False)
             await self.host.drain(types, lambda actor_type, actor_id: False)
@@ -204,8 +177,9 @@ class ActorRuntime:
         """Ask an HTTP application, which is well, what it hosts, unless it has answered before. One that does not speak
         HTTP dials when it hosts something, and until then hosts nothing.
         """
-        if self._http is not None and not self._asked:
-            self._types = await self._read(self._http)
+        body = await self._question.ask()
+        if body is not None and self._http is not None:
+            self._types = self._read(body, self._http)
 
     def application(self, healthy: bool) -> None:
         """The application became well, or unwell."""
@@ -213,22 +187,12 @@ class ActorRuntime:
         if healthy:
             self.gate.open()
 
-    async def _read(self, handler: HttpActors) -> list[Hosted]:
+    def _read(self, body: bytes, handler: HttpActors) -> list[Hosted]:
         """Return what the application hosts; what it says wrongly is logged, and then it hosts nothing."""
-        assert self._channel is not None
-        if CONFIG in self._options.disable_init_endpoints:
-            return []
-        retry = self._policies.retry(BuiltIn.INITIALIZATION)
-        try:
-            body = await ask_configuration(self._channel, self._options.app_id, pause=asyncio.sleep, retry=retry)
-        except ComponentError as error:
-            log.error("%s: it hosts none until it becomes healthy again", error)
-            return []
-        self._asked = True
         if not body.strip():
             return []
         try:
-            limit_s = self._options.actors_disseminate_timeout
+            limit_s = self._ground.options.actors_disseminate_timeout
             settings = from_json(body, disseminate_timeout_s=limit_s, warn=log.warning)
         except ConfigError as error:
             log.error("the application hosts no actors, because its configuration cannot be used: %s", error)

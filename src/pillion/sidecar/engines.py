@@ -15,55 +15,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pillion.api.operation import Operation
-    from pillion.app.channel import AppChannel
-    from pillion.blocks.health import Readiness
     from pillion.blocks.metadata import ActorFacts
-    from pillion.kinds.config import Configuration
-    from pillion.kinds.jobs import Scheduler
     from pillion.kinds.resources import MCPServerResource, WorkflowAccessPolicyResource
     from pillion.net.exchange import Method
-    from pillion.observe.meters import Meters
-    from pillion.observe.tracing import Tracer
-    from pillion.peers.pool import Pool
-    from pillion.resiliency.current import CurrentPolicies
     from pillion.resiliency.machine import Retry
-    from pillion.sidecar.components import Components, Loaded
+    from pillion.sidecar.components import Loaded
     from pillion.sidecar.environment import Environment
-    from pillion.sidecar.flags import Options
+    from pillion.sidecar.ground import Ground
     from pillion.sidecar.mcp import McpServers
-    from pillion.sidecar.scheduling import Scheduling
 
 
 class Engines:
-    """The engines of a sidecar whose internal server is at `address`, `host:port`, as far as that is known."""
+    """The engines of one sidecar."""
 
-    def __init__(
-        self,
-        options: Options,
-        config: Configuration,
-        *,
-        namespace: str,
-        channel: AppChannel | None,
-        components: Components,
-        policies: CurrentPolicies,
-        scheduler: Scheduler,
-        scheduling: Scheduling,
-        pool: Pool,
-        readiness: Readiness,
-        meters: Meters,
-        tracer: Tracer | None,
-        address: str,
-    ) -> None:
-        self.actors = ActorRuntime(
-            options, config, namespace=namespace, channel=channel, components=components, policies=policies,
-            scheduler=scheduler, scheduling=scheduling, pool=pool, readiness=readiness, meters=meters, tracer=tracer,
-            address=address,
-        )  # fmt: skip
-        self.workflows = WorkflowRuntime(
-            options, config, namespace=namespace, actors=self.actors, scheduler=scheduler, meters=meters,
-            address=address, tracer=tracer,
-        )  # fmt: skip
-        self._options, self._components = options, components
+    def __init__(self, ground: Ground) -> None:
+        self.actors = ActorRuntime(ground)
+        self.workflows = WorkflowRuntime(ground, self.actors)
+        self._options, self._components = ground.options, ground.components
         self._servers: McpServers | None = None
 
     def operations(self) -> list[Operation]:

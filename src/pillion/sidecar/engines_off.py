@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pillion.blocks import switched_off
 from pillion.blocks.metadata import ActorFacts
 from pillion.errors import ConfigError
+from pillion.sidecar.app_configuration import AppConfiguration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pillion.api.operation import Operation
     from pillion.kinds.resources import MCPServerResource
     from pillion.net.exchange import Method
+    from pillion.sidecar.ground import Ground
 
 log = logging.getLogger("pillion.sidecar.engines")
 MEND = "start the sidecar with --placement-host-address"
@@ -27,6 +29,9 @@ MEND = "start the sidecar with --placement-host-address"
 
 class EnginesOff:
     """The same calls as `engines.Engines`."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._question = AppConfiguration(ground)
 
     def operations(self) -> list[Operation]:
         return switched_off.operations()
@@ -69,7 +74,8 @@ class EnginesOff:
             log.error("MCPServer %s: %s (%s)", server.name, text, MEND)
 
     async def ask(self) -> None:
-        pass
+        """Ask the application as the contract has it. Whoever calls an actor that it names hears why there is none."""
+        await self._question.ask()
 
     def application(self, healthy: bool) -> None:
         pass

@@ -67,6 +67,7 @@ from pillion.serve.internal import InternalService
 from pillion.serve.public import PublicApi
 from pillion.serve.tracing import traced_proxy
 from pillion.sidecar.engines_off import EnginesOff
+from pillion.sidecar.ground import Ground
 from pillion.sidecar.holding import holding_for
 from pillion.sidecar.loading import category
 from pillion.sidecar.scheduling import Scheduling
@@ -207,15 +208,18 @@ class Surface:
         self.scheduling = Scheduling(scheduler, app_id, namespace, jobs=jobs)
 
         # Actors, of the application and of the sidecar itself: workflows.
-        self.engines: Engines | EnginesOff = EnginesOff()
+        ground = Ground(
+            options=options, config=config, namespace=namespace, channel=channel, components=components,
+            policies=policies, scheduler=scheduler, scheduling=self.scheduling, pool=pool, readiness=inbound,
+            meters=meters, tracer=tracer, address=f"{host}:{internal_port}",
+        )  # fmt: skip
+        self.engines: Engines | EnginesOff
         if options.placement_host_address:
             from pillion.sidecar.engines import Engines
 
-            self.engines = Engines(
-                options, config, namespace=namespace, channel=channel, components=components, policies=policies,
-                scheduler=scheduler, scheduling=self.scheduling, pool=pool, readiness=inbound, meters=meters,
-                tracer=tracer, address=f"{host}:{internal_port}",
-            )  # fmt: skip
+            self.engines = Engines(ground)
+        else:
+            self.engines = EnginesOff(ground)
         live.actors_changed = self.engines.component_changed
 
         # The blocks and their rows.

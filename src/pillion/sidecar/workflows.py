@@ -21,13 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pillion.api.operation import Operation
-    from pillion.kinds.config import Configuration
-    from pillion.kinds.jobs import Scheduler
     from pillion.kinds.resources import WorkflowAccessPolicyResource
-    from pillion.observe.meters import Meters
-    from pillion.observe.tracing import Tracer
     from pillion.sidecar.actors import ActorRuntime
-    from pillion.sidecar.flags import Options
+    from pillion.sidecar.ground import Ground
 
 UNBOUNDED = 1 << 30
 """Bytes of the largest message when `--max-body-size` sets no limit."""
@@ -36,21 +32,11 @@ UNBOUNDED = 1 << 30
 class WorkflowRuntime:
     """`actors` is the runtime in which workflows live: while it is switched off, so are they."""
 
-    def __init__(
-        self,
-        options: Options,
-        config: Configuration,
-        *,
-        namespace: str,
-        actors: ActorRuntime,
-        scheduler: Scheduler,
-        meters: Meters,
-        address: str,
-        tracer: Tracer | None,
-    ) -> None:
+    def __init__(self, ground: Ground, actors: ActorRuntime) -> None:
+        options, namespace = ground.options, ground.namespace
         self._app_id, self._namespace = options.app_id, namespace
         self._policies = policies_of((), self._app_id, namespace)
-        registry = meters.registry
+        registry = ground.meters.registry
         size = options.max_body_size if options.max_body_size > 0 else UNBOUNDED
         self.hub = Hub(
             Surroundings(
@@ -59,13 +45,13 @@ class WorkflowRuntime:
                 random.Random(),
                 actors.store.find,
                 actors.host,
-                scheduler,
-                config.workflow,
+                ground.scheduler,
+                ground.config.workflow,
                 Bounds(max_body=size),
                 WorkflowMeter(registry) if registry is not None else Uncounted(),
                 lambda: self._policies,
-                address,
-                tracer=tracer,
+                ground.address,
+                tracer=ground.tracer,
                 rank=actors.rank,
             )
         )
