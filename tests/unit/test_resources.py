@@ -186,6 +186,14 @@ def test_near_misses(tmp_path: Path) -> None:
     )
 
 
+def test_renegotiation_of_tls_has_no_effect(tmp_path: Path) -> None:
+    """The endpoint is loaded, and the wish is told."""
+    text = minimal("HTTPEndpoint", "x", spec="{baseUrl: 'https://h', clientTLS: {renegotiation: OnceAsClient}}")
+    found = read(tmp_path, text)
+    assert [endpoint.name for endpoint in found.http_endpoints] == ["x"]
+    assert found.warnings == (f"{tmp_path}/0.yaml:5: spec.clientTLS.renegotiation: has no effect: TLS 1.3 has none",)
+
+
 @pytest.mark.parametrize(
     ("text", "warning"),
     [

@@ -265,6 +265,8 @@ def http_endpoint(document: Fields) -> HTTPEndpointResource:
     renegotiation = tls.text("renegotiation")
     if renegotiation not in RENEGOTIATION:
         raise tls.wrong("renegotiation", f"is {renegotiation!r}", f"use one of: {', '.join(RENEGOTIATION[1:])}")
+    if renegotiation not in ("", "Never"):
+        tls.note("renegotiation", "has no effect: TLS 1.3 has none")
     made = HTTPEndpointResource(
         **_common(document),
         base_url=spec.text("baseUrl"),
