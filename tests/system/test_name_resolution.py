@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from apps import HttpApp
 from consul_agent import Agent
+from ports import free_ports
 from sidecars import SidecarProcess, sidecars
 
 if TYPE_CHECKING:
@@ -48,3 +49,25 @@ def test_through_a_format(tmp_path: Path) -> None:
         caller.command += configured(tmp_path, "nameformat", text)
         with sidecars(callee, caller):
             assert caller.request("GET", "/v1.0/invoke/localhost/method/m").body == b"found"
+
+
+def test_an_instance_is_found_when_its_application_listens(tmp_path: Path) -> None:
+    """Of two instances the one whose application cannot answer yet gets no calls; once it can, both are called."""
+    arguments = configured(tmp_path, "sqlite", f"{{connectionString: '{tmp_path / 'names.db'}'}}")
+    (late,) = free_ports(1)
+
+    def call(caller: SidecarProcess) -> bytes:
+        reply = caller.request("GET", "/v1.0/invoke/callee/method/m")
+        assert reply.status == 200, (reply, caller.log())
+        return reply.body
+
+    with HttpApp(answer=lambda call: (200, {}, b"1")) as app:
+        first = SidecarProcess(tmp_path, "callee", app_port=app.port, arguments=arguments)
+        second = SidecarProcess(tmp_path, "callee", app_port=late, arguments=arguments)
+        with sidecars(first, second):
+            with SidecarProcess(tmp_path, "caller", arguments=arguments) as caller:
+                assert {call(caller) for _ in range(10)} == {b"1"}
+            with HttpApp(answer=lambda call: (200, {}, b"2"), port=late):
+                second.wait("/v1.0/healthz")
+                with SidecarProcess(tmp_path, "caller", arguments=arguments) as caller:
+                    assert {call(caller) for _ in range(10)} == {b"1", b"2"}

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.errors import Code, code_name
 from pillion.net.exchange import Request, RpcError
+from pillion.net.tls import HTTP1, HTTP2, unverified_client_context
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,30 +53,32 @@ class Verdict:
         return None
 
 
-async def port_open(host: str, port: int, *, tls: bool) -> None:
-    """Return when `host:port` accepts a connection (and, with `tls`, a handshake without verification).
+async def port_answers(channel: AppChannel) -> bool:
+    """Whether the port of the application accepts a connection now, and a handshake where it speaks TLS."""
+    context = None
+    if channel.protocol in ("https", "grpcs"):
+        context = unverified_client_context(alpn=HTTP1 if channel.protocol == "https" else HTTP2)
+    try:
+        async with asyncio.timeout(DIAL_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(channel.address, channel.port, ssl=context)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def port_open(channel: AppChannel) -> None:
+    """Return when the port of the application answers.
 
     Waits for ever, as applications may take their time; says every ten seconds what it waits for. There is no event
     for a port of another process that opens, so it dials again after a pause.
     """
-    context = None
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     attempt = 0
-    while True:
+    while not await port_answers(channel):
         attempt += 1
-        try:
-            async with asyncio.timeout(DIAL_TIMEOUT_S):
-                _, writer = await asyncio.open_connection(host, port, ssl=context)
-        except (OSError, TimeoutError):
-            if attempt % SAY_EVERY == 0:
-                log.info("waiting for the application to listen on %s:%d", host, port)
-            await asyncio.sleep(DIAL_PAUSE_S)
-            continue
-        writer.close()
-        return
+        if attempt % SAY_EVERY == 0:
+            log.info("waiting for the application to listen on %s:%d", channel.address, channel.port)
+        await asyncio.sleep(DIAL_PAUSE_S)
 
 
 async def probe(channel: AppChannel, path: str, timeout_s: float, count: CountProbe | None = None) -> bool:

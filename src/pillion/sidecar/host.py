@@ -9,36 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-import orjson
-
-from pillion.app.health import port_open, watch
+from pillion.app.health import port_answers, port_open, watch
 from pillion.blocks.health import Readiness
-from pillion.clock import SystemClock
-from pillion.errors import ConfigError
-from pillion.jobs.absent import AbsentScheduler
-from pillion.kinds.component import Context
 from pillion.kinds.names import Instance
 from pillion.net import listen
-from pillion.net.grpc_client import Channel
-from pillion.net.h2_driver import Keepalive
-from pillion.net.h2_pool import PoolOptions, split_address
 from pillion.observe import logs
-from pillion.peers.endpoints import Endpoint
 from pillion.resiliency.builtin import BuiltIn
 from pillion.resiliency.current import CurrentPolicies
 from pillion.resiliency.policies import Policies
 from pillion.sidecar import address, checks, configuration, environment, load, pluggable
-from pillion.sidecar.catalogue import Catalogue, construct
+from pillion.sidecar.catalogue import Catalogue
 from pillion.sidecar.components import LINGER_S, Components, followers
+from pillion.sidecar.endpoints import Endpoints
+from pillion.sidecar.listening import Listening
 from pillion.sidecar.live import Live
-from pillion.sidecar.metadata import Resolver as Values
+from pillion.sidecar.naming import Naming
 from pillion.sidecar.pipelines import Pipelines
 from pillion.sidecar.reload import FEATURE, TARGETS, Reload, Running
+from pillion.sidecar.schedulers import Schedulers
 from pillion.sidecar.surface import Surface
 from pillion.sidecar.telemetry import Telemetry
 from pillion.tasks import Tasks
@@ -47,11 +39,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from pillion.app.health import CountProbe
-    from pillion.jobs.remote import RemoteScheduler
-    from pillion.kinds.config import Configuration, NameResolution
+    from pillion.kinds.config import Configuration
     from pillion.kinds.jobs import Scheduler
-    from pillion.kinds.names import Resolver
-    from pillion.kinds.resources import ComponentResource, HTTPEndpointResource
+    from pillion.kinds.resources import ComponentResource
     from pillion.observe.meters import ResiliencyMeter
     from pillion.sidecar.environment import Environment
     from pillion.sidecar.flags import Options
@@ -65,10 +55,6 @@ FAREWELL_S = 0.5
 """How long clients at work may go on asking, and hear that their connection ends, when a successor takes over."""
 FORCED = 1
 RUNTIME = "runtime"
-SCHEDULER = "scheduler-watch-hosts"
-"""The health target that says that the scheduler has been found."""
-SCHEDULER_POOL = PoolOptions(connect_timeout_s=5.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=None, always=True))
-"""A scheduler pings every three seconds; one that is silent for longer is asked."""
 
 
 class Sidecar:
@@ -150,7 +136,13 @@ class Sidecar:
             log.warning("%s", warning)
 
         catalogue = Catalogue.installed()
-        resolver = await self._resolver(catalogue, config.name_resolution)
+        naming = Naming()
+        self._stack.push_async_callback(naming.close)
+        await naming.open(
+            catalogue, config.name_resolution,
+            default="kubernetes" if options.mode == "kubernetes" else self._default_names,
+            app_id=self.app_id, namespace=self.environment.namespace_raw, data_dir=self._data_dir,
+        )  # fmt: skip
         for entry in await pluggable.discover(self.environment.sockets_folder):
             catalogue.add(entry)
         policies = CurrentPolicies(*_policies(resources, meters.resiliency))
@@ -174,8 +166,10 @@ class Sidecar:
         await components.open((*self._defaults, *resources.components))
         pipelines.warn()
 
-        endpoints = await self._endpoints(resources.http_endpoints, components)
-        scheduler, schedulers = self._jobs()
+        endpoints = Endpoints(self.app_id, self.environment, components)
+        await endpoints.replace(resources.http_endpoints)
+        schedulers = Schedulers(options, self._scheduler, self._tasks, self.inbound)
+        self._stack.push_async_callback(schedulers.close)
         surface = Surface(
             options,
             self.environment,
@@ -183,8 +177,8 @@ class Sidecar:
             components=components,
             live=live,
             policies=policies,
-            endpoints=endpoints,
-            resolver=resolver,
+            endpoints=endpoints.found,
+            resolver=naming.resolver,
             host=host,
             internal_port=self.internal_port,
             inbound=self.inbound,
@@ -193,8 +187,8 @@ class Sidecar:
             meters=meters,
             tracer=telemetry.tracer,
             pipelines=pipelines,
-            scheduler=scheduler,
-            schedulers=schedulers,
+            scheduler=schedulers.scheduler,
+            schedulers=schedulers.connected,
             data_dir=self._data_dir,
         )
         self._surface = surface
@@ -203,9 +197,11 @@ class Sidecar:
         for target in (RUNTIME, *(TARGETS if self._reload is not None else ())):
             self.inbound.expect(target)
         self.outbound.expect(RUNTIME)
-        await self._listen(surface)
-        if resolver is not None:
-            await self._register(resolver, host)
+        ports = await Listening(options, self._doors, self._stack).open(surface, self.internal_port)
+        self.http_port, self.grpc_port, self.internal_port = ports.http, ports.grpc, ports.internal
+        announce = partial(naming.announce, self._instance(host))
+        if surface.channel is None or await port_answers(surface.channel):
+            await announce()
         surface.facts.mcp_servers = surface.engines.mcp_servers
         await surface.engines.open(
             f"{host}:{self.internal_port}",
@@ -223,13 +219,12 @@ class Sidecar:
                 policies.replace(*_policies(changed, meters.resiliency))
                 live.policies_changed()
 
-            replacing = self._replacing(endpoints, components)
             running = Running(
-                components, surface.declare, replacing, resilience, surface.engines.declare, surface.engines.follow,
-                self._restart, self.fail,
+                components, surface.declare, endpoints.replace, resilience, surface.engines.declare,
+                surface.engines.follow, self._restart, self.fail,
             )  # fmt: skip
             self._reload.follow(resources, config, running, self.inbound)
-        self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
+        self._tasks.start(self._follow_application(surface, meters.probe, announce), "following the application")
 
     def _resources(self) -> load.Resources:
         return load.load(self.options.resources_path, app_id=self.app_id, namespace=self.environment.namespace_raw)
@@ -254,139 +249,9 @@ class Sidecar:
             log.warning("%s", warning)
         return found.configuration
 
-    def _jobs(self) -> tuple[Scheduler, Callable[[], Sequence[str]]]:
-        """Return the scheduler, and the function that tells where it is. Looking for one that is far begins here."""
-        addresses = tuple(filter(None, (each.strip() for each in self.options.scheduler_host_address)))
-        if self._scheduler is not None:
-            return self._scheduler, lambda: addresses
-        if not addresses:
-            return AbsentScheduler(), lambda: ()
-        from pillion.jobs.remote import RemoteScheduler  # whoever has no scheduler starts without it
-
-        for each in addresses:
-            try:
-                split_address(each)
-            except ValueError as error:
-                raise ConfigError(str(error), where="--scheduler-host-address", mend="write localhost:50006") from error
-
-        def dial(address: str) -> Channel:
-            return Channel(address, max_receive=2**31 - 1, options=SCHEDULER_POOL)
-
-        far = RemoteScheduler(
-            addresses, dial, SystemClock(), random.Random(), streams=self.options.scheduler_job_streams
-        )
-        self._stack.push_async_callback(far.close)
-        self.inbound.expect(SCHEDULER)
-        far.open()
-        self._tasks.start(self._found(far), "looking for schedulers")
-        return far, lambda: far.connected
-
-    async def _found(self, far: RemoteScheduler) -> None:
-        await far.found.wait()
-        self.inbound.ready(SCHEDULER)
-
-    async def _resolver(self, catalogue: Catalogue, wanted: NameResolution) -> Resolver | None:
-        """An unknown resolver is fatal; one that cannot start is logged, and other applications are not found."""
-        name = wanted.component or ("kubernetes" if self.options.mode == "kubernetes" else self._default_names)
-        entry = catalogue.find(f"nameresolution.{name}", wanted.version)
-        if entry is None:
-            hint = catalogue.near(f"nameresolution.{name}", wanted.version)
-            raise ConfigError(f"couldn't find name resolver {name}/{wanted.version}", where="nameResolution", mend=hint)
-        settings = wanted.settings if isinstance(wanted.settings, dict) else {}
-        metadata = {
-            key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in settings.items()
-        }
-        context = Context(name, self.app_id, self.environment.namespace_raw, self._data_dir)
-        resolver: Any = construct(entry, metadata, context, where="nameResolution")
-        self._stack.push_async_callback(resolver.close)
-        try:
-            await resolver.open()
-        except Exception as error:
-            log.error("name resolution %s cannot start, other applications will not be found: %s", name, error)
-            return None
-        found: Resolver = resolver
-        return found
-
-    async def _endpoints(
-        self, resources: Sequence[HTTPEndpointResource], components: Components
-    ) -> dict[str, Endpoint]:
-        values = Values(self.app_id, self.environment)
-        found = {}
-        for resource in resources:
-            store = components.secrets.get(resource.secret_store)
-            secrets = store.component if store is not None else None
-            owner, namespace = f"HTTPEndpoint {resource.name}", resource.namespace
-            headers = await values.resolve(resource.headers, store=secrets, namespace=namespace, owner=owner)
-            pems = await values.resolve(resource.tls, store=secrets, namespace=namespace, owner=owner)
-            found[resource.name] = Endpoint(
-                resource.name,
-                resource.base_url,
-                tuple(headers.items()),
-                root_ca=pems.get("rootCA", ""),
-                certificate=pems.get("certificate", ""),
-                private_key=pems.get("privateKey", ""),
-            )
-        return found
-
-    def _replacing(
-        self, endpoints: dict[str, Endpoint], components: Components
-    ) -> Callable[[Sequence[HTTPEndpointResource]], Awaitable[None]]:
-        """Return what puts changed HTTPEndpoints in the place of `endpoints`, which everybody looks into."""
-
-        async def replace(resources: Sequence[HTTPEndpointResource]) -> None:
-            found = await self._endpoints(resources, components)
-            endpoints.clear()
-            endpoints.update(found)
-
-        return replace
-
-    async def _listen(self, surface: Surface) -> None:
-        options = self.options
-        addresses = options.dapr_listen_addresses or ("",)
-        if options.unix_domain_socket:
-            grpc = await self._open_file("grpc", surface.grpc_server)
-            http = await self._open_file("http", surface.http_server)
-            log.info("APIs listen on %s and %s", *grpc.paths, *http.paths)
-        else:
-            grpc = await self._open("grpc", surface.grpc_server, addresses, options.dapr_grpc_port)
-            http = await self._open("http", surface.http_server, addresses, options.dapr_http_port)
-            self.grpc_port, self.http_port = grpc.port, http.port
-            log.info("gRPC API listens on port %d, HTTP API on port %d", grpc.port, http.port)
-        if options.dapr_public_port is not None:
-            where = (options.dapr_public_listen_address,)
-            await self._open("public", surface.public_server, where, options.dapr_public_port)
-        self.internal_port = (await self._listen_internally(surface)).port
-
-    async def _open(
-        self, name: str, factory: listen.Factory, addresses: Sequence[str], port: int, *, retry_s: float = 10.0
-    ) -> listen.Listeners:
-        """Listen on what a predecessor kept open, else anew."""
-        listeners = await self._doors.again(name, factory)
-        if listeners is None:
-            listeners = self._doors.opened(name, await listen.tcp(factory, addresses, port, retry_s=retry_s))
-        self._stack.callback(listeners.close)
-        return listeners
-
-    async def _open_file(self, name: str, factory: listen.Factory) -> listen.Listeners:
-        listeners = await self._doors.again(name, factory)
-        if listeners is None:
-            path = Path(self.options.socket_path(name))
-            listeners = self._doors.opened(name, await listen.unix(factory, path))
-        self._stack.callback(listeners.close)
-        return listeners
-
-    async def _listen_internally(self, surface: Surface) -> listen.Listeners:
-        """The derived port may have been taken since it was chosen; then any other will do, nobody knows it yet."""
-        where, server = (self.options.dapr_internal_grpc_listen_address,), surface.internal_server
-        if self.options.dapr_internal_grpc_port:
-            return await self._open("internal", server, where, self.internal_port)
-        try:
-            return await self._open("internal", server, where, self.internal_port, retry_s=0.0)
-        except listen.CannotListen:
-            return await self._open("internal", server, where, 0)
-
-    async def _register(self, resolver: Resolver, host: str) -> None:
-        instance = Instance(
+    def _instance(self, host: str) -> Instance:
+        """What others shall know of this sidecar."""
+        return Instance(
             self.app_id,
             self.environment.namespace,
             host.strip("[]"),
@@ -394,18 +259,20 @@ class Sidecar:
             self.http_port,
             self.options.app_port,
         )
-        try:
-            await resolver.register(instance)
-        except Exception as error:
-            log.error("this sidecar cannot be announced, others will not find it: %s", error)
 
     # -- the application
 
-    async def _follow_application(self, surface: Surface, count: CountProbe | None) -> None:
-        """Wait for the application's port, then follow its health: subscriptions run while it is well."""
+    async def _follow_application(
+        self, surface: Surface, count: CountProbe | None, announce: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Wait for the application's port, then follow its health: subscriptions run while it is well.
+
+        Others find this sidecar only then: of several instances none is called whose application cannot answer yet.
+        """
         options, channel = self.options, surface.channel
         if channel is not None:
-            await port_open(channel.address, channel.port, tls=options.app_protocol in ("https", "grpcs"))
+            await port_open(channel)
+            await announce()
         took_ms = (asyncio.get_running_loop().time() - self._began) * 1000
         log.info("dapr initialized. Status: Running. Init Elapsed %dms", took_ms)
         self.inbound.ready(RUNTIME)
