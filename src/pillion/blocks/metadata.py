@@ -67,6 +67,14 @@ class ActorFacts:
     placement: str = ""
 
 
+@record
+class WorkflowFacts:
+    """How the workflow engine stands: workers with an open stream, and the access policies for this application."""
+
+    workers: int = 0
+    policies: Sequence[str] = ()
+
+
 @dataclass(slots=True)
 class Facts:
     """Where the block reads from; functions, because all of it changes while the sidecar runs."""
@@ -81,6 +89,7 @@ class Facts:
     mcp_servers: Callable[[], Sequence[str]] = list
     schedulers: Callable[[], Sequence[str]] = list
     actors: Callable[[], ActorFacts] = ActorFacts
+    workflows: Callable[[], WorkflowFacts] = WorkflowFacts
     extended: Callable[[], Mapping[str, str]] = dict
     """Told besides the labels; names of our own begin with `pillion.`."""
     app: AppConnection | None = None
@@ -123,6 +132,11 @@ class MetadataBlock:
             reply.resiliencies.add(name=name)
         for name in facts.mcp_servers():
             reply.mcp_servers.add(name=name)
+        workflows = facts.workflows()
+        if workflows.workers:
+            reply.workflows.connected_workers = workflows.workers
+        for name in workflows.policies:
+            reply.workflow_access_policies.add(name=name)
         if schedulers := facts.schedulers():
             reply.scheduler.connected_addresses.extend(schedulers)
         if facts.app is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pillion.api.operation import Operation
-    from pillion.blocks.metadata import ActorFacts
+    from pillion.blocks.metadata import ActorFacts, WorkflowFacts
     from pillion.kinds.resources import MCPServerResource, WorkflowAccessPolicyResource
     from pillion.net.exchange import Method
     from pillion.resiliency.machine import Retry
@@ -43,6 +43,9 @@ class Engines:
 
     def facts(self) -> ActorFacts:
         return self.actors.facts()
+
+    def workflow_facts(self) -> WorkflowFacts:
+        return self.workflows.facts()
 
     def mcp_servers(self) -> list[str]:
         return [] if self._servers is None else self._servers.names()
@@ -92,6 +95,10 @@ class Engines:
 
     async def component_leaving(self, loaded: Loaded) -> None:
         await self.actors.component_leaving(loaded)
+
+    async def release(self, most_s: float) -> None:
+        """The application is about to end: its actors come to their end first."""
+        await self.actors.release(most_s)
 
     async def halt(self) -> None:
         """No more turns: those that run come to their end, and this host leaves its place."""

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pillion.blocks import switched_off
-from pillion.blocks.metadata import ActorFacts
+from pillion.blocks.metadata import ActorFacts, WorkflowFacts
 from pillion.errors import ConfigError
 from pillion.sidecar.app_configuration import AppConfiguration
 
@@ -41,6 +41,9 @@ class EnginesOff:
 
     def facts(self) -> ActorFacts:
         return ActorFacts()
+
+    def workflow_facts(self) -> WorkflowFacts:
+        return WorkflowFacts()
 
     def mcp_servers(self) -> list[str]:
         return []
@@ -84,6 +87,9 @@ class EnginesOff:
         pass
 
     async def component_leaving(self, loaded: object) -> None:
+        pass
+
+    async def release(self, most_s: float) -> None:
         pass
 
     async def halt(self) -> None:

@@ -107,6 +107,8 @@ PEER_POOL = PoolOptions(connect_timeout_s=30.0, keepalive=Keepalive(ping_after_s
 """Towards other sidecars: pings also without calls, connections kept for three idle minutes (spec `grpc-api.md` 1)."""
 OFFERED = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService", "pillion.state.v1.State")
 INTERNAL = ("dapr.proto.internals.v1.ServiceInvocation",)
+LAST_TURNS_SHARE = 0.75
+"""How much of the time in which actors end their turns may take; the rest is for telling the application."""
 HEADER_LIST = 16
 """A header list of HTTP/2 may be so many times longer than a head of HTTP/1.1: metadata carries more."""
 HEAD_SLACK = 64
@@ -241,6 +243,7 @@ class Surface:
             resiliencies=lambda: policies.names,
             schedulers=schedulers,
             actors=self.engines.facts,
+            workflows=self.engines.workflow_facts,
             extended=lambda: policies.notes,
             app=_connection(options) if channel is not None else None,
         )
@@ -374,6 +377,16 @@ class Surface:
             self.scheduling.close(grace_s),
         )
         log.info("no messages are taken any more")
+
+    async def release(self, grace_s: float) -> None:
+        """The application is about to end: its actors come to their end first, and hear of it, within `grace_s`
+        seconds. The APIs go on.
+        """
+        try:
+            async with asyncio.timeout(grace_s):
+                await self.engines.release(grace_s * LAST_TURNS_SHARE)
+        except TimeoutError:
+            log.warning("actors of the application had not come to their end after %g s", grace_s)
 
     async def quiesce(self, grace_s: float) -> None:
         """Push nothing to the application any more; what is on its way may be answered, over APIs that still serve."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
+from pillion.blocks.metadata import WorkflowFacts
 from pillion.blocks.taskhub import TaskHubBlock
 from pillion.blocks.workflow import WorkflowBlock
 from pillion.blocks.workflow_admin import WorkflowAdminBlock
@@ -36,6 +37,7 @@ class WorkflowRuntime:
         options, namespace = ground.options, ground.namespace
         self._app_id, self._namespace = options.app_id, namespace
         self._policies = policies_of((), self._app_id, namespace)
+        self._named: tuple[str, ...] = ()
         registry = ground.meters.registry
         size = options.max_body_size if options.max_body_size > 0 else UNBOUNDED
         self.hub = Hub(
@@ -69,6 +71,10 @@ class WorkflowRuntime:
     def declare(self, resources: Sequence[WorkflowAccessPolicyResource]) -> None:
         """Use these policies from now on, all at once."""
         self._policies = policies_of(resources, self._app_id, self._namespace)
+        self._named = tuple(resource.name for resource in resources)
+
+    def facts(self) -> WorkflowFacts:
+        return WorkflowFacts(self.hub.workers, self._named)
 
     async def close(self) -> None:
         """End the workers' streams; turns that are not saved will be taken again."""
