@@ -252,7 +252,7 @@ class Rig:
         service = "/dapr.proto.internals.v1.ServiceInvocation/" if peer else SERVICE
         serialise = type(request).SerializeToString
         unary = channel.unary_unary(service + method, request_serializer=serialise, response_deserializer=reply)
-        return await unary(request, timeout=20)
+        return await unary(request, timeout=60)
 
 
 async def _none(call: ServerCall) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[["Call"], tuple[int, Mapping[str, str], bytes]]
 
-WAIT_S = 30.0
+WAIT_S = 90.0
 
 
 class Call:

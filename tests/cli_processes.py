@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 ECHO = """
 import http.server, os, signal, sys, urllib.request
 
@@ -38,7 +38,7 @@ class App(http.server.BaseHTTPRequestHandler):
 
 def last_words(*_):
     url = f"http://127.0.0.1:{os.environ['DAPR_HTTP_PORT']}/v1.0/metadata"
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         print("last words", answer.status, flush=True)
     os._exit(0)
 

@@ -7,12 +7,14 @@ stop them. A test that needs an outage takes a `private_` one.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from servers import (
     Certificates,
@@ -32,10 +34,40 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
+# A machine that stands still for a while says nothing about an example.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # On every push the same examples, so that a failure belongs to the change; new ones are looked for everywhere else.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.register_profile("ci", settings.get_profile("patient"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "patient")
+
+
+@pytest.fixture(autouse=True)
+def process_as_before() -> Iterator[None]:
+    """What a test does to its process ends with it: logs, environment, folder, answers to signals."""
+    logs = {name: (log.level, log.propagate, log.disabled, log.handlers[:]) for name, log in _loggers().items()}
+    environ, folder = dict(os.environ), os.getcwd()
+    answers = {number: answer for number in _SIGNALS if (answer := signal.getsignal(number)) is not None}
+    yield
+    for name, log in _loggers().items():
+        level, log.propagate, log.disabled, handlers = logs.get(name, (logging.NOTSET, True, False, log.handlers[:]))
+        log.setLevel(level)
+        for handler in log.handlers[:]:
+            if handler not in handlers:
+                log.removeHandler(handler)
+    for name in os.environ.keys() - environ.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ |= {name: value for name, value in environ.items() if name != "PYTEST_CURRENT_TEST"}
+    os.chdir(folder)
+    for number, answer in answers.items():
+        signal.signal(number, answer)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    made = {name: log for name, log in logging.root.manager.loggerDict.items() if isinstance(log, logging.Logger)}
+    return {"": logging.getLogger(), **made}
 
 
 @contextmanager

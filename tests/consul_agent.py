@@ -71,7 +71,7 @@ class Agent:
                 case ["health", "service", name]:
                     index = int(query.get("index", ["0"])[0])
                     if index:
-                        self._changed.wait_for(lambda: self.index > index, timeout=20)
+                        self._changed.wait_for(lambda: self.index > index, timeout=90)
                     found = [one for one in self.services.values() if one["Name"] == unquote(name)]
                     entries = [{"Node": {"Address": "10.9.9.9"}, "Service": one, "Checks": []} for one in found]
                     return 200, json.dumps(entries).encode()

@@ -66,7 +66,7 @@ async def talk(port: int, *pieces: bytes) -> bytes:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), 60)
     finally:
         writer.close()
         with contextlib.suppress(ConnectionError):
@@ -75,7 +75,7 @@ async def talk(port: int, *pieces: bytes) -> bytes:
 
 async def head_of(reader: asyncio.StreamReader) -> bytes:
     """Read one head, its empty line included."""
-    return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    return await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -6,6 +6,7 @@ give the same number twice, and a host that lost its place would take back what 
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
@@ -95,7 +96,7 @@ class Load:
             turn += 1
             try:
                 reply = ways[turn % len(ways)].request("PUT", f"/v1.0/actors/{TYPE}/{name}/method/add")
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 self.failures.append(error)
                 time.sleep(0.05)
                 continue

@@ -38,7 +38,7 @@ class PlacementProcess(Server):
         ]  # fmt: skip
 
     def get(self, path: str, port: int | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self.host, port or self.health_port, timeout=5)
+        connection = http.client.HTTPConnection(self.host, port or self.health_port, timeout=30)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -44,7 +44,11 @@ class PlaneProcess:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env)
         if ready:
-            eventually(self._answers)
+            try:
+                eventually(self._answers)
+            except BaseException:
+                self.__exit__()
+                raise
         return self
 
     def _answers(self) -> bool:
@@ -59,7 +63,7 @@ class PlaneProcess:
 
     def ask(self, path: str, port: int = 0) -> tuple[int, bytes]:
         """Ask the health port, or another one."""
-        connection = http.client.HTTPConnection(HOST, port or self.healthz_port, timeout=5)
+        connection = http.client.HTTPConnection(HOST, port or self.healthz_port, timeout=30)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

@@ -263,7 +263,7 @@ class Sidecar:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=reply.FromString,
         )
-        return await unary(request, metadata=tuple(metadata), timeout=10)
+        return await unary(request, metadata=tuple(metadata), timeout=60)
 
     def stream(self) -> Any:
         """Open SubscribeTopicEventsAlpha1 with a grpcio client."""

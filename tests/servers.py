@@ -32,7 +32,7 @@ from ports import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-START_S = 30.0
+START_S = 90.0
 """How long a server may take until it answers."""
 
 
@@ -262,7 +262,7 @@ class RedisCluster:
     """Three masters that share the slots."""
 
     def __init__(self, size: int = 3) -> None:
-        options = ("cluster-enabled yes", "cluster-node-timeout 2000", "cluster-require-full-coverage no")
+        options = ("cluster-enabled yes", "cluster-node-timeout 15000", "cluster-require-full-coverage no")
         self.nodes = [RedisServer(options=(*options, f"cluster-port {free_port()}")) for _ in range(size)]
 
     @property
@@ -303,7 +303,7 @@ class _SentinelServer(RedisServer):
 
 
 class RedisSentinel:
-    """A master, a replica and one sentinel that moves the master's role when the master is gone for a second."""
+    """A master, a replica and one sentinel that moves the master's role when the master is gone for three seconds."""
 
     name = "mymaster"
 
@@ -313,7 +313,7 @@ class RedisSentinel:
         self.sentinel = _SentinelServer(
             options=(
                 f"sentinel monitor {self.name} {self.master.host} {self.master.port} 1",
-                f"sentinel down-after-milliseconds {self.name} 1000",
+                f"sentinel down-after-milliseconds {self.name} 3000",
                 f"sentinel failover-timeout {self.name} 3000",
             )
         )

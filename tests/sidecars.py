@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-START_S = 20.0
-STOP_S = 20.0
+START_S = 60.0
+STOP_S = 60.0
 
 
 def eventually(holds: Callable[[], bool], timeout_s: float = START_S) -> None:
@@ -83,7 +83,11 @@ class SidecarProcess:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env, cwd=self.folder)
         if ready:
-            self.wait("/v1.0/healthz/outbound")
+            try:
+                self.wait("/v1.0/healthz/outbound")
+            except BaseException:
+                self.__exit__()
+                raise
         return self
 
     def wait(self, path: str, status: int = 204) -> None:
@@ -103,7 +107,7 @@ class SidecarProcess:
         self, method: str, path: str, body: bytes | str | None = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=START_S)
         try:
             connection.request(method, path, body, dict(headers or {}))
             answer = connection.getresponse()

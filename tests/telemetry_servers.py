@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ZIPKIN_VERSION = "3.5.1"
 CACHE = Path(os.environ.get("PILLION_TEST_CACHE", str(Path.home() / ".cache" / "pillion-tests")))
-WAIT_S = 20.0
+WAIT_S = 90.0
 
 
 class Received:
@@ -153,7 +153,7 @@ class OtlpHttpReceiver(_Receiver):
 
 
 class PrometheusServer(Server):
-    """Prometheus, scraping `target` (host:port) every 200 ms."""
+    """Prometheus, scraping `target` (host:port) every 500 ms."""
 
     def __init__(self, target: str) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class PrometheusServer(Server):
     def command(self) -> Sequence[str]:
         config = self.folder / "prometheus.yml"
         config.write_text(
-            "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
+            "global: {scrape_interval: 500ms, scrape_timeout: 500ms}\n"
             f"scrape_configs: [{{job_name: sidecar, static_configs: [{{targets: ['{self.target}']}}]}}]\n"
         )
         return (
@@ -218,7 +218,7 @@ def zipkin_jar() -> Path:
 
 def _get(port: int, path: str) -> bytes | None:
     """Return the body of a 200, None for anything else."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -46,6 +46,14 @@ async def slow(seconds: float) -> str:
     return "slept"
 
 
+async def alone(seconds: float) -> str:
+    """Note its beginning and its end: no other one is to come between them."""
+    note("alone begins")
+    await asyncio.sleep(seconds)
+    note("alone ends")
+    return "slept"
+
+
 async def poison(antidote: str) -> str:
     """Take the worker down, until there is an antidote."""
     if not os.path.exists(antidote):  # noqa: ASYNC240
@@ -110,7 +118,7 @@ def fails(ctx: Context, text: str) -> None:
 
 
 WORKFLOWS = (steps, everything, waits, sleeps, one, child, fails)
-ACTIVITIES = (work, slow, poison, big)
+ACTIVITIES = (work, slow, alone, poison, big)
 
 
 async def main() -> None:

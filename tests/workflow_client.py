@@ -30,7 +30,7 @@ def state(sidecar: SidecarProcess, instance_id: str) -> dict[str, Any]:
 
 def until(sidecar: SidecarProcess, instance_id: str, status: str) -> dict[str, Any]:
     """Wait until the instance has this status; return how it stands then."""
-    eventually(lambda: state(sidecar, instance_id)["runtimeStatus"] == status, 40)
+    eventually(lambda: state(sidecar, instance_id)["runtimeStatus"] == status, 90)
     return state(sidecar, instance_id)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pillion.kinds.state import TransactionalStore
     from pillion.workflow.service import Hub
 
-WAIT_S = 20.0
+WAIT_S = 90.0
 
 
 def memory_store() -> MemoryState:

@@ -68,12 +68,12 @@ def test_the_global_default_decides_on_a_caller_without_identity(tmp_path: Path)
                 method="a", http_extension=common.HTTPExtension(verb=common.HTTPExtension.GET)
             )
             with pytest.raises(grpc.RpcError) as caught:
-                invoke(m.InvokeServiceRequest(id="callee", message=message), timeout=10)
+                invoke(m.InvokeServiceRequest(id="callee", message=message), timeout=60)
             assert caught.value.code() == grpc.StatusCode.INTERNAL
             assert "PermissionDenied" in caught.value.details()
             proxied = channel.unary_unary("/shop.Orders/Place")
             with pytest.raises(grpc.RpcError) as caught:
-                proxied(b"", metadata=(("dapr-app-id", "callee"),), timeout=10)
+                proxied(b"", metadata=(("dapr-app-id", "callee"),), timeout=60)
             assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
         assert app.calls == []
         assert callee.request("GET", "/v1.0/invoke/callee/method/own").status == 200

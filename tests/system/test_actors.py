@@ -20,13 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-QUICK = ("--keepalive-time", "1s", "--keepalive-timeout", "1s")
-"""A host that hangs is missed within two seconds."""
-
 
 @pytest.fixture
 def placement(tmp_path: Path) -> Iterator[planes.PlaneProcess]:
-    with planes.placement(tmp_path, *QUICK, "--metadata-enabled") as found:
+    with planes.placement(tmp_path, "--metadata-enabled") as found:
         yield found
 
 
@@ -62,11 +59,24 @@ def caller(folder: Path, plane: list[str], stack: ExitStack) -> SidecarProcess:
 
 def add(sidecar: SidecarProcess, name: str) -> int:
     """Return the new number, 0 for none: the call may have gone to a sidecar that hangs."""
-    with suppress(OSError):
+    with suppress(OSError, http.client.HTTPException):
         reply = sidecar.request("PUT", f"/v1.0/actors/{TYPE}/{name}/method/add")
         if reply.status == 200:
             return int(reply.body)
     return 0
+
+
+def more_than(known: int, sidecar: SidecarProcess) -> int:
+    """Add until an answer exceeds what is known, and return it: a call that came while the actor moved may fail."""
+    found = 0
+
+    def exceeds() -> bool:
+        nonlocal found
+        found = add(sidecar, "x")
+        return found > known
+
+    eventually(exceeds, 90)
+    return found
 
 
 def active(sidecar: SidecarProcess) -> int:
@@ -85,8 +95,8 @@ def test_a_sidecar_is_killed(tmp_path: Path, plane: list[str], stack: ExitStack)
         assert active(one) + active(two) >= len(load.numbers)
         one.kill()
         before = load.total
-        eventually(lambda: active(two) >= len(load.numbers), 40)
-        eventually(lambda: load.total > before + 50, 40)
+        eventually(lambda: active(two) >= len(load.numbers), 90)
+        eventually(lambda: load.total > before + 50, 90)
     load.check(two)
 
 
@@ -114,9 +124,7 @@ def test_a_sidecar_hangs(tmp_path: Path, plane: list[str], placement: planes.Pla
         eventually(well.held.is_set)
         well.release.set()
         held.join()
-        eventually(lambda: add(well.sidecar, "x") > 0, 40)  # type: ignore[arg-type]
-        known = add(well.sidecar, "x")
-        assert known > 1
+        known = more_than(1, well.sidecar)
     finally:
         stuck.sidecar.kill(signal.SIGCONT)
     stuck.release.set()
@@ -124,7 +132,7 @@ def test_a_sidecar_hangs(tmp_path: Path, plane: list[str], placement: planes.Pla
     assert stuck.late[0] != 204
     assert well.sidecar.request("GET", f"/v1.0/actors/{TYPE}/x/state/number").json() >= known
     eventually(lambda: stuck.sidecar.request("GET", "/v1.0/healthz").status == 204)  # type: ignore[union-attr]
-    assert add(front, "x") > known
+    more_than(known, front)
 
 
 def test_every_sidecar_is_restarted(tmp_path: Path, plane: list[str], stack: ExitStack) -> None:
@@ -164,11 +172,12 @@ def test_no_reminder_is_lost(tmp_path: Path, plane: list[str], stack: ExitStack)
         assert (once.status, often.status) == (204, 204)
     eventually(lambda: {f"{name}/often" for name in names} <= set(fired))
     one.kill()
-    eventually(lambda: {f"{name}/once" for name in names} <= set(fired), 30)
+    eventually(lambda: {f"{name}/once" for name in names} <= set(fired), 90)
     known = len(fired)
-    eventually(lambda: {f"{name}/often" for name in names} <= set(fired[known:]), 30)
+    eventually(lambda: {f"{name}/often" for name in names} <= set(fired[known:]), 90)
     for name in names:
-        assert two.request("GET", f"/v1.0/actors/{TYPE}/{name}/reminders/once").status == 404
+        path = f"/v1.0/actors/{TYPE}/{name}/reminders/once"
+        eventually(lambda path=path: two.request("GET", path).status == 404)  # type: ignore[misc]
 
 
 def test_the_store_comes_and_goes(tmp_path: Path, plane: list[str], stack: ExitStack) -> None:
@@ -230,7 +239,7 @@ def test_what_is_counted(tmp_path: Path, plane: list[str], stack: ExitStack) -> 
     )
 
     def scraped() -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
             connection.request("GET", "/")
             return connection.getresponse().read().decode()

@@ -49,7 +49,7 @@ def test_closed_routes_are_as_if_they_were_not_there(tmp_path: Path) -> None:
         assert sidecar.request("GET", "/v1.0/healthz/outbound").status == 204
         with grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
             with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetState")(b"", timeout=10)
+                channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetState")(b"", timeout=60)
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
             assert caught.value.details() == "Not Implemented"
             packed = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
@@ -58,10 +58,10 @@ def test_closed_routes_are_as_if_they_were_not_there(tmp_path: Path) -> None:
             assert info.metadata["http.error_message"] == "requested endpoint is not available"
             assert info.metadata["http.code"] == "501"
             channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetMetadata")(
-                b"", metadata=(("dapr-api-token", "secret"),), timeout=10
+                b"", metadata=(("dapr-api-token", "secret"),), timeout=60
             )
             with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary("/shop.Orders/Place")(b"", metadata=(("dapr-api-token", "secret"),), timeout=10)
+                channel.unary_unary("/shop.Orders/Place")(b"", metadata=(("dapr-api-token", "secret"),), timeout=60)
             assert caught.value.code() == grpc.StatusCode.UNKNOWN
 
 

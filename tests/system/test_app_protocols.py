@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,7 +14,7 @@ from pillion.net import listen, tls
 from pillion.net.exchange import Headers, Request, Response
 from pillion.net.h2_server import H2Server
 from pillion.net.http_server import HttpServer
-from sidecars import SidecarProcess
+from sidecars import SidecarProcess, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Echo:
         return Response(200, [(b"content-type", b"text/plain"), (b"x-from", b"app")], text)
 
 
-@contextmanager
+@contextlib.contextmanager
 def application(certificates: Certificates | None, *, http2: bool) -> Iterator[int]:
     """An application on a thread with a loop of its own; gives its port."""
     started, port, loop = threading.Event(), [0], asyncio.new_event_loop()
@@ -58,7 +58,7 @@ def application(certificates: Certificates | None, *, http2: bool) -> Iterator[i
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
     thread.start()
-    started.wait(10)
+    started.wait()
     try:
         yield port[0]
     finally:
@@ -109,8 +109,8 @@ def test_grpc_application(tmp_path: Path) -> None:
             assert sidecar.request("POST", "/v1.0/invoke/app/method/m", b"hello").body == b"hello"
             with grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
                 to_app = [("dapr-app-id", "app")]
-                assert channel.unary_unary("/demo.Voice/Shout")(b"hey", metadata=to_app, timeout=10) == b"HEY"
-                counted = channel.unary_stream("/demo.Voice/Count")(b"", metadata=to_app, timeout=10)
+                assert channel.unary_unary("/demo.Voice/Shout")(b"hey", metadata=to_app, timeout=60) == b"HEY"
+                counted = channel.unary_stream("/demo.Voice/Count")(b"", metadata=to_app, timeout=60)
                 assert list(counted) == [b"0", b"1", b"2", b"3", b"4"]
     finally:
         server.stop(0).wait()
@@ -126,20 +126,14 @@ def test_unix_sockets_instead_of_ports(tmp_path: Path) -> None:
     sidecar.start(ready=False)
     path = folder / "dapr-app-http.socket"
     try:
-        for _ in range(400):
-            if path.exists():
-                break
-            assert sidecar.process is not None
-            assert sidecar.process.poll() is None, sidecar.log()
-            threading.Event().wait(0.05)
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(path))
-        connection.request("GET", "/v1.0/healthz/outbound")
-        assert connection.getresponse().status in (204, 500)
-        connection.close()
+        eventually(path.exists)
+        with contextlib.closing(http.client.HTTPConnection("localhost")) as connection:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(str(path))
+            connection.request("GET", "/v1.0/healthz/outbound")
+            assert connection.getresponse().status in (204, 500)
         with grpc.insecure_channel(f"unix:{folder}/dapr-app-grpc.socket") as channel:
-            assert channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetMetadata")(b"", timeout=10)
+            assert channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetMetadata")(b"", timeout=60)
     finally:
         assert sidecar.stop() == 0
     assert not path.exists()
@@ -149,10 +143,10 @@ def test_reflection_and_health(tmp_path: Path) -> None:
     """Tools can ask the API port what it offers (spec `grpc-api.md` 1) and, beyond the reference, if it is well."""
     with SidecarProcess(tmp_path) as sidecar, grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
         health = channel.unary_unary("/grpc.health.v1.Health/Check")
-        assert health(b"", timeout=10) == b"\x08\x01"
+        assert health(b"", timeout=60) == b"\x08\x01"
         with pytest.raises(grpc.RpcError) as proxied:
-            health(b"", timeout=10, metadata=[("dapr-app-id", "somebody")])
+            health(b"", timeout=60, metadata=[("dapr-app-id", "somebody")])
         assert proxied.value.code() != grpc.StatusCode.OK
         listing = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
-        (reply,) = listing(iter([b"\x3a\x00"]), timeout=10)
+        (reply,) = listing(iter([b"\x3a\x00"]), timeout=60)
         assert b"dapr.proto.runtime.v1.Dapr" in reply

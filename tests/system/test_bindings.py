@@ -64,7 +64,7 @@ def call(sidecar: SidecarProcess, request: Any, *metadata: tuple[str, str]) -> t
             DAPR + "InvokeBinding", m.InvokeBindingRequest.SerializeToString, m.InvokeBindingResponse.FromString
         )
         try:
-            response, answered = method.with_call(request, metadata=metadata, timeout=15)
+            response, answered = method.with_call(request, metadata=metadata, timeout=60)
         except grpc.RpcError as error:
             failed: Any = error
             return failed, dict(failed.initial_metadata())
@@ -279,7 +279,7 @@ def test_a_grpc_application(tmp_path: Path, server: HttpApp) -> None:
     with app.running() as port, SidecarProcess(
         tmp_path, app_port=port, resources=resources, arguments=["--app-protocol", "grpc"], env={"APP_API_TOKEN": "t"}
     ) as sidecar:  # fmt: skip
-        events = [app.events.get(timeout=20) for _ in range(5)]
+        events = [app.events.get(timeout=90) for _ in range(5)]
         assert {request.name for request, _ in events} == {"tick"}
         request, metadata = events[0]
         assert dict(request.metadata)["timeZone"] == "Local"
@@ -322,7 +322,7 @@ def test_policies(tmp_path: Path) -> None:
         resources = {
             "policies.yaml": RESILIENCY,
             "web.yaml": component("web", "bindings.http", url=f"http://127.0.0.1:{app.port}/out"),
-            "tick.yaml": component("tick", "bindings.cron", schedule="@every 1s", direction="input"),
+            "tick.yaml": component("tick", "bindings.cron", schedule="@every 3s", direction="input"),
         }
         with SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
             assert sidecar.post_json("/v1.0/bindings/web", {"operation": "create"}).status == 200
@@ -341,16 +341,16 @@ def test_stopping_waits_for_an_event_on_its_way(tmp_path: Path) -> None:
     def answer(call: Call) -> tuple[int, Mapping[str, str], bytes]:
         if call.method == "POST":
             begun.set()
-            assert go_on.wait(20)
+            assert go_on.wait(90)
         return 200, {}, b""
 
     resources = {"tick.yaml": component("tick", "bindings.cron", schedule="@every 1s")}
     with HttpApp(answer=answer) as app, SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
-        assert begun.wait(20)
+        assert begun.wait(90)
         sidecar.kill(signal.SIGTERM)
         sidecar.wait("/v1.0/healthz", 500)
         go_on.set()
         assert sidecar.process is not None
-        assert sidecar.process.wait(20) == 0
+        assert sidecar.process.wait(90) == 0
         assert "did not process a tick" not in sidecar.log()
         assert "input binding tick is not read any more" in sidecar.log()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
@@ -13,7 +14,7 @@ import pytest
 
 from apps import HttpApp
 from ports import free_ports
-from sidecars import SidecarProcess, component
+from sidecars import SidecarProcess, component, eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,20 +24,18 @@ WRITERS = 8
 
 def writer(port: int, number: int, path: str, acknowledged: list[str], stop: threading.Event) -> None:
     """Send one request after the other, noting those that were answered 204, until told to stop or cut off."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    count = 0
-    while not stop.is_set():
-        name = f"{number}-{count}"
-        body = [{"key": name, "value": name}] if "state" in path else {"name": name}
-        try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            answer.read()
-        except (OSError, http.client.HTTPException):
-            return
-        assert answer.status == 204
-        acknowledged.append(name)
-        count += 1
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        while not stop.is_set():
+            name = f"{number}-{len(acknowledged)}"
+            body = [{"key": name, "value": name}] if "state" in path else {"name": name}
+            try:
+                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+            except (OSError, http.client.HTTPException):
+                return
+            assert answer.status == 204
+            acknowledged.append(name)
 
 
 def load_and_kill(sidecar: SidecarProcess, path: str, after_s: float) -> list[str]:
@@ -48,23 +47,24 @@ def load_and_kill(sidecar: SidecarProcess, path: str, after_s: float) -> list[st
     ]
     for thread in threads:
         thread.start()
-    time.sleep(after_s)  # the moment of the kill is what the test varies
-    sidecar.kill()
-    assert sidecar.process is not None
-    sidecar.process.wait()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    names = [name for each in acknowledged for name in each]
-    assert names, "nothing was written before the kill"
-    return names
+    try:
+        eventually(lambda: any(acknowledged))
+        time.sleep(after_s)  # the moment of the kill is what the test varies
+    finally:
+        sidecar.kill()
+        assert sidecar.process is not None
+        sidecar.process.wait()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    return [name for each in acknowledged for name in each]
 
 
 @pytest.mark.parametrize("moment", [0.2, 0.5, 0.9])
 def test_saved_state_survives(tmp_path: Path, moment: float) -> None:
     resources = {"state.yaml": component("store", "state.sqlite", connectionString=str(tmp_path / "state.db"))}
-    sidecar = SidecarProcess(tmp_path, resources=resources).start()
-    names = load_and_kill(sidecar, "/v1.0/state/store", moment + random.random() / 10)
+    with SidecarProcess(tmp_path, resources=resources) as sidecar:
+        names = load_and_kill(sidecar, "/v1.0/state/store", moment + random.random() / 10)
     with SidecarProcess(tmp_path, resources=resources) as again:
         for start in range(0, len(names), 500):
             keys = names[start : start + 500]
@@ -81,8 +81,8 @@ def test_published_messages_survive(tmp_path: Path, moment: float) -> None:
     subscriptions = [{"pubsubname": "pubsub", "topic": "t", "route": "/t"}]
     (app_port,) = free_ports(1)
     with HttpApp(subscriptions, port=app_port) as app:
-        sidecar = SidecarProcess(tmp_path, app_port=app.port, resources=resources).start()
-        sidecar.wait("/v1.0/healthz")
-        names = set(load_and_kill(sidecar, "/v1.0/publish/pubsub/t", moment + random.random() / 10))
+        with SidecarProcess(tmp_path, app_port=app.port, resources=resources) as sidecar:
+            sidecar.wait("/v1.0/healthz")
+            names = set(load_and_kill(sidecar, "/v1.0/publish/pubsub/t", moment + random.random() / 10))
         with SidecarProcess(tmp_path, app_port=app.port, resources=resources):
             app.wait(lambda calls: names <= {call.json()["data"]["name"] for call in calls})

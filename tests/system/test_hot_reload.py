@@ -35,7 +35,7 @@ class Caller:
         self.wrong: list[str] = []
         self._over = threading.Event()
         self._expected, self._keep = status, keep
-        self._connection = http.client.HTTPConnection("127.0.0.1", sidecar.http_port, timeout=15)
+        self._connection = http.client.HTTPConnection("127.0.0.1", sidecar.http_port, timeout=60)
         self._thread = threading.Thread(target=self._run, args=(method, path, body))
 
     def _run(self, method: str, path: str, body: bytes) -> None:
@@ -81,7 +81,7 @@ class GrpcCaller(Caller):
             call: Any = channel.unary_unary("/dapr.proto.runtime.v1.Dapr/GetState")
             while not self._over.is_set():
                 try:
-                    call(self._request, timeout=15)
+                    call(self._request, timeout=60)
                 except grpc.RpcError as error:
                     self.wrong.append(repr(error))
                     return
@@ -355,12 +355,12 @@ def test_what_ends_the_sidecar(tmp_path: Path) -> None:
         sidecar.wait_log("Ignoring error processing component")
         (folder(sidecar) / "broken.yaml").write_text(broken)
         assert sidecar.process is not None
-        assert sidecar.process.wait(20) == 1
+        assert sidecar.process.wait(60) == 1
         assert "Fatal error from runtime: [CREATE_COMPONENT_FAILURE]" in sidecar.log()
     with SidecarProcess(tmp_path, "second", resources=resources) as sidecar:
         (folder(sidecar) / "twice.yaml").write_text(component("still", "state.in-memory"))
         assert sidecar.process is not None
-        assert sidecar.process.wait(20) == 1
+        assert sidecar.process.wait(60) == 1
         assert "duplicate definition of Component name still" in sidecar.log()
 
 

@@ -299,7 +299,7 @@ class GrpcWorker(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def wait(self, count: int) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.events) >= count, 20)
+            assert self.changed.wait_for(lambda: len(self.events) >= count, 90)
 
     @contextmanager
     def running(self) -> Iterator[int]:

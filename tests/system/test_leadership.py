@@ -30,7 +30,7 @@ async def one_after_the_other(make: Callable[[], Leadership]) -> None:
     try:
         await first.open()
         await second.open()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             term = await first.elected()
             assert first.holds()
             waiting = asyncio.create_task(second.elected())
@@ -97,7 +97,7 @@ def test_by_postgresql(postgres_server: PostgresServer) -> None:
         try:
             await first.open()
             await second.open()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 await first.elected()
                 waiting = asyncio.create_task(second.elected())
                 await asyncio.to_thread(

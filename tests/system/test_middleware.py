@@ -134,10 +134,9 @@ def test_a_changed_path_gets_its_body_as_its_route_wants_it(tmp_path: Path) -> N
     with HttpApp() as app, sidecar(tmp_path, parts, port=app.port, http=("alias:middleware.http.routeralias",)) as one:
         saved = [{"key": "k", "value": "x" * 200_000}]
         assert one.post_json("/save", saved).status == 204
-        connection = http.client.HTTPConnection("127.0.0.1", one.http_port, timeout=15)
-        connection.request("POST", "/save", iter([b'[{"key":', b'"c","value":1}]']), encode_chunked=True)
-        assert connection.getresponse().read() == b""
-        connection.close()
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", one.http_port, timeout=60)) as connection:
+            connection.request("POST", "/save", iter([b'[{"key":', b'"c","value":1}]']), encode_chunked=True)
+            assert connection.getresponse().read() == b""
         assert one.request("GET", "/v1.0/state/s/c").body == b"1"
         assert len(one.request("GET", "/v1.0/state/s/k").body) == 200_002
         refused = one.request("POST", "/save", b"x" * (5 << 20))

@@ -38,7 +38,7 @@ async def opened(
     component: RedisPubSub | SqlitePubSub
     if kind == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
-        metadata = {"redisHost": server.address, "processingTimeout": "10s"}
+        metadata = {"redisHost": server.address, "processingTimeout": "60s"}
         component = RedisPubSub(decode(RedisPubSub.Settings, metadata, where="test"), Context("ps", app_id="app"))
     else:
         metadata = {"connectionString": str(tmp_path / "messages.db")}
@@ -105,7 +105,7 @@ def test_order(
                 sent.setdefault(key, []).append(number)
                 body = json.dumps({"id": str(number), "subject": key, "data": str(number)}).encode()
                 await component.publish(Publish(topic, body, metadata={"partitionKey": key}))
-            await asyncio.wait_for(ledger.complete.wait(), 30)
+            await asyncio.wait_for(ledger.complete.wait(), 120)
             await active.close()
         assert ledger.done == sent
         assert not ledger.overlaps

@@ -171,7 +171,7 @@ def test_kill_between_publish_and_commit(tmp_path: Path) -> None:
             assert transact(shop, upsert("next", 2)).status == 204
             events(app, 1)
             # The orphan comes back when the dead process's lease has run out.
-            eventually(lambda: "is discarded: no store has its marker" in shop.log(), 40)
+            eventually(lambda: "is discarded: no store has its marker" in shop.log(), 90)
             assert [call.json()["data"] for call in app.calls] == ["2"]
 
 
@@ -220,13 +220,13 @@ def eventually_published(app: HttpApp, folder: Path) -> None:
     def told() -> set[str]:
         return {call.json()["data"].strip('"') for call in list(app.calls)}
 
-    eventually(lambda: not markers(folder) and stored(folder) <= told(), 40)  # a dead process's leases run out
+    eventually(lambda: not markers(folder) and stored(folder) <= told(), 90)  # a dead process's leases run out
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Any:
     """Hold the write lock of the state store's file."""
-    with contextlib.closing(sqlite3.connect(folder / "s.db", isolation_level=None)) as db:
+    with contextlib.closing(sqlite3.connect(folder / "s.db", timeout=60, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -236,7 +236,7 @@ def locked(folder: Path) -> Any:
 
 def await_message(folder: Path, topic: str, data: str) -> None:
     """Wait until the internal topic has an event with that data."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     with contextlib.closing(sqlite3.connect(folder / "m.db")) as db:
         while time.monotonic() < deadline:
             found = db.execute("SELECT data FROM broker_messages WHERE topic = ?", (topic,)).fetchall()

@@ -33,7 +33,7 @@ def test_the_example_of_the_page_passes_the_kit(folder: Path) -> None:
     (folder / "resources" / "test_folder_store.py").write_text(blocks()[2])
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "."],
-        cwd=folder / "resources", capture_output=True, text=True, check=False, timeout=60,
+        cwd=folder / "resources", capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert " passed" in run.stdout
@@ -144,5 +144,5 @@ def test_the_example_that_converses(tmp_path: Path) -> None:
     (folder / "broken.yaml").write_text(broken)
     wrong = SidecarProcess(tmp_path, "wrong", resources_path=folder).start(ready=False)
     assert wrong.process is not None
-    assert wrong.process.wait(20) == 1
+    assert wrong.process.wait(60) == 1
     assert "stand-in (conversation.python/v1): answers: " in wrong.log()

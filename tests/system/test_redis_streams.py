@@ -17,6 +17,7 @@ from pillion.errors import ComponentError
 from pillion.kinds.component import Context, decode
 from pillion.kinds.pubsub import Delivery, Publish
 from pillion.testing.pubsub_kit import Inbox
+from steady import steadily
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -46,7 +47,7 @@ def client(server: RedisServer) -> Iterator[Any]:
 
 async def eventually(holds: Callable[[], bool]) -> None:
     """The server has no event for this."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -142,7 +143,7 @@ def test_attempts_are_counted_and_a_slow_handler_is_cancelled(redis_server: Redi
         async with broker(redis_server.address, processingTimeout="100ms", redeliverInterval="30ms") as one:
             await one.subscribe(topic, {}, handler)
             await one.publish(Publish(topic, b"x"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 assert [await attempts.get() for _ in range(3)] == [1, 2, 3]
             with client(redis_server) as other:
                 await eventually(lambda: other.xpending(topic, "group")["pending"] == 0)
@@ -153,13 +154,13 @@ def test_attempts_are_counted_and_a_slow_handler_is_cancelled(redis_server: Redi
 def test_waiting_messages_are_not_claimed_again(redis_server: RedisServer) -> None:
     """Messages that wait for a handler longer than `processingTimeout` stay ours: each is handled once."""
 
-    async def run() -> None:
+    async def trial() -> None:
         topic = f"wait-{secrets.token_hex(4)}"
-        limits = {"processingTimeout": "150ms", "redeliverInterval": "20ms", "concurrency": "1"}
+        limits = {"processingTimeout": "1s", "redeliverInterval": "50ms", "concurrency": "1"}
         inbox, start = Inbox(), time.monotonic()
 
         async def handler(delivery: Delivery) -> None:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.25)
             await inbox(delivery)
 
         async with broker(redis_server.address, **limits) as one, broker(redis_server.address, **limits) as two:
@@ -168,10 +169,10 @@ def test_waiting_messages_are_not_claimed_again(redis_server: RedisServer) -> No
             await one.subscribe(topic, {}, handler)
             await two.subscribe(topic, {}, handler)
             await inbox.count(12)
-            assert time.monotonic() - start > 0.15, "long enough to tell"
+            assert time.monotonic() - start > 1, "long enough to tell"
         assert sorted(int(body) for body in inbox.bodies) == list(range(12))
 
-    asyncio.run(run())
+    asyncio.run(steadily(trial, 0.3))
 
 
 def test_a_lost_group_is_made_again(redis_server: RedisServer) -> None:
@@ -227,7 +228,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(private_redis: R
 
 def test_a_publish_during_an_outage_fails_clearly(private_redis: RedisServer) -> None:
     async def run() -> None:
-        async with broker(private_redis.address, dialTimeout="200ms") as one:
+        async with broker(private_redis.address, dialTimeout="2s") as one:
             await asyncio.to_thread(private_redis.kill)
             with pytest.raises(ComponentError, match="redis: "):
                 await one.publish(Publish("t", b"x"))

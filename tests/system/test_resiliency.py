@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from apps import Call
     from servers import RedisServer
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 
 
 def resiliency(spec: str) -> str:
@@ -50,14 +50,14 @@ class Failing:
 
 INVOCATION = resiliency("""
 policies:
-  timeouts: {short: 300ms}
+  timeouts: {attempt: TIMEOUT}
   retries:
     few: {policy: constant, duration: 10ms, maxRetries: 3, matching: {httpStatusCodes: "500-599"}}
   circuitBreakers:
-    fuse: {trip: consecutiveFailures >= 4, timeout: 400ms}
+    fuse: {trip: consecutiveFailures >= 4, timeout: 8s}
 targets:
   apps:
-    app: {timeout: short, retry: few, circuitBreaker: fuse}
+    app: {timeout: attempt, retry: few, circuitBreaker: fuse}
 """)
 
 
@@ -67,7 +67,9 @@ def failing(tmp_path: Path) -> Iterator[tuple[SidecarProcess, HttpApp, Failing]]
     answer = Failing(3)
     with (
         HttpApp(answer=answer) as app,
-        SidecarProcess(tmp_path, app_port=app.port, resources={"r.yaml": INVOCATION}) as sidecar,
+        SidecarProcess(
+            tmp_path, app_port=app.port, resources={"r.yaml": INVOCATION.replace("TIMEOUT", "60s")}
+        ) as sidecar,
     ):
         sidecar.wait("/v1.0/healthz")
         yield sidecar, app, answer
@@ -110,14 +112,16 @@ def test_a_slow_application_is_given_up(tmp_path: Path) -> None:
 
     with (
         HttpApp(answer=slow) as app,
-        SidecarProcess(tmp_path, app_port=app.port, resources={"r.yaml": INVOCATION}) as sidecar,
+        SidecarProcess(
+            tmp_path, app_port=app.port, resources={"r.yaml": INVOCATION.replace("TIMEOUT", "1500ms")}
+        ) as sidecar,
     ):
         sidecar.wait("/v1.0/healthz")
         reply = sidecar.request("GET", "/v1.0/invoke/app/method/slow")
         hold.set()
         assert reply.status == 500
         assert reply.json()["message"] == "failed to invoke, id: app, err: context deadline exceeded"
-        assert len(app.calls) == 4
+        assert len(app.wait(lambda calls: len(calls) >= 4)) == 4
 
 
 @pytest.mark.redis
@@ -125,7 +129,7 @@ def test_a_store_that_hangs(tmp_path: Path, private_redis: RedisServer, monkeypa
     """A store that does not answer costs its timeout, over both protocols, and works again when it is back."""
     rules = resiliency("""
 policies:
-  timeouts: {short: 200ms}
+  timeouts: {short: 3s}
   retries:
     once: {duration: 10ms, maxRetries: 1}
 targets:
@@ -174,7 +178,7 @@ def test_publishing_waits_for_its_broker(tmp_path: Path, private_redis: RedisSer
     """A publish is tried again while the broker hangs, and arrives when it is back."""
     rules = resiliency("""
 policies:
-  timeouts: {short: 200ms}
+  timeouts: {short: 3s}
   retries:
     many: {duration: 50ms, maxRetries: 60}
 targets:
@@ -189,7 +193,7 @@ targets:
     ):
         sidecar.wait_log("is started")
         assert sidecar.post_json("/v1.0/publish/bus/news", {"n": 0}).status == 204
-        app.wait(lambda calls: len(calls) == 1)
+        app.wait(lambda calls: len(calls) >= 1)
         private_redis.pause()
         answers: list[int] = []
         single = threading.Thread(

@@ -86,7 +86,7 @@ def test_three_schedulers_on_one_database(tmp_path: Path, postgres_server: Postg
         eventually(lambda: known() == addresses)
         acknowledged = schedule_while(sidecar, [f"t{number}" for number in range(200)], three[1].kill, 100)
         app.wait(lambda calls: {f"/job/{name}" for name in acknowledged} <= {call.path for call in calls})
-        eventually(lambda: known() == sorted((three[0].address, three[2].address)), 30)
+        eventually(lambda: known() == sorted((three[0].address, three[2].address)), 90)
 
 
 def test_an_orderly_stop(tmp_path: Path) -> None:
@@ -96,19 +96,19 @@ def test_an_orderly_stop(tmp_path: Path) -> None:
     def answer(call: Call) -> tuple[int, Mapping[str, str], bytes]:
         if call.path == "/job/slow":
             entered.set()
-            go_on.wait(20)
+            go_on.wait(90)
         return 200, {}, b""
 
     with ExitStack() as stack:
         app, scheduler = stack.enter_context(HttpApp(answer=answer)), stack.enter_context(SchedulerProcess(tmp_path))
         with attached(tmp_path, scheduler.address, "slow", app.port) as sidecar:
             put(sidecar, "slow", dueTime="0s")
-            assert entered.wait(20)
+            assert entered.wait(90)
             scheduler.kill(signal.SIGTERM)
             eventually(lambda: not scheduler.healthy())
             go_on.set()
             assert scheduler.process is not None
-            assert scheduler.process.wait(20) == 0
+            assert scheduler.process.wait(90) == 0
             scheduler.start()
             gone(sidecar, "slow")
             assert [call.path for call in app.calls].count("/job/slow") == 1
@@ -123,7 +123,7 @@ def test_the_command(tmp_path: Path) -> None:
 
         def run(*arguments: str, where: Sequence[str] = ("--address", scheduler.address)) -> str:
             command = [sys.executable, "-m", "pillion.cli.main", "scheduler", *where, *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path, env=shop.env)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=tmp_path, env=shop.env)
             assert done.returncode == 0, done.stdout + done.stderr
             return done.stdout
 
@@ -167,6 +167,6 @@ def test_the_command(tmp_path: Path) -> None:
 )
 def test_flags_that_cannot_be_followed(arguments: Sequence[str], text: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pillion.control.scheduler_main", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, cwd=tmp_path)
     assert done.returncode in (1, 2)
     assert text in done.stderr + done.stdout

@@ -39,12 +39,12 @@ def _port(run: Pillion, app_id: str) -> int:
 def _post(port: int, path: str, document: object) -> int:
     data = json.dumps(document).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return int(answer.status)
 
 
 def _metadata(port: int) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1.0/metadata", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1.0/metadata", timeout=60) as answer:
         found: dict[str, Any] = json.loads(answer.read())
         return found
 

@@ -45,7 +45,7 @@ async def broker(path: Path, group: str = "group") -> AsyncIterator[SqlitePubSub
 
 async def line(child: asyncio.subprocess.Process) -> str:
     assert child.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         return (await child.stdout.readline()).decode().strip()
 
 
@@ -99,7 +99,7 @@ def test_a_publish_wakes_the_subscriber_in_another_process(tmp_path: Path) -> No
         path = tmp_path / "m.db"
         async with broker(path) as here, process("consume", path, "t", "group") as child:
             assert await line(child) == "ready"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 for number in range(100):
                     await here.publish(Publish("t", str(number).encode()))
                     assert await line(child) == str(number)
@@ -120,7 +120,7 @@ def test_killing_consumers_under_load_loses_nothing(tmp_path: Path) -> None:
         async def collect(child: asyncio.subprocess.Process, into: set[str], at_most: int = 10**9) -> None:
             assert child.stdout is not None
             limit = len(into) + at_most
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 async for text in child.stdout:
                     if text.endswith(b"\n"):
                         into.add(text.decode().strip())
@@ -169,7 +169,7 @@ def test_slow_and_poisonous_messages_end_in_the_dead_letters(tmp_path: Path) -> 
     path = tmp_path / "m.db"
     settings = SqlitePubSub.Settings(
         connection_string=str(path),
-        processing_timeout=0.1,
+        processing_timeout=2.0,
         redeliver_interval=0.02,
         max_deliveries=3,
         dead_letter_topic="dead",

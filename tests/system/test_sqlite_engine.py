@@ -166,7 +166,7 @@ def test_waiting_for_another_process_ends(tmp_path: Path) -> None:
     """A transaction of somebody else delays for `busy_timeout_s`, then it is an error; later it works again."""
 
     async def main() -> None:
-        async with engine_of(tmp_path / "f", busy_timeout_s=0.2) as engine:
+        async with engine_of(tmp_path / "f", busy_timeout_s=1) as engine:
             with closing(sqlite3.connect(tmp_path / "f", isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 with pytest.raises(ComponentError, match="locked"):
@@ -183,7 +183,7 @@ def test_the_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sqlite_engine, "MAX_WAITING", 5)
 
     async def main() -> None:
-        async with engine_of(tmp_path / "f", busy_timeout_s=5) as engine:
+        async with engine_of(tmp_path / "f", busy_timeout_s=60) as engine:
             with closing(sqlite3.connect(tmp_path / "f", isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 calls = [asyncio.ensure_future(engine.write(put(str(number)))) for number in range(100)]
@@ -192,7 +192,7 @@ def test_the_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 other.execute("COMMIT")
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert [outcome for outcome in outcomes if not isinstance(outcome, asyncio.CancelledError)] == [1] * 99
-        async with engine_of(tmp_path / "f", busy_timeout_s=1, timeout_s=0.2) as engine:
+        async with engine_of(tmp_path / "f", busy_timeout_s=5, timeout_s=2) as engine:
             with closing(sqlite3.connect(tmp_path / "f", isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
                 late = await asyncio.gather(
@@ -225,14 +225,14 @@ def test_one_engine_for_a_file(tmp_path: Path) -> None:
     """The same location is the same engine; the last user ends its threads."""
 
     async def main() -> None:
-        before = threading.active_count()
+        before = set(threading.enumerate())
         first = await open_engine(Location.parse(str(tmp_path / "f")))
         second = await open_engine(Location.parse(f"file:{tmp_path}/../{tmp_path.name}/f"))
         assert first is second
         await first.close()
         await second.write(lambda db: db.execute("SELECT 1").fetchone())
         await second.close()
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith("sqlite")], before
+        assert not [each for each in set(threading.enumerate()) - before if each.name.startswith("sqlite")]
         with pytest.raises(ComponentError, match="closed"):
             await second.write(lambda db: None)
 

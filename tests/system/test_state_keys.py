@@ -142,8 +142,8 @@ def test_over_grpc(pair: tuple[SidecarProcess, ...], store: str) -> None:
             request_serializer=m.ListKeysRequest.SerializeToString,
             response_deserializer=m.ListKeysResponse.FromString,
         )
-        first = call(m.ListKeysRequest(store_name=store, prefix="rpc/", limit=3), timeout=10)
-        rest = call(m.ListKeysRequest(store_name=store, prefix="rpc/", limit=3, token=first.token), timeout=10)
+        first = call(m.ListKeysRequest(store_name=store, prefix="rpc/", limit=3), timeout=60)
+        rest = call(m.ListKeysRequest(store_name=store, prefix="rpc/", limit=3, token=first.token), timeout=60)
         assert (len(first.keys), rest.token) == (3, "")
         assert sorted([*first.keys, *rest.keys]) == names
         refused = []
@@ -155,6 +155,6 @@ def test_over_grpc(pair: tuple[SidecarProcess, ...], store: str) -> None:
             m.ListKeysRequest(),
         ):
             with pytest.raises(grpc.RpcError) as error:
-                call(request, timeout=10)
+                call(request, timeout=60)
             refused.append(error.value.code())
         assert set(refused) == {grpc.StatusCode.INVALID_ARGUMENT}

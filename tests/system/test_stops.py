@@ -43,7 +43,7 @@ class Ledger:
             self.dead.append(number)
         elif number == 7 and not self.gate.is_set():
             self.held.set()
-            self.gate.wait(30)
+            self.gate.wait(90)
         else:
             time.sleep(0.002)  # work
             self.handled.add(number)
@@ -59,7 +59,7 @@ class Publisher:
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
             for number in range(100_000):
                 connection.request("POST", "/v1.0/publish/ps/work", str(number), {"Content-Type": "application/json"})
@@ -142,7 +142,7 @@ def test_requests_on_their_way_are_answered(tmp_path: Path) -> None:
 
     def answer(call: Call) -> Reply:
         inside.set()
-        gate.wait(20)
+        gate.wait(90)
         return 200, {}, b"late"
 
     with HttpApp(answer=answer) as app, SidecarProcess(tmp_path, app_port=app.port) as sidecar:
@@ -152,14 +152,14 @@ def test_requests_on_their_way_are_answered(tmp_path: Path) -> None:
             target=lambda: answers.append(sidecar.request("GET", "/v1.0/invoke/app/method/m").body)
         )
         caller.start()
-        assert inside.wait(20)
+        assert inside.wait(90)
         sidecar.kill(15)
         eventually(lambda: not _connects(sidecar))
         gate.set()
         caller.join()
         assert answers == [b"late"]
         assert sidecar.process is not None
-        assert sidecar.process.wait(20) == 0
+        assert sidecar.process.wait(60) == 0
 
 
 def _connects(sidecar: SidecarProcess) -> bool:
@@ -196,7 +196,7 @@ def test_a_shutdown_that_waits(tmp_path: Path) -> None:
             assert sidecar.request("GET", "/v1.0/invoke/app/method/m").status == 200
             sick.set()
             assert sidecar.process is not None
-            assert sidecar.process.wait(20) == 0
+            assert sidecar.process.wait(60) == 0
             assert "App reported unhealthy, entering shutdown" in sidecar.log()
             assert [call.json()["data"] for call in app.calls if call.path == "/t"] == ["first"]
             sick.clear()
@@ -214,7 +214,7 @@ def test_a_shutdown_that_waits_so_long(tmp_path: Path) -> None:
     with SidecarProcess(tmp_path, "asked", arguments=arguments) as sidecar:
         assert sidecar.request("POST", "/v1.0/shutdown").status == 204
         assert sidecar.process is not None
-        assert sidecar.process.wait(20) == 0
+        assert sidecar.process.wait(60) == 0
         assert "Blocking shutdown" not in sidecar.log()
     with SidecarProcess(tmp_path, "twice", arguments=arguments) as sidecar:
         sidecar.kill(15)

@@ -128,7 +128,7 @@ def test_over_grpc(sidecar: SidecarProcess) -> None:
                 f"/dapr.proto.runtime.v1.Dapr/{name}", request_serializer=lambda each: each.SerializeToString(),
                 response_deserializer=gives.FromString,
             )  # fmt: skip
-            return call(request, timeout=20)
+            return call(request, timeout=60)
 
         for suffix in ("Alpha1", "Beta1"):
             begun = ask(

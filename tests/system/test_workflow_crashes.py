@@ -3,6 +3,7 @@ lease, and restarted one after the other. Every workflow ends once, with the rig
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import threading
@@ -59,12 +60,12 @@ class Cluster:
 
     def _ask(self, turn: int, tail: str, enough: str) -> bool:
         """Ask one replica after the other until one has accepted, or did so before its answer was lost."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             turn += 1
             try:
                 reply = self.replicas[turn % REPLICAS].post_json(f"{API}/{tail}", instance_input(tail))
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 time.sleep(0.05)
                 continue
             if reply.status == 202 or (enough and enough in reply.body.decode()):
@@ -88,7 +89,7 @@ class Cluster:
         ran = Counter(line.removeprefix("work ") for line in noted(self.ledger))
         for number, each in enumerate(self.begun):
             one = self.replicas[number % REPLICAS]
-            eventually(lambda one=one, each=each: state(one, each)["runtimeStatus"] == "COMPLETED", 60)  # type: ignore[misc]
+            eventually(lambda one=one, each=each: state(one, each)["runtimeStatus"] == "COMPLETED", 120)  # type: ignore[misc]
             fan, child = [f"{each}/fan{part}" for part in range(3)], [f"{each}-child/{step}" for step in range(2)]
             found = json.loads(state(one, each)["properties"]["dapr.workflow.output"])
             assert found == [f"{each}/first", fan, child, f"for {each}"]
@@ -118,7 +119,7 @@ def test_kill_9(tmp_path: Path, flags: Sequence[str]) -> None:
     with ExitStack() as stack, Cluster(tmp_path, flags, processes.sqlite(tmp_path), stack, "killed") as cluster:
         for victims in ((0,), (1,), (0, 2)):
             several = len(cluster.begun) + 15
-            eventually(lambda several=several: len(cluster.begun) >= several, 45)  # type: ignore[misc]
+            eventually(lambda several=several: len(cluster.begun) >= several, 120)  # type: ignore[misc]
             for number in victims:
                 cluster.replicas[number].kill()
             for number in victims:
@@ -140,7 +141,7 @@ def test_a_pause_longer_than_every_lease(tmp_path: Path, flags: Sequence[str], r
         time.sleep(PAUSED_S)  # leases run out by the clock alone
         cluster.replicas[1].kill(signal.SIGCONT)
         several = len(cluster.begun) + 15
-        eventually(lambda: len(cluster.begun) >= several, 60)
+        eventually(lambda: len(cluster.begun) >= several, 120)
         cluster.__exit__()
         cluster.check()
 
@@ -150,7 +151,7 @@ def test_a_rolling_restart(tmp_path: Path, flags: Sequence[str]) -> None:
     with ExitStack() as stack, Cluster(tmp_path, flags, processes.sqlite(tmp_path), stack, "rolled") as cluster:
         for one in cluster.replicas:
             several = len(cluster.begun) + 10
-            eventually(lambda several=several: len(cluster.begun) >= several, 45)  # type: ignore[misc]
+            eventually(lambda several=several: len(cluster.begun) >= several, 120)  # type: ignore[misc]
             one.stop()
             one.start()
         cluster.__exit__()

@@ -38,7 +38,7 @@ def test_a_poison(tmp_path: Path, flags: Sequence[str], mend: str) -> None:
         home = sidecar.folder / "home"
         for death in range(5):
             assert worker.process is not None
-            worker.process.wait(20)
+            worker.process.wait(90)
             if death == 2:  # longer away than the instance stays in memory without a worker
                 eventually(lambda: not sidecar.request("GET", f"{OWN}/{poisoned}").json()["owner"])
             worker.restart()
@@ -74,12 +74,12 @@ def test_answers_that_nobody_asked_for(tmp_path: Path, flags: Sequence[str]) -> 
 
         def ask(name: str, request: m.ActivityResponse | m.WorkflowResponse) -> None:
             call = channel.unary_unary(f"{HUB}{name}", request_serializer=lambda each: each.SerializeToString())
-            call(request, timeout=10)
+            call(request, timeout=60)
 
         stream = channel.unary_stream(
             f"{HUB}GetWorkItems", request_serializer=lambda each: each.SerializeToString(),
             response_deserializer=m.WorkItem.FromString,
-        )(m.GetWorkItemsRequest(), timeout=60)  # fmt: skip
+        )(m.GetWorkItemsRequest(), timeout=120)  # fmt: skip
         start(sidecar, "other", instance_id="bystander")
         start(sidecar, "mine", instance_id="mine")
         turns = {}

@@ -39,8 +39,10 @@ def zipkin() -> Iterator[ZipkinServer]:
         server.__enter__()
     except ServerMissing as missing:
         pytest.skip(str(missing))
-    yield server
-    server.close()
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def test_one_trace_across_three_sidecars(tmp_path: Path, zipkin: ZipkinServer) -> None:
@@ -53,7 +55,7 @@ def test_one_trace_across_three_sidecars(tmp_path: Path, zipkin: ZipkinServer) -
     def forward(call: Call) -> tuple[int, Mapping[str, str], bytes]:
         if call.path != "/first":
             return 200, {}, b""
-        connection = http.client.HTTPConnection("127.0.0.1", ports["middle"], timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", ports["middle"], timeout=60)
         try:
             connection.request(
                 "GET", "/v1.0/invoke/back/method/second", headers={"traceparent": call.headers["traceparent"]}

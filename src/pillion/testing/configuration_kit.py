@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 
 class Recorder:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 LONG_S = 60.0
 SHORT_S = 0.3
 BEGIN = 1_767_225_600.25

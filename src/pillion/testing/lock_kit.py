@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 LONG_S = 300
 
 

@@ -101,7 +101,7 @@ class MiddlewareKit:
                     await all_inside.wait()
                     return Response(200)
 
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(90):
                     answers = await asyncio.gather(*(middleware(self.passing(), destination) for _ in range(8)))
                 assert [answer.status for answer in answers] == [200] * 8
 
@@ -123,7 +123,7 @@ class MiddlewareKit:
                 async def destination(request: Request) -> Response:
                     return Response(200, [], pieces())
 
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(90):
                     response = await middleware(self.passing(), destination)
                     assert not isinstance(response.body, bytes)
                     assert await anext(aiter(response.body)) == b"123"

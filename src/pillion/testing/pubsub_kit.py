@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
     from contextlib import AbstractAsyncContextManager
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 """How long a test waits for what must come."""
 
 
@@ -297,10 +297,10 @@ class PubSubKit:
                 await broker.subscribe(topic, {}, inbox)
                 loop = asyncio.get_running_loop()
                 start = loop.time()
-                await broker.publish(Publish(topic, b"later", metadata={"pillion.delay": "300ms"}))
+                await broker.publish(Publish(topic, b"later", metadata={"pillion.delay": "2s"}))
                 await broker.publish(Publish(topic, b"now"))
                 assert await inbox.count(2) == [b"now", b"later"]
-                assert loop.time() - start >= 0.29, "not early"
+                assert loop.time() - start >= 1.99, "not early"
 
         asyncio.run(run())
 
