@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pillion.kinds.actors import ActorCall, Tick
+from pillion.observe.metrics import Registry
+from pillion.observe.workflow_meters import WorkflowAccessMeter
 from pillion.testing.workflow_rig import Rig
 from pillion.testing.workflow_worker import ActivityFailed, Context
 from pillion.wire.messages import backend, wellknown
@@ -133,6 +135,24 @@ def test_what_a_policy_allows_runs_and_its_results_come_back() -> None:
 def test_policies(caller: str, namespace: str, operation: str, name: str, allowed: bool) -> None:
     rules = (Rule(frozenset({"a"}), (WorkflowRule("order-*", frozenset({"schedule", "get"})),)),)
     assert Policies("own", "ns", rules).workflow(caller, namespace, operation, name) is allowed
+
+
+def test_decisions_of_policies_are_counted() -> None:
+    """`runtime.md` 6.1: by caller and operation, of workflows and of activities."""
+    registry = Registry({"app_id": "own", "namespace": "ns"})
+    rules = (Rule(frozenset({"a"}), (WorkflowRule("order-*", frozenset({"get"})),), ("pay",)),)
+    policies = Policies("own", "ns", rules, WorkflowAccessMeter(registry).decided)
+    policies.workflow("a", "ns", "get", "order-1")
+    policies.workflow("b", "ns", "purge", "order-1")
+    policies.activity("a", "ns", "pay")
+    text = "\n".join(registry.text())
+    for name, caller, operation, kind in (
+        ("allowed", "a", "get", "workflow"),
+        ("denied", "b", "purge", "workflow"),
+        ("allowed", "a", "schedule", "activity"),
+    ):
+        labels = f'app_id="own",src_app_id="{caller}",operation="{operation}",type="{kind}"'
+        assert f"dapr_runtime_workflow_acl_action_{name}_total{{{labels}}} 1" in text
 
 
 def test_an_activity_that_a_reference_sidecar_sends_is_a_durable_reminder_and_its_result_an_event() -> None:

@@ -46,3 +46,15 @@ class WorkflowMeter:
 
     def activity_payload(self, workflow: str, activity: str, ratio: float) -> None:
         self._activity_payload.child(workflow, activity).count(ratio)
+
+
+class WorkflowAccessMeter:
+    """Decisions of workflow access policies, by caller."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._allowed = registry.number("runtime_workflow_acl_action_allowed_total")
+        self._denied = registry.number("runtime_workflow_acl_action_denied_total")
+
+    def decided(self, allowed: bool, caller: str, operation: str, kind: str) -> None:
+        """`kind` is "workflow" or "activity"."""
+        (self._allowed if allowed else self._denied).child(caller, operation, kind).value += 1

@@ -11,7 +11,7 @@ from pillion.kinds.fields import Fields
 from pillion.workflow.policy import Policies, Rule, WorkflowRule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pillion.kinds.resources import WorkflowAccessPolicyResource
 
@@ -19,8 +19,16 @@ log = logging.getLogger("pillion.sidecar.workflows")
 OPERATIONS = frozenset({"schedule", "terminate", "raise", "pause", "resume", "purge", "get", "rerun"})
 
 
-def policies_of(resources: Sequence[WorkflowAccessPolicyResource], app_id: str, namespace: str) -> Policies | None:
-    """Return the rules of all resources together; None when there is none that can be used: all is allowed then."""
+def policies_of(
+    resources: Sequence[WorkflowAccessPolicyResource],
+    app_id: str,
+    namespace: str,
+    told: Callable[[bool, str, str, str], None] | None = None,
+) -> Policies | None:
+    """Return the rules of all resources together; None when there is none that can be used: all is allowed then.
+
+    `told`: as of `Policies`.
+    """
     rules: list[Rule] = []
     usable = 0
     for resource in resources:
@@ -34,7 +42,7 @@ def policies_of(resources: Sequence[WorkflowAccessPolicyResource], app_id: str, 
             log.warning("%s", note)
         usable += 1
         rules += found
-    return Policies(app_id, namespace, tuple(rules)) if usable else None
+    return Policies(app_id, namespace, tuple(rules), told) if usable else None
 
 
 def _rules(spec: Fields) -> list[Rule]:

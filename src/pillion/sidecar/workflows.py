@@ -13,7 +13,7 @@ from pillion.blocks.taskhub import TaskHubBlock
 from pillion.blocks.workflow import WorkflowBlock
 from pillion.blocks.workflow_admin import WorkflowAdminBlock
 from pillion.clock import SystemClock
-from pillion.observe.workflow_meters import WorkflowMeter
+from pillion.observe.workflow_meters import WorkflowAccessMeter, WorkflowMeter
 from pillion.sidecar.workflow_policies import policies_of
 from pillion.workflow.service import Hub
 from pillion.workflow.surroundings import Bounds, Names, Surroundings, Uncounted
@@ -36,9 +36,10 @@ class WorkflowRuntime:
     def __init__(self, ground: Ground, actors: ActorRuntime) -> None:
         options, namespace = ground.options, ground.namespace
         self._app_id, self._namespace = options.app_id, namespace
+        registry = ground.meters.registry
+        self._count_access = None if registry is None else WorkflowAccessMeter(registry).decided
         self._policies = policies_of((), self._app_id, namespace)
         self._named: tuple[str, ...] = ()
-        registry = ground.meters.registry
         size = options.max_body_size if options.max_body_size > 0 else UNBOUNDED
         self.hub = Hub(
             Surroundings(
@@ -70,7 +71,7 @@ class WorkflowRuntime:
 
     def declare(self, resources: Sequence[WorkflowAccessPolicyResource]) -> None:
         """Use these policies from now on, all at once."""
-        self._policies = policies_of(resources, self._app_id, self._namespace)
+        self._policies = policies_of(resources, self._app_id, self._namespace, self._count_access)
         self._named = tuple(resource.name for resource in resources)
 
     def facts(self) -> WorkflowFacts:

@@ -8,8 +8,12 @@ are let through: they answer what this application itself began.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ACCESS_DENIED = "WorkflowAccessPolicyDenied"
 """`errorType` of an activity or a child that a policy kept from running."""
@@ -37,14 +41,29 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """All policies that are loaded for this application, as one list of rules."""
+    """All policies that are loaded for this application, as one list of rules. `told` hears of each decision: whether
+    it allowed, the caller, the operation, and whether a workflow or an activity was meant.
+    """
 
     app_id: str
     namespace: str
     rules: tuple[Rule, ...]
+    told: Callable[[bool, str, str, str], None] | None = field(default=None, compare=False)
 
     def workflow(self, caller: str, namespace: str, operation: str, name: str) -> bool:
         """Whether `caller` may do `operation` to workflows called `name`."""
+        return self._tell(self._workflow(caller, namespace, operation, name), caller, operation, "workflow")
+
+    def activity(self, caller: str, namespace: str, name: str) -> bool:
+        """Whether `caller` may run the activity `name` here."""
+        return self._tell(self._activity(caller, namespace, name), caller, "schedule", "activity")
+
+    def _tell(self, allowed: bool, caller: str, operation: str, kind: str) -> bool:
+        if self.told is not None:
+            self.told(allowed, caller, operation, kind)
+        return allowed
+
+    def _workflow(self, caller: str, namespace: str, operation: str, name: str) -> bool:
         if namespace and namespace != self.namespace:
             return False
         if caller == self.app_id:
@@ -56,8 +75,7 @@ class Policies:
             for one in rule.workflows
         )
 
-    def activity(self, caller: str, namespace: str, name: str) -> bool:
-        """Whether `caller` may run the activity `name` here."""
+    def _activity(self, caller: str, namespace: str, name: str) -> bool:
         if namespace and namespace != self.namespace:
             return False
         if caller == self.app_id:
