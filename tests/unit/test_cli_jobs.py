@@ -31,6 +31,12 @@ def test_names(short: str, key: str, kind: str) -> None:
     assert key.startswith(jobs.prefix_of(kind, "ns"))
 
 
+def test_names_with_separators_of_keys() -> None:
+    """What `list` shows can be typed, whatever a job is called."""
+    key = JobKey("ns", "a||b", "x", "Cat", "t||m")
+    assert jobs.composed_key(jobs.short_name(key), "ns") == key.text
+
+
 @pytest.mark.parametrize("name", ["nightly", "app/shop", "app/shop/a/b", "actor/Cat/tom", "job/a/b", ""])
 def test_names_that_are_none(name: str) -> None:
     """The error says how names are written."""

@@ -58,7 +58,7 @@ def short_name(key: JobKey) -> str:
 
 def composed_key(name: str, namespace: str) -> str:
     """Return the composed key for a short name, or for one that is composed already. Raises `ConfigError`."""
-    if "||" in name:
+    if name.startswith(("app||", "actorreminder||")):
         return name
     kind, _, rest = name.partition("/")
     parts = rest.split("/")
