@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from pillion.errors import ComponentError
-from pillion.testing.simulation import EPOCH, Disk, Stuck, Wire, World
+from pillion.testing.simulation import EPOCH, Disk, Stuck, Wire, World, tell
 
 
 def _story(seed: int) -> tuple[list[str], int]:
@@ -113,3 +114,20 @@ def test_what_never_comes_is_stuck() -> None:
     world = World(5)
     with pytest.raises(Stuck, match="not there after 0 events"):
         world.run(lambda: False)
+
+
+def test_what_never_began_is_not_complained_of(recwarn: pytest.WarningsRecorder) -> None:
+    """Not even when the world outlives its story, held by the record of a log."""
+    held: list[World] = []
+
+    async def never() -> None:
+        raise AssertionError
+
+    def story() -> None:
+        held.append(World(1))
+        held[0].host("one").start(never())
+
+    tell(story)
+    held.clear()
+    gc.collect()
+    assert not recwarn.list

@@ -19,9 +19,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import heapq
+import inspect
 import math
 import random
 import sys
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
@@ -59,11 +61,13 @@ def tell(story: Callable[[], T]) -> T:
     collecting, failure = gc.isenabled(), ""
     gc.disable()  # a world is small, and what is forgotten in the middle of it is forgotten at its end as well
     gc.freeze()  # what was there before the world is none of its garbage
+    known = set(_worlds)
     try:
         result = story()
     except AssertionError as error:
         failure = str(error)
     finally:
+        _end_others(known)
         for _ in range(3):  # what a `finally` block lets go of is found by the next look
             gc.collect()
         gc.unfreeze()
@@ -73,6 +77,14 @@ def tell(story: Callable[[], T]) -> T:
     if failure:
         raise AssertionError(failure)
     return result
+
+
+_worlds: weakref.WeakSet[World] = weakref.WeakSet()
+
+
+def _end_others(known: set[World]) -> None:
+    for world in set(_worlds) - known:
+        world.end()
 
 
 class World:
@@ -92,6 +104,7 @@ class World:
         self._runnable: list[Host] = []
         self._all: list[Host] = []
         """Dead ones too: what a dead machine had begun is not to be ended by the garbage collector."""
+        _worlds.add(self)
 
     def host(self, name: str, *, offset_s: float = 0.0, rate: float = 1.0) -> Host:
         """Add a host whose wall clock is `offset_s` ahead and whose clocks run `rate` times as fast. A name that was
@@ -99,6 +112,16 @@ class World:
         host = self.hosts[name] = Host(self, name, offset_s, rate)
         self._all.append(host)
         return host
+
+    def end(self) -> None:
+        """Let nothing begin any more. Python complains of a coroutine that never began when it is forgotten, and that
+        may be long after the story: the record of a log that names an error holds the world in which that happened.
+        """
+        for host in self._all:
+            for task in host.loop.tasks:
+                work = task.get_coro()
+                if inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                    work.close()
 
     def tell(self, line: str) -> None:
         """Add a line to the story."""
