@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import planes
+from cli_processes import pillion
 from ledger import TYPE, Ledgers, Load, host
 from ports import free_ports
 from sidecars import SidecarProcess, eventually
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -247,3 +249,25 @@ def test_what_is_counted(tmp_path: Path, plane: list[str], stack: ExitStack) -> 
             connection.close()
 
     eventually(lambda: all(text in scraped() for text in wanted))
+
+
+def test_the_command(tmp_path: Path, plane: list[str], stack: ExitStack) -> None:
+    """`pillion actors list`: every replica, or those of an application, of a type; as a table and as JSON."""
+    apps = hosts(tmp_path, plane, stack, 2, [])
+    known = [app.sidecar for app in apps if app.sidecar is not None]
+    assert all(add(known[0], name) for name in "abcdefgh")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return pillion(["actors", "list", *arguments], home=tmp_path / "home", folder=tmp_path)
+
+    rows = json.loads(run("--json", "--app-id", "ledger", "--type", TYPE).stdout)
+    assert {(row["appId"], row["type"], row["status"], row["placement"]) for row in rows} == {
+        ("ledger", TYPE, "RUNNING", "placement: connected")
+    }
+    assert {row["httpPort"]: row["active"] for row in rows} == {each.http_port: active(each) for each in known}
+    table = run().stdout
+    assert all(str(each.http_port) in table for each in known)
+    assert run("--type", "nobody").stdout.strip() == "No actors are hosted here."
+    refused = run("--app-id", "ledgers")
+    assert refused.returncode == 1
+    assert "did you mean ledger?" in refused.stdout + refused.stderr

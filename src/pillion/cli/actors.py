@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pillion.cli import find, places
 from pillion.cli.tables import Column, show
 from pillion.sidecar.presence import running
+
+if TYPE_CHECKING:
+    from pillion.sidecar.presence import Record
+
+_PATIENCE_S = 10.0
+"""A sidecar that hangs does not keep the others from being shown."""
 
 
 @click.group("actors")
@@ -25,20 +31,17 @@ def actors() -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
 def list_command(app_id: str, actor_type: str, internal: bool, as_json: bool) -> None:
     """Show the hosted types and how many of their actors are active."""
-    records = [find.one(app_id)] if app_id else running(places.of(os.environ).home)
+    every = running(places.of(os.environ).home)
+    records = [record for record in every if record.app_id == app_id or not app_id]
+    if app_id and not records:
+        raise find.not_running(app_id, [record.app_id for record in every])
     rows: list[dict[str, Any]] = []
+    silent: list[click.ClickException] = []
     for record in records:
-        status, body = find.ask(record, "GET", "/v1.0/metadata")
-        if status != 200:
-            raise click.ClickException(f"the sidecar of {record.app_id} answered {status}")
-        runtime = json.loads(body).get("actorRuntime", {})
-        rows += [
-            {
-                "appId": record.app_id, "type": each["type"], "active": each.get("count", 0),
-                "status": runtime.get("runtimeStatus", ""), "placement": runtime.get("placement", ""),
-            }
-            for each in runtime.get("activeActors", [])
-        ]  # fmt: skip
+        try:
+            rows += _of(record)
+        except click.ClickException as error:  # the others are shown all the same
+            silent.append(error)
     rows = [
         row
         for row in rows
@@ -46,15 +49,33 @@ def list_command(app_id: str, actor_type: str, internal: bool, as_json: bool) ->
     ]
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    show(
-        rows,
-        (
-            Column("APP ID", lambda row: row["appId"]),
-            Column("TYPE", lambda row: row["type"]),
-            Column("ACTIVE", lambda row: row["active"]),
-            Column("STATUS", lambda row: row["status"], tones={"RUNNING": "green"}),
-            Column("PLACEMENT", lambda row: row["placement"].removeprefix("placement: ")),
-        ),
-        empty="No actors are hosted here.",
-    )
+    else:
+        show(rows, _COLUMNS, empty="No actors are hosted here.")
+    if silent:
+        raise click.ClickException("; ".join(error.message for error in silent))
+
+
+def _of(record: Record) -> list[dict[str, Any]]:
+    """What one sidecar hosts. Raises `click.ClickException`."""
+    status, body = find.ask(record, "GET", "/v1.0/metadata", timeout_s=_PATIENCE_S)
+    if status != 200:
+        raise click.ClickException(f"the sidecar of {record.app_id} answered {status}")
+    runtime = json.loads(body).get("actorRuntime", {})
+    return [
+        {
+            "appId": record.app_id, "httpPort": record.http_port, "type": each["type"],
+            "active": each.get("count", 0), "status": runtime.get("runtimeStatus", ""),
+            "placement": runtime.get("placement", ""),
+        }
+        for each in runtime.get("activeActors", [])
+    ]  # fmt: skip
+
+
+_COLUMNS = (
+    Column("APP ID", lambda row: row["appId"]),
+    Column("HTTP PORT", lambda row: row["httpPort"] or ""),
+    Column("TYPE", lambda row: row["type"]),
+    Column("ACTIVE", lambda row: row["active"]),
+    Column("STATUS", lambda row: row["status"], tones={"RUNNING": "green"}),
+    Column("PLACEMENT", lambda row: row["placement"].removeprefix("placement: ")),
+)

@@ -54,8 +54,8 @@ def not_running(app_id: str, others: list[str]) -> click.ClickException:
 class _OverSocketFile(http.client.HTTPConnection):
     """HTTP over a socket file."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -65,15 +65,16 @@ class _OverSocketFile(http.client.HTTPConnection):
 
 
 def ask(
-    record: Record, method: str, target: str, body: bytes = b"", *, content_type: str = "", folder: str = ""
-) -> tuple[int, bytes]:
+    record: Record, method: str, target: str, body: bytes = b"", *, content_type: str = "", folder: str = "",
+    timeout_s: float = TIMEOUT_S,
+) -> tuple[int, bytes]:  # fmt: skip
     """Send one request to a sidecar; return status and body. `folder` is that of its socket files, when it has any."""
     path = f"{folder}/dapr-{record.app_id}-http.socket" if folder else record.socket
     connection: http.client.HTTPConnection
     if path:
-        connection = _OverSocketFile(path)
+        connection = _OverSocketFile(path, timeout_s)
     else:
-        connection = http.client.HTTPConnection(record.host, record.http_port, timeout=TIMEOUT_S)
+        connection = http.client.HTTPConnection(record.host, record.http_port, timeout=timeout_s)
     headers = {"Content-Type": content_type} if content_type else {}
     if token := os.environ.get("DAPR_API_TOKEN"):
         headers["dapr-api-token"] = token
