@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import re
@@ -17,6 +18,7 @@ from pillion.api.render import http_error, rpc_error
 from pillion.blocks import reserved
 from pillion.components.catalog import COMPONENTS, Entry
 from pillion.errors import ApiError, Fault
+from pillion.kinds.component import wire_key
 from pillion.sidecar.catalogue import implementation
 from pillion.wire import gojson
 from pillion.wire.messages import services
@@ -60,15 +62,48 @@ def test_every_method_of_the_contract_has_a_row() -> None:
         assert {(service, name) for name in services.methods(service)} <= served
 
 
+SAME_PAGE = {
+    "consul": "hashicorp.consul", "local.env": "local", "local.file": "local", "postgres": "postgresql",
+    "sqlite3": "sqlite",
+}  # fmt: skip
+"""Names of components that are told on the page of another."""
+LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+
+
 @pytest.mark.parametrize("entry", COMPONENTS, ids=lambda entry: f"{entry.type}/{entry.version}")
-def test_every_component_exists_and_has_a_page(entry: Entry) -> None:
-    made = implementation(entry)
-    assert hasattr(made, "Settings")
+def test_every_component_exists_and_its_page_has_every_setting(entry: Entry) -> None:
+    """What a family shares may stand on a page that its own refers to."""
     category, _, name = entry.type.partition(".")
-    pages = " ".join(page.stem for page in (ROOT / "docs/components").glob("*.md"))
-    stem = name.split(".")[0].removesuffix("3") if category != "state" else name.removesuffix("3")
-    stem = stem.replace("postgres", "postgresql") if stem == "postgres" else stem
-    assert stem in pages, f"docs/components has no page for {entry.type}"
+    folder = ROOT / "docs/components"
+    page = folder / f"{category}.{SAME_PAGE.get(name, name)}".replace(".", "-")
+    text = page.with_name(page.name + ".md").read_text()
+    text += "".join((folder / link).read_text() for link in LINK.findall(text) if (folder / link).parent == folder)
+    settings = [item for item in dataclasses.fields(implementation(entry).Settings) if not item.metadata.get("rest")]
+    keys = {item.metadata.get("key") or wire_key(item.name) for item in settings}
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+
+
+BLOCKS = (
+    "invocation", "state", "pubsub", "secrets", "bindings", "configuration", "lock", "crypto", "conversation", "actors",
+    "workflow-engine", "jobs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_building_block_has_a_page_that_the_first_page_names(block: str) -> None:
+    assert (ROOT / f"docs/{block}.md").is_file()
+    assert f"docs/{block}.md" in (ROOT / "README.md").read_text()
+
+
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")] + sorted(
+    ROOT.glob("docs/**/*.md")
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    links = [link for link in LINK.findall(page.read_text()) if not link.startswith("/")]
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def dependencies() -> list[str]:
