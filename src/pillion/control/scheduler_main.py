@@ -58,7 +58,9 @@ class Options(Common):
     etcd_client_endpoints: tuple[str, ...] = option(Kind.LIST, (), "not taken: there is no etcd", hidden=True)
     etcd_client_username: str = option(Kind.TEXT, "", "not taken: there is no etcd", hidden=True)
     etcd_client_password: str = option(Kind.TEXT, "", "not taken: there is no etcd", hidden=True)
-    etcd_initial_cluster: tuple[str, ...] = option(Kind.LIST, (), _UNUSED, hidden=True)
+    etcd_initial_cluster: tuple[str, ...] = option(
+        Kind.LIST, (), "of the reference's database; several schedulers need --pillion-store postgresql", hidden=True
+    )
     etcd_client_port: str = option(Kind.TEXT, "2379", _UNUSED, hidden=True)
     etcd_client_listen_address: str = option(Kind.TEXT, "localhost", _UNUSED, hidden=True)
     etcd_space_quota: str = option(Kind.TEXT, "9.2E", _UNUSED, hidden=True)
@@ -99,8 +101,30 @@ def check(options: Options, given: frozenset[str]) -> list[str]:
             "means nothing with --pillion-store sqlite", where="--pillion-postgresql-connection-string",
             mend="add --pillion-store postgresql",
         )  # fmt: skip
+    _check_addresses(options)
     unused = [flag.name for flag in rows_of(Options) if flag.help == _UNUSED and flag.name in given]
     return [f"--{name} has no effect: there is no etcd" for name in unused]
+
+
+def _check_addresses(options: Options) -> None:
+    """Judge the members as the reference does, so that a mistake shows in both; each with jobs of its own is one, too:
+    sidecars would put jobs into one database and look for them in another.
+    """
+    told = options.override_broadcast_host_port
+    if told and not all(told.rpartition(":")[::2]):
+        raise ConfigError(f"{told!r} is not host:port", where="--override-broadcast-host-port")
+    names = []
+    for peer in options.etcd_initial_cluster:
+        name, equals, url = peer.strip().partition("=")
+        if not equals or not name or "://" not in url:
+            raise ConfigError(f"{peer!r} is not id=http://host:port", where="--etcd-initial-cluster")
+        names.append(name)
+    if names and options.id not in names:
+        raise ConfigError(f"does not name this scheduler, {options.id}", where="--etcd-initial-cluster")
+    if len(names) > 1 and options.pillion_store == "sqlite":
+        raise ConfigError(
+            "several schedulers need a database that they share", where="--etcd-initial-cluster", mend=_USE
+        )
 
 
 def store_of(options: Options) -> JobStore:
