@@ -51,8 +51,8 @@ def test_through_a_format(tmp_path: Path) -> None:
             assert caller.request("GET", "/v1.0/invoke/localhost/method/m").body == b"found"
 
 
-def test_an_instance_is_found_when_its_application_listens(tmp_path: Path) -> None:
-    """Of two instances the one whose application cannot answer yet gets no calls; once it can, both are called."""
+def test_instances_whose_applications_do_not_listen_yet(tmp_path: Path) -> None:
+    """No call fails because one of two applications takes its time: the other answers. Then both are called."""
     arguments = configured(tmp_path, "sqlite", f"{{connectionString: '{tmp_path / 'names.db'}'}}")
     (late,) = free_ports(1)
 

@@ -41,6 +41,9 @@ class Noting:
     async def end_messages(self) -> None:
         """There are none."""
 
+    async def release(self) -> None:
+        """There are no actors."""
+
     async def stop(self) -> None:
         self.notes.append(f"stop {self.launch.app_id}")
         if not self.ended.done():
@@ -84,7 +87,7 @@ class Rig:
         async def main() -> int:
             return await (await self.start())
 
-        return asyncio.run(asyncio.wait_for(main(), 30))
+        return asyncio.run(asyncio.wait_for(main(), 90))
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -116,7 +119,7 @@ def test_sidecars_are_there_first_and_last(tmp_path: Path) -> None:
             sidecar.stop = noting_stop.__get__(sidecar)  # type: ignore[method-assign]
         return await task
 
-    assert asyncio.run(asyncio.wait_for(main(), 30)) == 0
+    assert asyncio.run(asyncio.wait_for(main(), 90)) == 0
     assert rig.notes == ["start a", "start b", "signal", "end a", "end b", "stop a", "stop b"]
     assert running(rig.places.home) == []
 
@@ -150,7 +153,7 @@ def test_a_sidecar_that_fails_ends_its_application(tmp_path: Path, capsys: pytes
         rig.sidecars["a"].ended.set_result(5)
         return await task
 
-    assert asyncio.run(asyncio.wait_for(main(), 30)) == 5
+    assert asyncio.run(asyncio.wait_for(main(), 90)) == 5
     told = capsys.readouterr().err
     assert "the sidecar of a has failed; its log: " in told
 
@@ -160,7 +163,9 @@ def test_what_does_not_end_is_killed(
 ) -> None:
     """After the grace, and it is told."""
     monkeypatch.setattr(conductor, "GRACE_S", 0.1)
-    assert Rig(tmp_path, ("a", "(trap '' TERM; sleep 600) & exit 0"), single=True).script_to_end() == 0
+    deaf = tmp_path / "deaf"
+    script = f"(trap '' TERM; touch {deaf}; sleep 600) & until [ -e {deaf} ]; do sleep .02; done"
+    assert Rig(tmp_path, ("a", script), single=True).script_to_end() == 0
     assert "a left processes behind that did not end in 0.1 s: killed" in capsys.readouterr().err
 
 
@@ -188,6 +193,6 @@ def test_a_hint_about_the_port(
         await task
         return "".join(told)
 
-    told = asyncio.run(asyncio.wait_for(main(), 30))
+    told = asyncio.run(asyncio.wait_for(main(), 90))
     assert f"a has not opened port {wanted} yet" in told
     assert f"It listens on {opened}: perhaps --app-port {opened} is meant" in told

@@ -12,6 +12,9 @@ import pytest
 
 from invoke_apps import HttpApp
 from mini_sidecar import LOCALHOST, MiniSidecar, Names
+from pillion.app.channel import AppChannel
+from pillion.net.grpc_client import Channel
+from pillion.net.http_client import HttpClient
 from pillion.wire.messages import common, internals, wellknown
 from ports import free_port
 
@@ -134,6 +137,35 @@ def test_what_a_callee_refuses() -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="app channel is not initialized"):
             await exchange(channel, [])
         back.app = app_channel
+
+    with_callee(test)
+
+
+def test_an_application_that_does_not_listen_yet() -> None:
+    """UNAVAILABLE, for the caller to take another instance or to try again; later it is a failure like any other."""
+
+    async def test(channel: Any, app: HttpApp, back: MiniSidecar) -> None:
+        listening = back.app
+        nobody = AppChannel("http", http=HttpClient(LOCALHOST, 1)), AppChannel("grpc", grpc=Channel(f"{LOCALHOST}:1"))
+        for absent in nobody:
+            absent.starting, back.app = True, absent
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await exchange(channel, [lead()])
+            assert caught.value.code() is Code.UNAVAILABLE
+            absent.starting = False
+        back.app = nobody[0]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await exchange(channel, [lead()])
+        assert caught.value.code() is Code.INTERNAL
+        back.app = nobody[1]
+        [answer] = await exchange(channel, [lead()])
+        assert answer.response.status.code == 14
+        for absent in nobody:
+            await absent.close()
+        assert listening is not None
+        listening.starting, back.app = True, listening
+        [answer] = await exchange(channel, [lead()])
+        assert answer.response.status.code == 200  # it listens, although nobody has noticed yet
 
     with_callee(test)
 

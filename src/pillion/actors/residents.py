@@ -165,14 +165,24 @@ class Residents:
         self._roster.host(by, types)
         self._refresh()
 
+    async def release(self, by: str, most_s: float) -> None:
+        """Host nothing in the name of `by`, and return when its actors have come to their end. Their turns get `most_s`
+        seconds at the most.
+        """
+        self._roster.host(by, ())
+        ending = self._refresh(most_s)
+        if ending:
+            await asyncio.wait(ending)
+
     def store_changed(self, there: bool) -> None:
         """Whether there is an actor state store: without one nothing is hosted (1.1)."""
         if self._roster.store_changed(there):
             self._refresh()
 
-    def _refresh(self) -> None:
+    def _refresh(self, most_s: float | None = None) -> list[asyncio.Task[None]]:
+        """Host what the roster says; return the tasks in which actors of other types come to their end."""
         if self._closed:
-            return
+            return []
         effective = self._roster.effective()
         withdrawn = []
         for actor_type, kind in self._kinds.items():
@@ -185,11 +195,13 @@ class Residents:
             kind.host(hosted)
             self._idle.watch(kind)
         self._placement.types(sorted(effective))
-        for kind, hosted in withdrawn:
-            self._tasks.start(self._withdraw(kind, hosted), f"withdraw {kind.actor_type}")
+        return [
+            self._tasks.start(self._withdraw(kind, hosted, most_s), f"withdraw {kind.actor_type}")
+            for kind, hosted in withdrawn
+        ]
 
-    async def _withdraw(self, kind: Kind, hosted: Hosted) -> None:
-        await self._end(kind, hosted, list(kind.instances.values()))
+    async def _withdraw(self, kind: Kind, hosted: Hosted, most_s: float | None) -> None:
+        await self._end(kind, hosted, list(kind.instances.values()), most_s)
         if hosted.leaving is not None:
             await hosted.leaving(lambda _: False)
         if kind.hosted is None and not kind.instances and self._kinds.get(kind.actor_type) is kind:

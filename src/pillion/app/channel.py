@@ -49,7 +49,8 @@ class AppChannel:
     `http` is set for the protocols http, https and h2c, `grpc` for grpc and grpcs; exactly one of them.
     `pipeline` is the middleware on the way to an HTTP application; `meter_http` and `meter_grpc` wrap the way there
     with what counts calls. Health probes take another way.
-    `token` is APP_API_TOKEN. `limit` 0 means unlimited. `healthy` is switched by the health prober.
+    `token` is APP_API_TOKEN. `limit` 0 means unlimited. `healthy` is switched by the health prober; `starting` is true
+    while an application that somebody waits for has not opened its port.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class AppChannel:
         self.address = address
         self.port = port
         self.healthy = True
+        self.starting = False
         self._send: Send | None = http.request if http is not None else None
         if pipeline is not None and self._send is not None:
             self._send = pipeline.over(self._send)

@@ -53,32 +53,28 @@ class Verdict:
         return None
 
 
-async def port_answers(channel: AppChannel) -> bool:
-    """Whether the port of the application accepts a connection now, and a handshake where it speaks TLS."""
-    context = None
-    if channel.protocol in ("https", "grpcs"):
-        context = unverified_client_context(alpn=HTTP1 if channel.protocol == "https" else HTTP2)
-    try:
-        async with asyncio.timeout(DIAL_TIMEOUT_S):
-            _, writer = await asyncio.open_connection(channel.address, channel.port, ssl=context)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
-
-
 async def port_open(channel: AppChannel) -> None:
-    """Return when the port of the application answers.
+    """Return when the port of the application accepts a connection, and a handshake where it speaks TLS.
 
     Waits for ever, as applications may take their time; says every ten seconds what it waits for. There is no event
     for a port of another process that opens, so it dials again after a pause.
     """
+    context = None
+    if channel.protocol in ("https", "grpcs"):
+        context = unverified_client_context(alpn=HTTP1 if channel.protocol == "https" else HTTP2)
     attempt = 0
-    while not await port_answers(channel):
+    while True:
         attempt += 1
-        if attempt % SAY_EVERY == 0:
-            log.info("waiting for the application to listen on %s:%d", channel.address, channel.port)
-        await asyncio.sleep(DIAL_PAUSE_S)
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                _, writer = await asyncio.open_connection(channel.address, channel.port, ssl=context)
+        except (OSError, TimeoutError):
+            if attempt % SAY_EVERY == 0:
+                log.info("waiting for the application to listen on %s:%d", channel.address, channel.port)
+            await asyncio.sleep(DIAL_PAUSE_S)
+            continue
+        writer.close()
+        return
 
 
 async def probe(channel: AppChannel, path: str, timeout_s: float, count: CountProbe | None = None) -> bool:

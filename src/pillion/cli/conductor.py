@@ -64,6 +64,8 @@ class AnySidecar(Protocol):
 
     async def end_messages(self) -> None: ...
 
+    async def release(self) -> None: ...
+
     async def stop(self) -> None: ...
 
 
@@ -333,8 +335,12 @@ class Run:
                 part.presence.withdraw()
 
     async def _stop_all(self) -> None:
-        """Messages first, of all: applications can still answer and call each other; then these, then sidecars."""
-        await asyncio.gather(*(part.sidecar.end_messages() for part in self._parts if part.sidecar is not None))
+        """Messages first, of all: applications can still answer and call each other, and each other's actors; then
+        actors, which hear of their end; then applications, then sidecars.
+        """
+        sidecars = [part.sidecar for part in self._parts if part.sidecar is not None]
+        await asyncio.gather(*(sidecar.end_messages() for sidecar in sidecars))
+        await asyncio.gather(*(sidecar.release() for sidecar in sidecars))
         await asyncio.gather(*(self._stop_application(part) for part in self._parts))
         await asyncio.gather(*(self._stop_sidecar(part) for part in self._parts))
         if self._services is not None:

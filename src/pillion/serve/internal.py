@@ -15,7 +15,7 @@ from pillion.blocks.invoke_http import close
 from pillion.errors import Code, ComponentError
 from pillion.kinds.invocation import Invocation, gather
 from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Method, RpcError
-from pillion.net.http_client import HttpError
+from pillion.net.http_client import ConnectFailed, HttpError
 from pillion.observe.spans import http_error, local_span
 from pillion.observe.tracing import SpanKind
 from pillion.peers.call import CALL_LOCAL, CALL_LOCAL_STREAM, CHUNK, SERVICE
@@ -174,11 +174,10 @@ class InternalService:
         meter = self._meter.caller(_caller(invocation))
         meter.received()
         try:
-            reply = await invoke_app(app, invocation)
-        except _APP_FAILURES as error:
-            failure = _failure(error)
+            reply = await _ask(app, invocation)
+        except RpcError as failure:
             meter.replied(failure.code)
-            raise failure from error
+            raise
         meter.replied(reply.code)
         return reply
 
@@ -305,14 +304,26 @@ async def _set_body(call: ServerCall, invocation: Invocation, payload: bytes | N
 
 
 async def _ask(app: AppChannel, invocation: Invocation) -> Reply:
+    """Ask the application. One that has not opened its port yet is UNAVAILABLE, which its reply cannot be: the caller
+    takes another instance, or tries again.
+    """
     try:
-        return await invoke_app(app, invocation)
+        reply = await invoke_app(app, invocation)
     except _APP_FAILURES as error:
+        if app.starting and isinstance(error, ConnectFailed):
+            raise RpcError(Code.UNAVAILABLE, _told(error)) from error
         raise _failure(error) from error
+    if app.starting and not reply.http and reply.code == Code.UNAVAILABLE:
+        raise RpcError(Code.UNAVAILABLE, reply.message)
+    return reply
 
 
 def _failure(error: Exception) -> RpcError:
-    return RpcError(Code.INTERNAL, f"error invoking app channel: {quoted(error)}")
+    return RpcError(Code.INTERNAL, _told(error))
+
+
+def _told(error: Exception) -> str:
+    return f"error invoking app channel: {quoted(error)}"
 
 
 def _caller(invocation: Invocation) -> str:

@@ -4,6 +4,7 @@
     actors.open("10.0.0.7:50002")               when the internal port is known
     await actors.ask()                          when the application is well, before anything is delivered to it
     actors.application(True)                    each time the application becomes well, or unwell
+    await actors.release(2.0)                   the application is about to end
     await actors.halt()                         no more turns: instances are deactivated, while the application listens
 
 Knows: who is told what when something changes. Never knows: how any of it works.
@@ -64,6 +65,7 @@ class ActorRuntime:
         policies, scheduler, scheduling = ground.policies, ground.scheduler, ground.scheduling
         self._question = AppConfiguration(ground)
         self._types: list[Hosted] = []
+        self._released = False
         registry = meters.registry
         meter = ActorMeter(registry) if registry is not None else Uncounted()
         self._place = Seat(scheduling.types, self._placed)
@@ -145,6 +147,14 @@ class ActorRuntime:
         """A table is in force."""
         self._ground.readiness.ready(HEALTH_TARGET)
 
+    async def release(self, most_s: float) -> None:
+        """The application is about to end: its timers and its actors come to their end, and none lives here any more.
+        Turns that run get `most_s` seconds at the most. What the sidecar itself hosts, and calls of others, go on.
+        """
+        self._released = True
+        await self._timers.close()
+        await self.host.release(APP, most_s)
+
     async def halt(self) -> None:
         """No more turns. Those that run may end, and save, within five seconds; then this host leaves the table."""
         await self._timers.close()
@@ -183,7 +193,7 @@ class ActorRuntime:
 
     def application(self, healthy: bool) -> None:
         """The application became well, or unwell."""
-        self.host.host(APP, self._types if healthy else [])
+        self._host_types(self._types if healthy else [])
         if healthy:
             self.gate.open()
 
@@ -206,7 +216,11 @@ class ActorRuntime:
 
     def _host_streams(self, types: Sequence[Hosted]) -> None:
         self._types = list(types)
-        self.host.host(APP, self._types)
+        self._host_types(self._types)
+
+    def _host_types(self, types: list[Hosted]) -> None:
+        if not self._released:
+            self.host.host(APP, types)
 
     def __repr__(self) -> str:
         return f"<ActorRuntime {self.gate!r} {self.host!r}>"

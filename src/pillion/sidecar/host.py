@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
-from pillion.app.health import port_answers, port_open, watch
+from pillion.app.health import port_open, watch
 from pillion.blocks.health import Readiness
 from pillion.kinds.names import Instance
 from pillion.net import listen
@@ -36,7 +35,7 @@ from pillion.sidecar.telemetry import Telemetry
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from pillion.app.health import CountProbe
     from pillion.kinds.config import Configuration
@@ -192,6 +191,8 @@ class Sidecar:
             data_dir=self._data_dir,
         )
         self._surface = surface
+        if surface.channel is not None:
+            surface.channel.starting = True
         self._stack.push_async_callback(surface.close, LISTENER_GRACE_S)
         await surface.declare(resources.subscriptions)
         for target in (RUNTIME, *(TARGETS if self._reload is not None else ())):
@@ -199,9 +200,7 @@ class Sidecar:
         self.outbound.expect(RUNTIME)
         ports = await Listening(options, self._doors, self._stack).open(surface, self.internal_port)
         self.http_port, self.grpc_port, self.internal_port = ports.http, ports.grpc, ports.internal
-        announce = partial(naming.announce, self._instance(host))
-        if surface.channel is None or await port_answers(surface.channel):
-            await announce()
+        await naming.announce(self._instance(host))
         surface.facts.mcp_servers = surface.engines.mcp_servers
         await surface.engines.open(
             f"{host}:{self.internal_port}",
@@ -224,7 +223,7 @@ class Sidecar:
                 surface.engines.follow, self._restart, self.fail,
             )  # fmt: skip
             self._reload.follow(resources, config, running, self.inbound)
-        self._tasks.start(self._follow_application(surface, meters.probe, announce), "following the application")
+        self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
 
     def _resources(self) -> load.Resources:
         return load.load(self.options.resources_path, app_id=self.app_id, namespace=self.environment.namespace_raw)
@@ -262,17 +261,15 @@ class Sidecar:
 
     # -- the application
 
-    async def _follow_application(
-        self, surface: Surface, count: CountProbe | None, announce: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def _follow_application(self, surface: Surface, count: CountProbe | None) -> None:
         """Wait for the application's port, then follow its health: subscriptions run while it is well.
 
-        Others find this sidecar only then: of several instances none is called whose application cannot answer yet.
+        Until then calls of others that cannot reach it take another instance, or are tried again.
         """
         options, channel = self.options, surface.channel
         if channel is not None:
             await port_open(channel)
-            await announce()
+            channel.starting = False
         took_ms = (asyncio.get_running_loop().time() - self._began) * 1000
         log.info("dapr initialized. Status: Running. Init Elapsed %dms", took_ms)
         self.inbound.ready(RUNTIME)
@@ -356,6 +353,12 @@ class Sidecar:
                 await self._reload.close()
             grace_s = self.options.dapr_graceful_shutdown_seconds
             await self._surface.end_messages(grace_s * QUIESCE_SHARE if grace_s else LISTENER_GRACE_S)
+
+    async def release(self) -> None:
+        """The application is about to end, and no message is with it: its actors come to their end, and hear of it."""
+        if self.running and self._surface is not None:
+            grace_s = self.options.dapr_graceful_shutdown_seconds or LISTENER_GRACE_S
+            await self._surface.release(grace_s * (1 - QUIESCE_SHARE))
 
     async def stop(self) -> None:
         """Stop in order: no new messages, those on their way, then APIs, names and components. May be called again."""

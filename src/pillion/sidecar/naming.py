@@ -1,7 +1,6 @@
 """The name of a sidecar: the resolver that its Configuration names, and its own entry there.
 
-Knows: which resolver is meant, that none is no reason not to start, when others may find this sidecar. Never knows: how
-names are kept.
+Knows: which resolver is meant, that none is no reason not to start. Never knows: how names are kept.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ class Naming:
 
     def __init__(self) -> None:
         self.resolver: Resolver | None = None
-        self.is_announced = False
         self._made: Any = None
 
     async def open(
@@ -64,9 +62,8 @@ class Naming:
 
     async def announce(self, instance: Instance) -> None:
         """Let others find this sidecar. A failure is logged."""
-        if self.resolver is None or self.is_announced:
+        if self.resolver is None:
             return
-        self.is_announced = True
         try:
             await self.resolver.register(instance)
         except Exception as error:
@@ -78,4 +75,4 @@ class Naming:
             await self._made.close()
 
     def __repr__(self) -> str:
-        return f"<Naming by {self.resolver!r}{', announced' if self.is_announced else ''}>"
+        return f"<Naming by {self.resolver!r}>"

@@ -70,6 +70,12 @@ class RenewableSidecar:
             with logs.of_app(self.current.app_id):
                 await self.current.end_messages()
 
+    async def release(self) -> None:
+        """Let the actors of the application come to their end."""
+        if not self._starting:
+            with logs.of_app(self.current.app_id):
+                await self.current.release()
+
     async def stop(self) -> None:
         """Stop in order, for good. May be called again."""
         self._again = False
