@@ -281,9 +281,13 @@ public class Workflows {
     expect(client.getWorkflowState(family, false).getName().isEmpty(), "gone");
     held("terminate and purge");
 
+    Instant far = Instant.now().plusSeconds(3600);
+    String never = client.scheduleNewWorkflow(Chain.class, new NewWorkflowOptions().setInput(1).setStartTime(far));
+    expect(status(never) == WorkflowRuntimeStatus.PENDING, "pending");
+    client.terminateWorkflow(never, "tired");
+    expect(end(never).getRuntimeStatus() == WorkflowRuntimeStatus.TERMINATED, "never begun");
     Instant at = Instant.now().plusSeconds(1);
     String late = client.scheduleNewWorkflow(Chain.class, new NewWorkflowOptions().setInput(1).setStartTime(at));
-    expect(status(late) == WorkflowRuntimeStatus.PENDING, "pending");
     end(late);
     expect(!Instant.now().isBefore(at), "too early");
     held("a start at a given time");

@@ -140,9 +140,12 @@ await held("terminate and purge", async () => {
   assert.equal(await client.getWorkflowState(id, false), undefined);
 });
 await held("a start at a given time", async () => {
+  const never = await client.scheduleNewWorkflow(chain, 1, undefined, new Date(Date.now() + 3_600_000));
+  assert.equal(await status(never), WorkflowRuntimeStatus.PENDING);
+  await client.terminateWorkflow(never, "tired");
+  assert.equal((await end(never)).runtimeStatus, WorkflowRuntimeStatus.TERMINATED);
   const at = new Date(Date.now() + 1000);
   const id = await client.scheduleNewWorkflow(chain, 1, undefined, at);
-  assert.equal(await status(id), WorkflowRuntimeStatus.PENDING);
   await end(id);
   assert.ok(Date.now() >= at);
 });
