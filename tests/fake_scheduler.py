@@ -45,7 +45,7 @@ class FakeScheduler:
 
     async def until(self, holds: Callable[[list[FakeWatch]], bool]) -> None:
         """Wait until `holds` says so of the watches."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while not holds(self.watches):
                 await self.changed.wait()
 

@@ -103,7 +103,7 @@ def resources(folder: Path) -> dict[str, str]:
 
 def configure(folder: Path, key: str, value: str, version: str) -> None:
     """Set an item of the store `settings`, as an operator would by hand."""
-    with contextlib.closing(sqlite3.connect(folder / "settings.sqlite", timeout=10)) as db, db:
+    with contextlib.closing(sqlite3.connect(folder / "settings.sqlite", timeout=60)) as db, db:
         db.execute("REPLACE INTO configuration (key, value, version) VALUES (?, ?, ?)", (key, value, version))
 
 

@@ -97,7 +97,7 @@ class WatchedBroker(MemoryPubSub):
 
     async def until(self, ready: Callable[[], bool]) -> None:
         """Wait until a publish or the end of a delivery makes `ready` true."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while not ready():
                 self._changed.clear()
                 await self._changed.wait()
@@ -196,7 +196,7 @@ class App:
         return web.Response(text=answer, content_type="application/json")
 
     async def got(self, count: int) -> list[Seen]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while len(self.seen) < count:
                 self.arrived.clear()
                 await self.arrived.wait()
@@ -236,7 +236,7 @@ class GrpcApp:
         return bytes(self.subscribe.SerializeToString())
 
     async def got(self, count: int) -> list[tuple[str, bytes, dict[str, str | bytes]]]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while len(self.seen) < count:
                 self.arrived.clear()
                 await self.arrived.wait()

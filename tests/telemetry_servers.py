@@ -218,7 +218,7 @@ def zipkin_jar() -> Path:
 
 def _get(port: int, path: str) -> bytes | None:
     """Return the body of a 200, None for anything else."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -108,7 +108,7 @@ class Rig:
 
 def play(opened: Opened, actor_id: str, story: Callable[[Rig], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with AsyncExitStack() as stack, asyncio.timeout(30):
+        async with AsyncExitStack() as stack, asyncio.timeout(90):
             rig = Rig([await stack.enter_async_context(opened()) for _ in range(2)], actor_id)
             try:
                 await story(rig)

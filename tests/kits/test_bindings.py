@@ -564,7 +564,7 @@ class Mailbox:
 @contextlib.contextmanager
 def mail_server(box: Mailbox, **options: Any) -> Iterator[int]:
     """A real SMTP server on a thread of its own."""
-    controller = Controller(box, hostname="127.0.0.1", port=free_port(), **options)
+    controller = Controller(box, hostname="127.0.0.1", port=free_port(), ready_timeout=60, **options)
     controller.start()
     try:
         yield int(controller.port)

@@ -100,7 +100,7 @@ class TestSqlite(ConfigurationKit):
         self.sql("DELETE FROM configuration WHERE key = ?", key)
 
     def sql(self, statement: str, *values: str) -> None:
-        with closing(sqlite3.connect(self.path, timeout=20)) as db, db:
+        with closing(sqlite3.connect(self.path, timeout=60)) as db, db:
             db.execute(statement, values)
 
 

@@ -157,7 +157,7 @@ def test_followed_with_use_cache(agent: Agent) -> None:
         await one.register(instance("app", 50001))
         assert await other.resolve("app", "") == ("127.0.0.1:50001",)
         await one.register(instance("app", 50002))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while len(await other.resolve("app", "")) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)  # another thread's state
         assert all("index=" in target for target in agent.asked if "/health/" in target and "cached" not in target)

@@ -88,7 +88,7 @@ def test_a_workflow_survives_its_process(
         b = Bench({"parent": renewed, "kid": kid}, {"add": lambda n: n + 1}, rig=Rig(opened, app_id=app_id))
         b.connect()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 await b.hub.start(Start("parent", "p"))
                 await b.done("p-kid")
                 await b.restart()

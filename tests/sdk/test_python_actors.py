@@ -74,7 +74,7 @@ async def ask(proxy: Any, method: str, *values: object) -> Any:
 
 async def until(proxy: Any, times: int) -> list[str]:
     """Wait for what fires: another process tells it when it is asked."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while len(seen := await ask(proxy, "Seen")) < times:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     return list(seen)

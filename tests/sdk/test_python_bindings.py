@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sidecars import SidecarProcess
 
-WAIT_S = 20
+WAIT_S = 90
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The (En|De)crypt API is an Alpha version:UserWarning",
     "ignore:The Distributed Lock API is an Alpha version:UserWarning",

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.redis,
     pytest.mark.filterwarnings("ignore:The Distributed Lock API is an Alpha version:UserWarning"),
 ]
-WAIT_S = 20
+WAIT_S = 90
 
 
 @pytest.fixture(scope="module")

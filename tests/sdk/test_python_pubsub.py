@@ -82,7 +82,7 @@ def test_a_stream_survives_a_restart(sidecar: SidecarProcess, how: signal.Signal
             assert subscription.next_message().data() == "precious"
             sidecar.kill(how)
             assert sidecar.process is not None
-            assert sidecar.process.wait(20) == (0 if how is signal.SIGTERM else -how)
+            assert sidecar.process.wait(60) == (0 if how is signal.SIGTERM else -how)
             sidecar.start()
             message = subscription.next_message()
             assert message.data() == "precious"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sidecars import SidecarProcess
 
 APP = SDK / "python" / "workflows_app.py"
-WAIT_S = 30
+WAIT_S = 90
 
 
 class Place(NamedTuple):

@@ -117,7 +117,7 @@ def test_a_sidecar_without_its_key_does_not_start(
     running = sidecar(tmp_path, store(tmp_path / "s.db", primary, secondary, vault)).start(ready=False)
     assert running.process is not None
     try:
-        assert running.process.wait(20) == 1
+        assert running.process.wait(60) == 1
     finally:
         running.process.kill()
     assert "INIT_COMPONENT_FAILURE" in running.log()

@@ -136,7 +136,7 @@ def test_whoever_waits_for_postgresql_asks_again(
         try:
             await first.open()
             await second.open()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 await first.elected()
                 waiting = asyncio.create_task(second.elected())
                 connection = second._connection

@@ -30,7 +30,7 @@ def alive(pid: int) -> bool:
 
 def until_dead(*pids: int) -> None:
     """Wait until processes that are not ours to wait for have ended."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
@@ -44,7 +44,7 @@ async def lines_of(handle: int, count: int) -> list[str]:
         with os.fdopen(handle) as pipe:
             return [pipe.readline().strip() for _ in range(count)]
 
-    return await asyncio.wait_for(asyncio.to_thread(read), 20)
+    return await asyncio.wait_for(asyncio.to_thread(read), 90)
 
 
 def test_a_status_and_a_signal_are_told(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_status_and_a_signal_are_told(tmp_path: Path) -> None:
         killed = await guard.start("killed", ["sleep", "60"], folder=tmp_path, environment={})
         assert await three.ended == 3
         await three.gone
-        assert await killed.stop(10)
+        assert await killed.stop(60)
         assert await killed.ended == -signal.SIGTERM
         await guard.close()
         assert guard.child.returncode == 0
@@ -115,7 +115,7 @@ def test_wrappers_and_their_children_end_together(tmp_path: Path) -> None:
             "app", ["sh", "-c", program], folder=tmp_path, environment={"APP_ID": "app"}, output=write
         )
         pids = [int(line) for line in await lines_of(read, 2)]
-        assert await process.stop(10)
+        assert await process.stop(60)
         assert not any(map(alive, [*pids, process.pid]))
         await guard.close()
 
@@ -131,10 +131,10 @@ def test_a_wrapper_that_is_just_starting_its_child(tmp_path: Path) -> None:
         for number in range(20):
             wrapper = ["sh", "-c", "sleep 600; true"]
             process = await guard.start(str(number), wrapper, folder=tmp_path, environment={})
-            assert await process.stop(10)
+            assert await process.stop(60)
         await guard.close()
 
-    asyncio.run(asyncio.wait_for(script(), 30))
+    asyncio.run(asyncio.wait_for(script(), 90))
 
 
 @linux
@@ -176,7 +176,7 @@ if os.fork() == 0:
         [pid] = [int(line) for line in await lines_of(read, 1)]
         assert await process.ended == 0
         assert not process.gone.done()
-        assert await process.stop(10)
+        assert await process.stop(60)
         assert not alive(pid)
         await guard.close()
 

@@ -25,7 +25,7 @@ class Heard:
         self.queue.put_nowait(data)
 
     async def next(self) -> bytes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             return await self.queue.get()
 
 

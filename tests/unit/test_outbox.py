@@ -64,7 +64,7 @@ def play(
             except Unprocessed as error:
                 ends.append(str(error))
         if Verdict.DONE in ends and "outboxDiscardWhenMissingState" not in metadata:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(90):
                 await arrived.wait()
         left = (await state.get(Get("outbox-1"))).value is not None
         await broker.close()

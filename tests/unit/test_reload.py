@@ -80,7 +80,7 @@ def test_a_folder_that_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyP
             ):  # fmt: skip
                 heard.clear()
                 act()
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(90):
                     await heard.wait()
         finally:
             await watch.close()

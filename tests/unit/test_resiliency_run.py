@@ -106,8 +106,8 @@ def test_deadlines_of_many_share_one_timer() -> None:
     """Those that are over in time are left alone, whatever order they end in; a nested one is its own."""
 
     async def main() -> None:
-        deadlines = Deadlines(0.05)
-        policy, outer = Policy("t", deadlines=deadlines), Policy("o", deadlines=Deadlines(5.0))
+        deadlines = Deadlines(1.0)
+        policy, outer = Policy("t", deadlines=deadlines), Policy("o", deadlines=Deadlines(60.0))
         gate = asyncio.Event()
 
         async def waits() -> str:

@@ -38,7 +38,7 @@ class Rig:
 
 def run(test: Callable[[Rig], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             rig = Rig()
             await test(rig)
             await rig.scheduling.close(0)

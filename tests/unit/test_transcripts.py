@@ -120,7 +120,7 @@ async def converse(text: str, folder: Path) -> str:
         for exchange in re.split(r"\n====\n", text.strip("\n")):
             asked = exchange.split("\n----\n")[0]
             if asked.startswith("EVENT"):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(90):
                     while not events:
                         arrived.clear()
                         await arrived.wait()

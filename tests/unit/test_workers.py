@@ -33,7 +33,7 @@ class Bench:
         self._changed.set()
 
     async def until_told(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             while len(self.told) < count:
                 await self._changed.wait()
                 self._changed.clear()

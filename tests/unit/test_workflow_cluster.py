@@ -145,7 +145,7 @@ def run(story: Callable[[Town], Awaitable[None]], config: Workflow | None = None
         town = Town(config or Workflow())
         await town.open()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 await story(town)
         finally:
             await town.close()
@@ -157,7 +157,7 @@ async def finished(town: Town, hub: Hub, count: int) -> None:
     for number in range(count):
         done = await hub.wait_completion(f"t{number}")
         assert (done.status, done.output) == (Status.COMPLETED, '[6, "ok"]'), number
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(90):
         while await town.jobs.list_reminders("default", TYPES[0]):  # noqa: ASYNC110 - storage tells nobody
             await asyncio.sleep(0.01)
 

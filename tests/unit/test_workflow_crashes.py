@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pillion.kinds.state import Found, Get, Operation
     from pillion.testing.workflow_worker import Context
 
-LIMIT_S = 10.0
+LIMIT_S = 90.0
 
 
 class Dead(BaseException):

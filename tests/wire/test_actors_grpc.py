@@ -197,7 +197,7 @@ class Dialled:
         await self.call.write(m.SubscribeActorEventsRequestAlpha1(**fields))
 
     async def heard(self) -> m.SubscribeActorEventsResponseAlpha1:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             message = await self.call.read()
         assert message is not grpc.aio.EOF, await self.call.details()
         return message  # type: ignore[no-any-return]
@@ -210,7 +210,7 @@ class Dialled:
         return asked
 
     async def ended(self) -> tuple[int, str]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(90):
             return (await self.call.code()).value[0], await self.call.details()
 
 
@@ -337,7 +337,7 @@ def test_several_streams() -> None:
             assert await first == b"old"
             assert rig.host.hosts("U")
             new.call.cancel()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(90):
                 while rig.host.hosts("U"):
                     third = asyncio.create_task(ask(rig, actor_id="3"))
                     await asyncio.wait({third}, timeout=0.02)
@@ -428,7 +428,7 @@ def test_answers_in_many_messages() -> None:
                 request_serializer=internals.InternalInvokeRequest.SerializeToString,
                 response_deserializer=internals.InternalInvokeResponse.FromString,
             )
-            found: list[Any] = [one.message.data async for one in stream(inside(), timeout=20)]
+            found: list[Any] = [one.message.data async for one in stream(inside(), timeout=60)]
             assert [(one.type_url, one.value) for one in found] == [("t/n", b"0"), ("t/n", b"1"), ("t/n", b"2")]
 
     asyncio.run(main())

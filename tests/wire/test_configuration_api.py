@@ -76,7 +76,7 @@ def bare(folder: Path) -> Iterator[SidecarProcess]:
 @pytest.fixture
 def put(folder: Path) -> Callable[..., None]:
     def put(key: str, value: str, version: str = "1", metadata: str | None = None, *, file: str = "c.sqlite") -> None:
-        with closing(sqlite3.connect(folder / file, timeout=20)) as db, db:
+        with closing(sqlite3.connect(folder / file, timeout=60)) as db, db:
             db.execute("REPLACE INTO configuration VALUES (?, ?, ?, ?)", (key, value, version, metadata))
 
     return put
@@ -267,7 +267,7 @@ def test_a_stream(sidecar: SidecarProcess, put: Callable[..., None]) -> None:
 
 
 async def _event(stream: Any) -> m.SubscribeConfigurationResponse:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         message = await stream.receive()
     assert message is not None
     return m.SubscribeConfigurationResponse.FromString(message)
@@ -283,12 +283,12 @@ def test_the_end_of_the_sidecar_ends_streams(folder: Path) -> None:
             await stream.send_last(m.SubscribeConfigurationRequest(store_name="file").SerializeToString())
             await _event(stream)
             running.kill(15)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 assert await stream.receive() is None
 
         over_grpc(running, work)
         assert running.process is not None
-        assert running.process.wait(20) == 0
+        assert running.process.wait(60) == 0
 
 
 def test_errors_of_the_store(folder: Path, sidecar: SidecarProcess) -> None:

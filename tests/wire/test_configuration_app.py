@@ -34,7 +34,7 @@ class Listening(GrpcApp):
 
 
 def put(path: Path, key: str, value: str) -> None:
-    with closing(sqlite3.connect(path, timeout=20)) as db, db:
+    with closing(sqlite3.connect(path, timeout=60)) as db, db:
         db.execute("REPLACE INTO configuration (key, value) VALUES (?, ?)", (key, value))
 
 
@@ -55,7 +55,7 @@ def test_a_grpc_application_is_invoked(tmp_path: Path) -> None:
                 number = (await asyncio.to_thread(sidecar.request, "GET", asked)).json()["id"]
                 for key in ("refused", "a"):
                     put(path, key, "1")
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(90):
                         message = await app.heard.get()
                         while not message.method.startswith("configuration/"):
                             message = await app.heard.get()

@@ -323,7 +323,7 @@ def test_metrics(sidecar: SidecarProcess, metrics_port: int) -> None:
     """Conversations are counted by component and success (spec `runtime.md` 6)."""
     sidecar.post_json(ALPHA2.format("stranger"), said("x"))
     sidecar.post_json(ALPHA2.format("anthropic"), said("x"))
-    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/", timeout=60) as answer:
         lines = [line for line in answer.read().decode().splitlines() if "component_conversation_count" in line]
     for name, success in (("stranger", "false"), ("anthropic", "true")):
         [line] = [line for line in lines if f'component="{name}"' in line and f'success="{success}"' in line]

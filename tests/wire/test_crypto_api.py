@@ -276,7 +276,7 @@ def rpc(sidecar: SidecarProcess, method: str, *messages: Any) -> list[Any]:
     async def run() -> list[Any]:
         channel = Channel(f"127.0.0.1:{sidecar.grpc_port}")
         try:
-            stream = channel.stream(SERVICE + method, timeout_s=20)
+            stream = channel.stream(SERVICE + method, timeout_s=60)
             for message in messages:
                 await stream.send(message if isinstance(message, bytes) else message.SerializeToString())
             await stream.half_close()
@@ -393,7 +393,7 @@ def test_forged_documents_end_behind_the_good_segments(sidecar: SidecarProcess) 
         wanted = m.DecryptRequestOptions(component_name="vault", key_name="mykey")
         size = 0
         try:
-            stream = channel.stream(SERVICE + "DecryptAlpha1", timeout_s=20)
+            stream = channel.stream(SERVICE + "DecryptAlpha1", timeout_s=60)
             await stream.send(m.DecryptRequest(options=wanted, payload=part(bytes(document), 0)).SerializeToString())
             await stream.half_close()
             while (data := await stream.receive()) is not None:
@@ -477,7 +477,7 @@ def test_subtle_over_grpc(sidecar: SidecarProcess) -> None:
         channel = Channel(f"127.0.0.1:{sidecar.grpc_port}")
 
         async def call(method: str, request: Any) -> bytes:
-            reply = await channel.unary(f"{SERVICE}Subtle{method}Alpha1", request.SerializeToString(), timeout_s=20)
+            reply = await channel.unary(f"{SERVICE}Subtle{method}Alpha1", request.SerializeToString(), timeout_s=60)
             return reply.message
 
         try:

@@ -248,7 +248,7 @@ def test_proxied_unary_calls(remote: bool) -> None:
             "x-data-bin": b"\1",
             "dapr-caller-app-id": "evil",
         }
-        call = s.unary("/app.Echo/Unary", b"hello", metadata, timeout=20)
+        call = s.unary("/app.Echo/Unary", b"hello", metadata, timeout=60)
         assert await call == b"got hello"
         assert dict(await call.initial_metadata())["x-head"] == "h"
         trailers = dict(await call.trailing_metadata())
@@ -320,7 +320,7 @@ def test_cancelling_a_proxied_call_reaches_the_application(remote: bool) -> None
         await call.write(b"go")
         assert await call.read() == b"started"
         call.cancel()
-        await asyncio.wait_for(s.app.cancelled.wait(), 10)
+        await asyncio.wait_for(s.app.cancelled.wait(), 90)
 
     run("grpc", remote, test)
 

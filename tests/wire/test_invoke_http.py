@@ -47,7 +47,7 @@ async def setup(remote: bool, caller: dict[str, Any], settings: dict[str, Any]) 
             async with two(app.port, caller=caller, **settings) as (front, back):
                 yield Setup(app, front, back, client)
                 app.gate.set()
-                async with asyncio.timeout(10):  # whatever happened, no call may be left on a channel
+                async with asyncio.timeout(90):  # whatever happened, no call may be left on a channel
                     while any(lease.calls for lease in front.pool._leases.values()):  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
         else:
@@ -294,7 +294,7 @@ def test_a_client_that_leaves_frees_the_application(remote: bool) -> None:
         answer = await s.client.get(s.invoke + "/endless")
         await answer.content.readany()
         answer.close()
-        await asyncio.wait_for(s.app.gone.wait(), 10)
+        await asyncio.wait_for(s.app.gone.wait(), 90)
 
     run(remote, test)
 

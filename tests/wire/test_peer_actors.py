@@ -62,7 +62,7 @@ def play(story: Callable[[Rig], Awaitable[None]]) -> None:
         listeners = await listen.tcp(server, ["127.0.0.1"], 0)
         rig.owner = Owner(f"127.0.0.1:{listeners.port}", "app", "default", local=False)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 await story(rig)
         finally:
             await rig.pool.close()

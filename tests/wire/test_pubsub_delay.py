@@ -46,12 +46,12 @@ def test_a_delayed_message_comes_at_its_time(tmp_path: Path) -> None:
     async def run() -> None:
         async with sidecar(holdings=in_file(tmp_path)) as s:
             before = time.time()
-            assert (await s.post(PUBLISH + "pillion.delay=400ms&metadata.k=v", "late"))[0] == 204
+            assert (await s.post(PUBLISH + "pillion.delay=3s&metadata.k=v", "late"))[0] == 204
             assert s.broker.published == []
             assert (await s.post("/v1.0/publish/ps/t", "now"))[0] == 204
             assert (await s.post(PUBLISH + f"pillion.deliverAt={instant(before - 5)}", "past"))[0] == 204
             [now, past, late] = await arrived(s, 3)
-            assert time.time() >= before + 0.4
+            assert time.time() >= before + 3
             assert [now["data"], past["data"], late["data"]] == ["now", "past", "late"]
             assert [message.metadata for message in s.broker.published] == [{}, {}, {"k": "v"}]
 
@@ -61,7 +61,7 @@ def test_a_delayed_message_comes_at_its_time(tmp_path: Path) -> None:
 def test_messages_come_in_the_order_of_their_times(tmp_path: Path) -> None:
     async def run() -> None:
         async with sidecar(holdings=in_file(tmp_path)) as s:
-            due = time.time() + 0.5
+            due = time.time() + 3
             for number in (3, 1, 2, 0):
                 query = f"pillion.deliverAt={instant(due + number / 100)}"
                 assert (await s.post(PUBLISH + query, str(number), {"Content-Type": "application/json"}))[0] == 204
@@ -73,7 +73,7 @@ def test_messages_come_in_the_order_of_their_times(tmp_path: Path) -> None:
 def test_a_life_counts_from_the_due_time(tmp_path: Path) -> None:
     async def run() -> None:
         async with sidecar(holdings=in_file(tmp_path)) as s:
-            due = int(time.time()) + 1
+            due = int(time.time()) + 3
             assert (await s.post(PUBLISH + f"pillion.deliverAt={instant(due)}&metadata.ttl=60", "x"))[0] == 204
             [event] = await arrived(s, 1)
             assert event["expiration"] == instant(due + 60)
@@ -141,7 +141,7 @@ def test_bulk(tmp_path: Path) -> None:
         async with sidecar(holdings=in_file(tmp_path)) as s:
             text = {"contentType": "text/plain"}
             entries = [
-                {"entryId": "1", "event": "later", **text, "metadata": {"pillion.delay": "300ms"}},
+                {"entryId": "1", "event": "later", **text, "metadata": {"pillion.delay": "2s"}},
                 {"entryId": "2", "event": "now", **text},
             ]
             assert (await s.post("/v1.0/publish/bulk/ps/t", json.dumps(entries)))[0] == 204
@@ -150,7 +150,7 @@ def test_bulk(tmp_path: Path) -> None:
                 {"entryId": "1", "event": "shared", **text},
                 {"entryId": "2", "event": "own", **text, "metadata": {"pillion.delay": "0s"}},
             ]
-            path = "/v1.0/publish/bulk/ps/t?metadata.pillion.delay=300ms"
+            path = "/v1.0/publish/bulk/ps/t?metadata.pillion.delay=2s"
             assert (await s.post(path, json.dumps(entries)))[0] == 204
             assert [event["data"] for event in await arrived(s, 4)][2:] == ["own", "shared"]
 
@@ -161,7 +161,7 @@ def test_grpc(tmp_path: Path) -> None:
     async def run() -> None:
         async with sidecar(holdings=in_file(tmp_path)) as s:
             request = m.PublishEventRequest(
-                pubsub_name="ps", topic="t", data=b"x", metadata={"pillion.delay": "200ms", "rawPayload": "true"}
+                pubsub_name="ps", topic="t", data=b"x", metadata={"pillion.delay": "2s", "rawPayload": "true"}
             )
             await s.call("PublishEvent", request, wellknown.Empty)
             assert s.broker.published == []
@@ -171,7 +171,7 @@ def test_grpc(tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await s.call("PublishEvent", request, wellknown.Empty)
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            bulk = m.BulkPublishRequest(pubsub_name="ps", topic="t", metadata={"pillion.delay": "200ms"})
+            bulk = m.BulkPublishRequest(pubsub_name="ps", topic="t", metadata={"pillion.delay": "2s"})
             bulk.entries.add(entry_id="1", event=b"y", content_type="text/plain")
             reply = await s.call("BulkPublishEvent", bulk, m.BulkPublishResponse)
             assert not reply.failedEntries
@@ -209,7 +209,7 @@ def test_what_the_broker_refuses_is_tried_again(tmp_path: Path, monkeypatch: pyt
 
             s.broker.failing = Failing({"t": "the broker is down"})
             assert (await s.post(PUBLISH + "pillion.delay=100ms", "x"))[0] == 204
-            await asyncio.wait_for(refused.wait(), 10)
+            await asyncio.wait_for(refused.wait(), 90)
             s.broker.failing = failing
             assert [event["data"] for event in await arrived(s, 1)] == ["x"]
 

@@ -114,7 +114,7 @@ def test_concurrency_of_a_stream() -> None:
             assert not third.done()
             processed = m.SubscribeTopicEventsRequestProcessedAlpha1(id="1", status=m.TopicEventResponse(status=0))
             await stream.write(m.SubscribeTopicEventsRequestAlpha1(event_processed=processed))
-            assert (await asyncio.wait_for(third, 10)).event_message.id == "2"
+            assert (await asyncio.wait_for(third, 90)).event_message.id == "2"
             stream.cancel()
 
     asyncio.run(main())
@@ -226,7 +226,7 @@ def test_the_end_waits_for_nobodys_next_attempt() -> None:
         tasks = [asyncio.ensure_future(lanes.handle(Delivery("t", b"", {"k": "a"}))) for _ in range(3)]
         await failed.wait()
         lanes.begin_close()
-        ends: list[Any] = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        ends: list[Any] = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 90)
         assert [isinstance(end, asyncio.CancelledError) for end in ends] == [True] * 3
 
     with pytest.MonkeyPatch.context() as patch:

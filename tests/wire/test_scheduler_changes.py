@@ -142,5 +142,5 @@ def test_in_this_process(tmp_path: Path) -> None:
 
 
 async def bounded(test: object) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         await test  # type: ignore[misc]

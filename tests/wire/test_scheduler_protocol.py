@@ -91,7 +91,7 @@ async def client(*addresses: str, streams: int = 3) -> AsyncIterator[RemoteSched
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             await test()
 
     asyncio.run(bounded())
