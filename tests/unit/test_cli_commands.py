@@ -166,6 +166,57 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"Cli version": __version__, "Runtime version": REFERENCE_VERSION}
 
 
+MCP_SERVERS = """
+apiVersion: dapr.io/v1alpha1
+kind: MCPServer
+metadata: {name: weather, namespace: shop}
+spec: {endpoint: {streamableHTTP: {url: "https://weather.example/mcp"}}}
+scopes: [agent, planner]
+---
+apiVersion: dapr.io/v1alpha1
+kind: MCPServer
+metadata: {name: files}
+spec: {endpoint: {stdio: {command: mcp-files, args: [/srv]}}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: MCPServer
+metadata: {name: nowhere}
+spec: {endpoint: {}}
+---
+apiVersion: dapr.io/v1alpha1
+kind: Component
+metadata: {name: statestore}
+spec: {type: state.in-memory, version: v1}
+"""
+
+
+def test_mcp_servers_of_files(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a folder, for whichever application; of the default one where none is given. Mistakes are told."""
+    assert main(["mcpservers"]) == 0
+    assert capsys.readouterr().out == "No MCP servers are described here.\n"
+    folder = home / "components"
+    folder.mkdir()
+    (folder / "mcp.yaml").write_text(MCP_SERVERS)
+    weather = {
+        "name": "weather", "namespace": "shop", "transport": "streamableHTTP", "url": "https://weather.example/mcp",
+        "scopes": ["agent", "planner"],
+    }  # fmt: skip
+    assert main(["mcpservers", "-n", "weather", "--resources-path", str(folder), "-o", "json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == [weather]
+    assert "write exactly one of" in shown.err
+    assert main(["mcpservers", "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)[0] == weather
+    assert main(["mcpservers"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["NAMESPACE", "NAME", "TRANSPORT", "URL", "SCOPES"],
+        ["shop", "weather", "streamableHTTP", "https://weather.example/mcp", "agent,planner"],
+        ["files", "stdio", "mcp-files"],
+    ]
+    assert main(["mcpservers", "--resources-path", str(home / "nowhere")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     """Every command is there and has help, and the program alone shows them all."""
     for name in COMMANDS:

@@ -34,6 +34,7 @@ COMMANDS = {
     "workflow": ("pillion.cli.workflow:workflow", "Start workflows, see how they stand, steer and mend them."),
     "actors": ("pillion.cli.actors:actors", "Show the actors that are active."),
     "scheduler": ("pillion.cli.scheduler:scheduler", "Show the jobs of a scheduler; pause, run and move them."),
+    "mcpservers": ("pillion.cli.mcpservers:mcpservers", "Show the MCP servers that resource files describe."),
     "init": ("pillion.cli.init:init", "Write the default resources as files to edit."),
     "version": ("pillion.cli.version:version", "Show the versions."),
 }

@@ -112,6 +112,23 @@ def ignores_errors(resource: MCPServerResource) -> bool:
         return False
 
 
+def endpoint_of(resource: MCPServerResource) -> tuple[str, str]:
+    """Return the transport of a server, and its URL or its command. Raises `ConfigError` when there is not one."""
+    transport, place = _endpoint(Fields(resource.node, "spec"))
+    return transport, place.text("url") or place.text("command")
+
+
+def _endpoint(spec: Fields) -> tuple[str, Fields]:
+    endpoint = spec.nested("endpoint")
+    given = [name for name in TRANSPORTS if endpoint.raw(name) is not None]
+    if len(given) != 1:
+        what = f"has {' and '.join(given)}" if given else "is missing"
+        raise spec.wrong("endpoint", what, f"write exactly one of: {', '.join(TRANSPORTS)}")
+    place = endpoint.nested(given[0])
+    endpoint.done()
+    return given[0], place
+
+
 def read(resource: MCPServerResource, *, kubernetes: bool, folder: Path) -> tuple[McpSettings, list[str]]:
     """Return the settings and notes on what was ignored. `folder` is that in which commands begin to run.
 
@@ -119,14 +136,7 @@ def read(resource: MCPServerResource, *, kubernetes: bool, folder: Path) -> tupl
     """
     spec = Fields(resource.node, "spec")
     spec.flag("ignoreErrors")
-    endpoint = spec.nested("endpoint")
-    given = [name for name in TRANSPORTS if endpoint.raw(name) is not None]
-    if len(given) != 1:
-        what = f"has {' and '.join(given)}" if given else "is missing"
-        raise spec.wrong("endpoint", what, f"write exactly one of: {', '.join(TRANSPORTS)}")
-    transport = given[0]
-    place = endpoint.nested(transport)
-    endpoint.done()
+    transport, place = _endpoint(spec)
     hooks = _hooks(spec.nested("middleware"))
     _catalog(spec.nested("catalog"))
     if transport == "stdio":

@@ -304,7 +304,7 @@ async def _set_body(call: ServerCall, invocation: Invocation, payload: bytes | N
 
 
 async def _ask(app: AppChannel, invocation: Invocation) -> Reply:
-    """Ask the application. One that has not opened its port yet is UNAVAILABLE, which its reply cannot be: the caller
+    """Ask the application. While it has not opened its port the call is UNAVAILABLE, not a failed reply: the caller
     takes another instance, or tries again.
     """
     try:

@@ -59,8 +59,7 @@ def load(directories: Sequence[str], *, app_id: str, namespace: str = "") -> Res
     Raises `Unreadable` for a missing directory, and `ConfigError` for two Components, MCPServers or
     WorkflowAccessPolicies of one name. Blocks: reads files.
     """
-    warnings: list[str] = []
-    found = list(_documents(directories, warnings))
+    found, warnings = read(directories)
 
     def chosen(kind: type[R]) -> list[R]:
         return [resource for resource in found if isinstance(resource, kind)]
@@ -80,6 +79,12 @@ def load(directories: Sequence[str], *, app_id: str, namespace: str = "") -> Res
         workflow_access_policies=tuple(_unique(chosen(WorkflowAccessPolicyResource), app_id, namespace)),
         warnings=tuple(warnings),
     )
+
+
+def read(directories: Sequence[str]) -> tuple[list[Resource], list[str]]:
+    """Read every resource, whoever it is meant for; return them and what to warn of. Raises `Unreadable`. Blocks."""
+    warnings: list[str] = []
+    return list(_documents(directories, warnings)), warnings
 
 
 def _unique(resources: Sequence[R], app_id: str, namespace: str) -> list[R]:
