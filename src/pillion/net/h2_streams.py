@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import time
 from typing import TYPE_CHECKING
 
 from pillion.net.body import IncomingBody
@@ -14,6 +15,7 @@ from pillion.net.exchange import BodyIncomplete, BodyTooLarge, Request, Response
 from pillion.wire.h2_frames import ErrorCode
 from pillion.wire.h2_headers import Fields, RequestHead, Trailers, encode
 from pillion.wire.h2_stream import Stream
+from pillion.wire.http1 import date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -227,6 +229,8 @@ class HttpExchange(Sender):
 
     async def _answer(self, response: Response) -> None:
         fields = [(b":status", b"%d" % response.status), *plain(response.headers)]
+        if not any(name == b"date" for name, _ in fields):
+            fields.append((b"date", date(int(time()))))  # RFC 9110 6.6.1
         body, trailers = response.body, plain(response.trailers or [])
         bare = self._head.method == "HEAD" or response.status in (204, 304)
         if isinstance(body, bytes):

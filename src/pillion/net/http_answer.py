@@ -5,6 +5,7 @@ Knows: the rules of RFC 9110 and 9112 for the answer to a request. Never knows: 
 
 from __future__ import annotations
 
+from time import time
 from typing import TYPE_CHECKING
 
 from pillion.records import record
@@ -13,7 +14,7 @@ from pillion.wire import http1
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from pillion.net.exchange import Request, Response
+    from pillion.net.exchange import Headers, Request, Response
 
 _KEEP_OLD = b"\r\nConnection: keep-alive"
 """What a client of HTTP/1.0 has to hear, or it expects the end of the connection."""
@@ -46,7 +47,7 @@ def write_whole(
         tail = http1.content_length(len(body))
     if not keep or request.version == "1.0":
         tail = _tail(request, tail, keep=keep)
-    head = http1.response_head(status, response.headers, tail)
+    head = http1.response_head(status, response.headers, dated(response.headers, tail))
     if len(body) > http1.JOIN_LIMIT:
         write(head)
         write(body)
@@ -59,7 +60,8 @@ def begin(request: Request, response: Response, body: AsyncIterator[bytes], *, k
     status = response.status
     if status in (204, 304) or request.method == "HEAD":
         tail = http1.END if status == 204 else _bodiless_tail(response, body)
-        head = http1.response_head(status, response.headers, _tail(request, tail, keep=keep))
+        tail = dated(response.headers, _tail(request, tail, keep=keep))
+        head = http1.response_head(status, response.headers, tail)
         return Begun(head, has_body=False, length=None, chunked=False, keep=keep)
     length = _announced(response)
     chunked = length is None and request.version != "1.0"
@@ -69,8 +71,16 @@ def begin(request: Request, response: Response, body: AsyncIterator[bytes], *, k
         tail = http1.CHUNKED
     else:
         tail, keep = http1.END, False
-    head = http1.response_head(status, response.headers, _tail(request, tail, keep=keep))
+    head = http1.response_head(status, response.headers, dated(response.headers, _tail(request, tail, keep=keep)))
     return Begun(head, has_body=True, length=length, chunked=chunked, keep=keep)
+
+
+def dated(headers: Headers, tail: bytes) -> bytes:
+    """Put `Date` before the framing (RFC 9110 6.6.1), unless the service passes one on that is not ours."""
+    for name, _ in headers:
+        if name == b"date":
+            return tail
+    return http1.date_line(int(time())) + tail
 
 
 def _tail(request: Request, tail: bytes, *, keep: bool) -> bytes:

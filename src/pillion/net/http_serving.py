@@ -446,7 +446,7 @@ class HttpConnection(Intake, asyncio.Protocol):
             self._arm(due)
             return
         if self._in_head and self._current is None:
-            head = http1.response_head(408, [], http1.CLOSE + http1.content_length(0))
+            head = http1.response_head(408, [], http_answer.dated([], http1.CLOSE + http1.content_length(0)))
             self._transport.write(head)
         if self._current is None:
             self._transport.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from http import HTTPStatus
+from time import gmtime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -167,10 +168,28 @@ def content_length(length: int) -> bytes:
     return _LENGTHS[length] if length < 2048 else b"\r\nContent-Length: %d\r\n\r\n" % length
 
 
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@lru_cache(maxsize=4)
+def date(seconds: int) -> bytes:
+    """Return a time as `Date` has it (RFC 9110 5.6.7); `seconds` since 1970."""
+    at = gmtime(seconds)  # not strftime, which speaks the language of the locale
+    day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
+    return f"{day}, {at.tm_mday:02} {month} {at.tm_year} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} GMT".encode()
+
+
+@lru_cache(maxsize=4)
+def date_line(seconds: int) -> bytes:
+    """Return the header `Date` of a response; part of its `tail`."""
+    return b"\r\nDate: " + date(seconds)
+
+
 def response_head(status: int, headers: Headers, tail: bytes) -> bytes:
     """Return the head of a response.
 
-    `tail` is its framing: `content_length(n)`, `CHUNKED` or `END`, with or without `CLOSE` before it.
+    `tail` is its framing: `content_length(n)`, `CHUNKED` or `END`, with or without `CLOSE` and `date_line` before it.
     Names that are no tokens are left out; CR, LF and NUL in values become spaces (RFC 9110 5.5).
     """
     first = _FINAL_LINES.get(status) or status_line(status)
