@@ -15,9 +15,9 @@ from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, ActorReply, RemoteFailure
 from pillion.wire.messages import backend, wellknown
 from pillion.wire.messages import taskhub as m
-from pillion.workflow import history
+from pillion.workflow import duties, history
 from pillion.workflow.activities import unwrapped
-from pillion.workflow.calls import ADD, CREATE, PROTOBUF, caller_of
+from pillion.workflow.calls import ADD, CREATE, PROTOBUF, caller_of, execution_of
 from pillion.workflow.creation import adopt as adopt_instance
 from pillion.workflow.creation import create
 from pillion.workflow.faults import (
@@ -75,7 +75,8 @@ class WorkflowActor:
                 operation = _OPERATIONS.get(event.WhichOneof("eventType") or "")
                 if operation is not None:
                     await self._check(call, operation)
-                await engine.add(instance_id, event)
+                await engine.calls.check_parent(call)
+                await engine.add(instance_id, event, execution_of(call))
             case "CreateWorkflowInstance":
                 request = backend.CreateWorkflowInstanceRequest.FromString(call.body)
                 await self._check(call, "schedule", request.startEvent.executionStarted.name)
@@ -85,8 +86,13 @@ class WorkflowActor:
                 await purge(engine, instance_id, force=_forced(call))
             case "RecursivePurgeWorkflowState":
                 await self._check(call, "purge")
+                await engine.calls.check_parent(call)
                 count = await purge_tree(engine, instance_id, force=_forced(call))
                 return m.PurgeInstancesResponse(deletedInstanceCount=count).SerializeToString()
+            case duties.OVER:
+                await self._check(call, "get")
+                await engine.calls.check_parent(call)
+                return duties.YES if await duties.all_over(engine, instance_id) else b""
             case "ForkWorkflowHistory":
                 await self._check(call, "rerun")
                 await self._fork(instance_id, m.RerunWorkflowFromEventRequest.FromString(call.body))

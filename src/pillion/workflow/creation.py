@@ -22,34 +22,39 @@ if TYPE_CHECKING:
     from pillion.workflow.engine import Engine
     from pillion.workflow.history import Event
 
-FINISH_WAIT_S = 5.0
-"""So long a request that needs a finished instance waits for its last duties."""
-
 
 async def create(engine: Engine, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> None:
     """Create an instance, or begin a finished one anew. Raises `InstanceActive`, `DescendantsActive`, ..."""
     if not request.startEvent.HasField("executionStarted"):
         raise ComponentError("invalid execution start event")
     engine.creating.add(instance_id)
+    seen: set[int] = set()
     try:
-        while not await _try(engine, instance_id, request):
+        while not await _try(engine, instance_id, request, seen):
             pass
     finally:
         engine.creating.discard(instance_id)
+        if (runner := engine.runners.get(instance_id)) is not None:
+            engine.rest(runner)
 
 
-async def _try(engine: Engine, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> bool:
-    """False: what was known of the instance changed meanwhile; look again."""
+async def _try(
+    engine: Engine, instance_id: str, request: backend.CreateWorkflowInstanceRequest, seen: set[int]
+) -> bool:
+    """False: what was known of the instance changed meanwhile; look again. `seen`: generations whose last duties are
+    known to be done.
+    """
     event = request.startEvent
     runner = await engine.find(instance_id)
+    # Taken before anything is waited for: what is looked at below may be begun anew by another request meanwhile.
+    known = None if runner is None else (runner.instance.exists, runner.instance.generation)
     if runner is not None and runner.instance.exists:
         if _is_there(runner.instance, event):
             if runner.instance.facts.completed is not None:
                 engine.finish(runner)
             return True
-        if not await _may_begin_anew(engine, runner):
+        if not await _may_begin_anew(engine, runner, seen):
             return False
-    known = None if runner is None else (runner.instance.exists, runner.instance.generation)
     start = event.executionStarted
     due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
     if start.HasField("scheduledStartTimestamp"):
@@ -106,24 +111,24 @@ def _is_there(instance: Instance, event: Event) -> bool:
         and parent.taskScheduledId == asks.taskScheduledId
         and parent.appID == asks.appID
     )
-    if not same or instance.facts.completed is None:
-        return same
     # A parent that continued as new may ask for the same child again, and means another one.
-    return parent.workflowInstance.executionId.value == asks.workflowInstance.executionId.value
+    return same and parent.workflowInstance.executionId.value == asks.workflowInstance.executionId.value
 
 
-async def _may_begin_anew(engine: Engine, runner: Runner) -> bool:
-    """Whether a finished instance may be replaced; False: its last duties have just ended, read it again."""
-    instance_id = runner.instance_id
+async def _may_begin_anew(engine: Engine, runner: Runner, seen: set[int]) -> bool:
+    """Whether a finished instance may be replaced; False: its last duties have just ended, read it again.
+
+    What it started may not even have begun while its duties are not done.
+    """
+    instance_id, generation = runner.instance_id, runner.instance.generation
     if runner.instance.facts.completed is None:
         raise InstanceActive(f"an active workflow with ID '{instance_id}' already exists")
-    if runner.finishing is not None:
-        _, late = await asyncio.wait([runner.finishing], timeout=FINISH_WAIT_S)
-        if late:
-            raise NotReady(f"the finished workflow '{instance_id}' still has something to tell")
+    if runner.finishing is not None or (runner.instance.facts.descendants and generation not in seen):
+        await duties.see_through(engine, runner)
+        seen.add(generation)
         return False
     for child in runner.instance.facts.descendants:
-        if not await duties.is_over(engine, child):
+        if not await duties.is_over(engine, child, instance_id):
             raise DescendantsActive(
                 f"a workflow with ID '{instance_id}' has finished, but its child '{child.instance_id}' has not"
             )

@@ -16,12 +16,19 @@ from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.kinds.jobs import Constant, Job
 from pillion.wire.messages import backend, wellknown
 from pillion.workflow import history, outbox, traces
-from pillion.workflow.faults import AccessDenied, DescendantsUnknown, InstanceActive, InstanceMissing, from_remote
+from pillion.workflow.faults import (
+    AccessDenied,
+    DescendantsUnknown,
+    InstanceActive,
+    InstanceMissing,
+    NotReady,
+    from_remote,
+)
 from pillion.workflow.instance import Mail
 from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
 from pillion.workflow.snapshot import TERMINAL, Status
 from pillion.workflow.surroundings import RETENTION, WAKE, moment
-from pillion.workflow.turn import child_start, parent_of, propagate, told_to_parent
+from pillion.workflow.turn import child_start, is_child_of, parent_of, propagate, told_to_parent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +42,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion.workflow")
 
 ALREADY_EXISTS = "WorkflowInstanceAlreadyExists"
+FINISH_WAIT_S = 5.0
+"""So long a request that needs a finished instance waits for its last duties."""
+OVER, YES = "pillion.IsOver", b"1"
+"""Our own method: whether an instance, and all that it started, is finished or gone."""
 LOOK_S = 5.0
 """For finding out how a child in another application stands."""
 
@@ -123,21 +134,23 @@ async def _send(engine: Engine, runner: Runner, one: Send) -> None:
     await runner.sent(one)
 
 
-async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) -> None:
+async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) -> bool:
     """The last duties of a finished instance; then its job goes, and with it the last that would wake it.
 
-    `last_tasks` are the activities that its last turn scheduled, None: look at the history.
+    `last_tasks` are the activities that its last turn scheduled, None: look at the history. True when all is done,
+    False when the instance went elsewhere before.
     """
     instance = runner.instance
     surroundings = engine.surroundings
     facts = instance.facts
     if facts.completed is None or facts.started is None:
-        return
+        return False
     if (parent := parent_of(facts.started)) is not None:
         actor_type = surroundings.names.workflow(parent.appID)
         parent_id = parent.workflowInstance.instanceId
+        execution = history.absent_or(parent.workflowInstance, "executionId")
         _start(engine, runner, "parent", "delivery", f"parent {parent_id}", partial(
-            _tell, engine, actor_type, parent_id, told_to_parent(instance, surroundings.now_ns())
+            _tell, engine, actor_type, parent_id, told_to_parent(instance, surroundings.now_ns()), execution=execution
         ))  # fmt: skip
     told = facts.terminated
     if instance.status is Status.TERMINATED and told is not None and told.executionTerminated.recurse:
@@ -151,6 +164,8 @@ async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) ->
     for one in list(runner.sends):
         send(engine, runner, one)
     if last_tasks is None and instance.status is not Status.TERMINATED:
+        for event in list(facts.children.values()):  # it may have ended without waiting for them
+            create_child(engine, runner, event)
         last_tasks = _last_tasks(runner)
         for event in [facts.tasks[task_id] for task_id in last_tasks]:
             await engine.activities.dispatch(runner, event)
@@ -159,7 +174,8 @@ async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) ->
         await asyncio.sleep(0)
     while not runner.closed and any(task_id in runner.activities for task_id in last_tasks or ()):
         await engine.activities.settled(runner)
-    if not runner.closed:
+    done = not runner.closed
+    if done:
         await _retain(engine, runner)
         await _until_done(
             lambda: surroundings.scheduler.delete(engine.key(engine.workflow_type, instance.instance_id, WAKE))
@@ -167,6 +183,19 @@ async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) ->
     runner.finishing = None
     if not runner.closed:
         engine.release(runner)
+    return done
+
+
+async def see_through(engine: Engine, runner: Runner) -> None:
+    """Wait until the last duties of a finished instance are done; a host that has just become its owner cannot know
+    whether they were, and does them. Raises `NotReady` when that takes long.
+    """
+    engine.finish(runner)
+    task = runner.finishing
+    if task is not None:
+        await asyncio.wait([task], timeout=FINISH_WAIT_S)
+    if task is None or not task.done() or task.cancelled() or not task.result():
+        raise NotReady(f"the finished workflow '{runner.instance_id}' still has something to tell")
 
 
 def _last_tasks(runner: Runner) -> set[int]:
@@ -189,18 +218,20 @@ async def _terminate_child(engine: Engine, runner: Runner, created: Event, word:
     actor_type = engine.surroundings.names.workflow(target)
     child_id = created.childWorkflowInstanceCreated.instanceId
     try:
-        await engine.calls.tell(actor_type, child_id, word)
+        await engine.calls.tell(actor_type, child_id, word, parent=runner.instance_id)
     except InstanceMissing:
         await _create_child(engine, runner, created)
-        await _tell(engine, actor_type, child_id, word)
+        await _tell(engine, actor_type, child_id, word, parent=runner.instance_id)
     except AccessDenied as error:
         log.warning("workflow '%s' takes no word from here: %s", child_id, error)
 
 
-async def _tell(engine: Engine, actor_type: str, instance_id: str, event: Event) -> None:
+async def _tell(
+    engine: Engine, actor_type: str, instance_id: str, event: Event, *, parent: str = "", execution: str | None = None
+) -> None:
     """Tell another instance; one that is gone, or takes no word from us, need not be told."""
     try:
-        await engine.calls.tell(actor_type, instance_id, event)
+        await engine.calls.tell(actor_type, instance_id, event, parent=parent, execution=execution)
     except InstanceMissing:
         pass
     except AccessDenied as error:
@@ -241,25 +272,55 @@ async def _until_done(call: Callable[[], Awaitable[None]]) -> None:
             return
 
 
-async def is_over(engine: Engine, child: Child) -> bool:
-    """Whether a child and all that it started are finished or gone. Raises `DescendantsUnknown`."""
+async def is_over(engine: Engine, child: Child, parent_id: str) -> bool:
+    """Whether a child of an instance here, and all that it started, are finished or gone; so is one whose name an
+    instance has that is not its child. Raises `DescendantsUnknown`.
+    """
     names = engine.surroundings.names
-    if child.app_id in ("", names.app_id):
-        instance = await engine.rows.load(child.instance_id)
-        if instance is None:
-            return True
-        if instance.status not in TERMINAL:
-            return False
-        for one in instance.facts.descendants:
-            if not await is_over(engine, one):
-                return False
+    if child.app_id not in ("", names.app_id):
+        return await _is_over_there(engine, child, parent_id)
+    instance = await engine.rows.load(child.instance_id)
+    if instance is None or not is_child_of(instance.start_event, names.app_id, parent_id):
         return True
-    call = ActorCall(
-        names.workflow(child.app_id), child.instance_id, "WaitForRuntimeStatus", headers=engine.calls.caller(), verb=""
-    )
+    if instance.status not in TERMINAL:
+        return False
+    return not instance.facts.descendants or await _is_over_there(engine, child, parent_id)
+
+
+async def all_over(engine: Engine, instance_id: str) -> bool:
+    """Whether an instance that lives here, and all that it started, are finished or gone. Raises `NotReady`,
+    `DescendantsUnknown`.
+    """
+    runner = await engine.find(instance_id)
+    if runner is None:
+        return True
+    if not runner.instance.status.terminal:
+        return False
+    if runner.instance.facts.descendants:
+        await see_through(engine, runner)  # what it started may not even have begun
+    for child in runner.instance.facts.descendants:
+        if not await is_over(engine, child, instance_id):
+            return False
+    return True
+
+
+async def _is_over_there(engine: Engine, child: Child, parent_id: str) -> bool:
+    """The same, asked of the child's owner. A reference sidecar tells of the child alone."""
+    actor_type = engine.surroundings.names.workflow(child.app_id)
+    actors, headers = engine.surroundings.actors, engine.calls.as_parent(parent_id)
     try:
         async with asyncio.timeout(LOOK_S):
-            async for item in engine.surroundings.actors.stream(call):
+            try:
+                reply = await actors.invoke(ActorCall(actor_type, child.instance_id, OVER, headers=headers, verb=""))
+            except RemoteFailure as error:
+                if isinstance(from_remote(error), InstanceMissing):
+                    return True
+                if not str(error).endswith(f"no such method: {OVER}"):
+                    raise
+            else:
+                return reply.body == YES
+            call = ActorCall(actor_type, child.instance_id, "WaitForRuntimeStatus", headers=headers, verb="")
+            async for item in actors.stream(call):
                 state = backend.WorkflowMetadata.FromString(wellknown.Any.FromString(item).value)
                 return Status(state.runtimeStatus) in TERMINAL
     except (TimeoutError, ComponentError) as error:

@@ -98,10 +98,7 @@ class Engine:
         return self.surroundings.names.key(actor_type, actor_id, name)
 
     def execution_id(self, instance: Instance) -> str | None:
-        started = instance.facts.started
-        if started is None:
-            return None
-        return history.absent_or(started.executionStarted.workflowInstance, "executionId")
+        return instance.execution_id
 
     # --- instances in memory ---
 
@@ -172,7 +169,8 @@ class Engine:
             return
         instance_id = runner.instance_id
         if runner.instance.facts.completed is not None:
-            self.release(runner)
+            if instance_id not in self.creating:  # it is about to begin anew: what is known of it stays known
+                self.release(runner)
             return
         self._in_use(instance_id)
         size = runner.instance.size + 2000
@@ -429,13 +427,16 @@ class Engine:
             for instance_id in leaving:
                 self.moved(instance_id)
 
-    async def add(self, instance_id: str, event: Event) -> None:
-        """Take an event for an instance. Raises `InstanceMissing`, `InstanceStalled`, `Moved`."""
+    async def add(self, instance_id: str, event: Event, execution: str | None = None) -> None:
+        """Take an event for an instance; `execution`: it is for that one alone.
+
+        Raises `InstanceMissing`, `InstanceStalled`, `Moved`.
+        """
         runner = await self.find(instance_id)
         if runner is None:
             raise InstanceMissing
         try:
-            await runner.add(event)
+            await runner.add(event, execution)
         finally:
             self.rest(runner)
 

@@ -6,6 +6,8 @@ render it, and `from_remote` makes it a fault again on the other side. Never kno
 
 from __future__ import annotations
 
+import re
+
 from pillion.errors import Code
 from pillion.kinds.actors import RemoteFailure
 
@@ -104,6 +106,24 @@ _BY_TEXT: tuple[tuple[str, type[WorkflowFault]], ...] = (
     ("workflow is stalled", InstanceStalled),
     ("access denied by workflow access policy", AccessDenied),
 )
+_BY_FORM: tuple[tuple[re.Pattern[str], type[WorkflowFault]], ...] = tuple(
+    (re.compile(f"(?:{form})$", re.DOTALL), fault)
+    for form, fault in (
+        ("an active workflow with ID '.*' already exists", InstanceActive),
+        ("a workflow with ID '.*' has finished, but its child '.*' has not", DescendantsActive),
+        ("how the child '.*' stands could not be found out: .*", DescendantsUnknown),
+        ("the finished workflow '.*' still has something to tell", NotReady),
+        ("workflow '[^']*' has just been put away|the workflow engine is shutting down", NotReady),
+        ("workflow '[^']*' has already been created", RerunExists),
+        ("workflow instance does not exist with ID '.*'", RerunMissing),
+        ("'[^']*' does not have history event with ID '.*'", RerunMissing),
+        ("'[^']*' is not in a terminal state|'[^']*': cannot rerun from child-workflows", RerunRefused),
+        ("cannot write input to timer event '.*'|the new instance needs an ID of its own", RerunRefused),
+        ("a new child workflow id is for child workflow events only", RerunRefused),
+        ("expect rerun workflow inbox to not be empty|unexpected event type '.*' in inbox", RerunRefused),
+    )
+)
+"""What the other sidecar said, at the end of whatever was put before it on its way."""
 _BY_CODE: dict[int, type[WorkflowFault]] = {
     Code.ALREADY_EXISTS: InstanceActive,
     Code.PERMISSION_DENIED: AccessDenied,
@@ -123,5 +143,8 @@ def from_remote(error: RemoteFailure) -> RemoteFailure:
     for ending, fault in _BY_TEXT:
         if text.endswith(ending):
             return fault(ending)
+    for form, fault in _BY_FORM:
+        if (found := form.search(text)) is not None:
+            return fault(found[0])
     kind = _BY_CODE.get(error.code)
     return error if kind is None else kind(text)

@@ -197,10 +197,12 @@ class Mail:
     event: Event
     raw: bytes
     stored: bool = False
+    execution: str | None = None
+    """The execution that it is for, None for whichever there is; known as long as it has no row."""
 
     @classmethod
-    def of(cls, event: Event) -> Mail:
-        return cls(event, event.SerializeToString())
+    def of(cls, event: Event, execution: str | None = None) -> Mail:
+        return cls(event, event.SerializeToString(), execution=execution)
 
     @classmethod
     def loaded(cls, raw: bytes) -> Mail:
@@ -276,6 +278,16 @@ class Instance:
         if self.facts.started is not None:
             return self.facts.started
         return next((mail.event for mail in self.inbox if mail.event.HasField("executionStarted")), None)
+
+    @property
+    def execution_id(self) -> str | None:
+        """What tells this execution from those before: of an earlier generation, or of an earlier use of the id."""
+        start = self.start_event
+        return None if start is None else absent_or(start.executionStarted.workflowInstance, "executionId")
+
+    def is_for(self, mail: Mail) -> bool:
+        """Whether mail is for this execution."""
+        return mail.execution is None or mail.execution == self.execution_id
 
     def snapshot(self) -> Snapshot:
         facts = self.facts

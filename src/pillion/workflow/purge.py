@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.wire.messages import taskhub as m
-from pillion.workflow.creation import FINISH_WAIT_S
+from pillion.workflow.duties import FINISH_WAIT_S
 from pillion.workflow.faults import InstanceMissing, InstanceStalled, NotCompleted, NotReady, from_remote
 from pillion.workflow.surroundings import RETENTION, WAKE
 
@@ -35,7 +36,7 @@ async def purge_tree(engine: Engine, instance_id: str, *, force: bool = False) -
     count = 0
     for child in list(runner.instance.facts.descendants):
         try:
-            count += await _purge_child(engine, child, force=force)
+            count += await _purge_child(engine, instance_id, child, force=force)
         except InstanceMissing:
             continue
     runner = await _deletable(engine, instance_id, force=force)
@@ -73,7 +74,12 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool) -> None:
     async with runner.lock:
         if runner.closed:
             raise NotReady(f"workflow '{instance_id}' has just been put away")
-        await engine.rows.delete(runner.instance)
+        try:
+            await engine.rows.delete(runner.instance)
+        except ComponentError as error:
+            # The rows are another host's, or gone although nobody heard so: what is in memory is worth nothing.
+            engine.failed(runner, error)
+            raise
         engine.release(runner)
     engine.watchers.changed(instance_id)
     surroundings = engine.surroundings
@@ -82,8 +88,8 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool) -> None:
         await surroundings.scheduler.delete(engine.key(surroundings.names.retentioner(), instance_id, RETENTION))
 
 
-async def _purge_child(engine: Engine, child: Child, *, force: bool) -> int:
-    headers = [*engine.calls.caller(), *([(FORCE, b"true")] if force else [])]
+async def _purge_child(engine: Engine, parent_id: str, child: Child, *, force: bool) -> int:
+    headers = [*engine.calls.as_parent(parent_id), *([(FORCE, b"true")] if force else [])]
     call = ActorCall(
         engine.surroundings.names.workflow(child.app_id), child.instance_id, PURGE_TREE, headers=headers,
         content_type=b"application/x-protobuf", verb="",

@@ -91,7 +91,7 @@ class Runner:
         self.lock = asyncio.Lock()
         self.item: Item | None = None
         self.answer: asyncio.Future[m.WorkflowResponse] | None = None
-        self.finishing: asyncio.Task[None] | None = None
+        self.finishing: asyncio.Task[bool] | None = None
         self.trouble: Trouble | None = None
         self.leaving: asyncio.Future[None] | None = None
         self.wake_due = 0.0
@@ -116,14 +116,14 @@ class Runner:
             or self.incoming
         )  # fmt: skip
 
-    async def add(self, event: Event) -> None:
-        """Take an event from outside: durable when this returns. What was seen before, and what comes too late, is
-        taken without effect. Raises `InstanceStalled`, `Moved`.
+    async def add(self, event: Event, execution: str | None = None) -> None:
+        """Take an event from outside: durable when this returns. What was seen before, what comes too late, and what is
+        for another `execution` of the instance, is taken without effect. Raises `InstanceStalled`, `Moved`.
         """
         facts = self.instance.facts
-        if facts.completed is not None:
+        mail = Mail.of(event, execution)
+        if facts.completed is not None or not self.instance.is_for(mail):
             return
-        mail = Mail.of(event)
         done: asyncio.Future[None] = self.engine.loop.create_future()
         if event.HasField("eventRaised"):
             if facts.stalled is not None:
@@ -156,7 +156,7 @@ class Runner:
                     most = self.engine.rows.most_mail
                     taken, self.incoming = self.incoming[:most], self.incoming[most:]
                     if self.instance.facts.completed is None:
-                        mail = [one for one, _ in taken]
+                        mail = [one for one, _ in taken if self.instance.is_for(one)]  # it may have begun anew
                         await self._write(Step([*self.instance.inbox, *mail], self.instance.generation))
                         self.mail += mail
                 for _, done in taken:

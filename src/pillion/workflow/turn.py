@@ -7,6 +7,8 @@ turn that continued as new yields another turn in its decision, at most `MOST_RO
 
 from __future__ import annotations
 
+import hashlib
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -426,6 +428,12 @@ def parent_of(started: Event | None) -> m.ParentInstanceInfo | None:
     return started.executionStarted.parentInstance
 
 
+def is_child_of(started: Event | None, app_id: str, instance_id: str) -> bool:
+    """Whether the instance that began so was started by that one."""
+    parent = parent_of(started)
+    return parent is not None and parent.appID in ("", app_id) and parent.workflowInstance.instanceId == instance_id
+
+
 def told_to_parent(instance: Instance, now_ns: int) -> Event:
     """The event by which a finished child resolves its parent's wait: completed, or failed whatever else it is."""
     completed = instance.facts.completed
@@ -462,6 +470,9 @@ def child_start(instance: Instance, created: Event, app_id: str, namespace: str,
     if body.HasField("parentTraceContext"):
         started.parentTraceContext.CopyFrom(body.parentTraceContext)
     started.workflowInstance.instanceId = body.instanceId
+    own_id = instance.execution_id
+    if own_id is not None:
+        started.workflowInstance.executionId.value = child_execution(own_id, created.eventId)
     parent = started.parentInstance
     parent.taskScheduledId = created.eventId
     parent.appID = app_id
@@ -476,6 +487,12 @@ def child_start(instance: Instance, created: Event, app_id: str, namespace: str,
     if created.HasField("router") and created.router.HasField("targetAppID"):
         router.targetAppID = created.router.targetAppID
     return history.execution_started(now_ns, started, router)
+
+
+def child_execution(execution_id: str, task_id: int) -> str:
+    """The execution id of a child, a UUID: the same however often its creation is tried, and another one's never."""
+    digest = hashlib.blake2b(f"{execution_id} {task_id}".encode(), digest_size=16).digest()
+    return str(uuid.UUID(bytes=digest, version=4))
 
 
 def propagate(instance: Instance, scope: int, app_id: str) -> bytes | None:
