@@ -1,0 +1,220 @@
+"""Whose word counts: ids that are used again, names that others have, executions that are no more (spec 3.9)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pillion.components.memory import MemoryState, MemoryStateSettings
+from pillion.errors import Code
+from pillion.kinds.actors import RemoteFailure
+from pillion.kinds.component import Context as ComponentContext
+from pillion.kinds.state import Get, Set
+from pillion.testing.workflow_rig import Rig
+from pillion.testing.workflow_worker import ActivityFailed, Context
+from pillion.workflow.faults import (
+    DescendantsActive,
+    DescendantsUnknown,
+    InstanceActive,
+    InstanceMissing,
+    NotReady,
+    RerunExists,
+    RerunMissing,
+    RerunRefused,
+    WorkflowFault,
+    from_remote,
+)
+from pillion.workflow.hub import Start
+from workflow_support import WAIT_S, Bench, bench, memory_store
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+    from pillion.kinds.state import Found
+
+    Steps = Generator[Any, Any, Any]
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(WAIT_S):
+            await work
+
+    asyncio.run(limited())
+
+
+def waits(ctx: Context, _: Any) -> Steps:
+    return (yield ctx.wait_for_event("go"))
+
+
+class Slow(MemoryState):
+    """A store whose answers let others have their turn."""
+
+    async def get(self, request: Get) -> Found:
+        await asyncio.sleep(0.001)
+        return await super().get(request)
+
+
+def two_applications(code: dict[str, Any]) -> tuple[Bench, Bench]:
+    here, far = Bench(code, rig=Rig(memory_store())), Bench(code, rig=Rig(memory_store(), app_id="other"))
+    here.rig.actors.join(far.rig.actors)
+    far.rig.actors.join(here.rig.actors)
+    here.connect()
+    far.connect()
+    return here, far
+
+
+def test_two_starts_at_once_of_a_finished_id_begin_it_once() -> None:
+    def mother(ctx: Context, _: Any) -> Any:
+        ctx.call_child("waits", instance_id="child")
+        return "done"
+
+    async def test() -> None:
+        store = Slow(MemoryStateSettings(), ComponentContext(name="store"))
+        async with bench({"mother": mother, "waits": waits}, store=store) as b:
+            await b.hub.start(Start("mother", "m"))
+            await b.done("m")
+            await b.hub.wait_start("child")
+            await b.hub.raise_event("child", "go")
+            await b.done("child")
+            heard = await asyncio.gather(*(b.hub.start(Start("waits", "m")) for _ in range(2)), return_exceptions=True)
+            assert sorted(type(one).__name__ for one in heard) == ["InstanceActive", "str"]
+            await b.hub.wait_start("m")
+            assert b.hub.engine.runners["m"].instance.generation == 2
+
+    run(test())
+
+
+def test_the_answer_of_a_child_is_for_the_generation_that_asked() -> None:
+    def anew(ctx: Context, number: int) -> Steps:
+        child = ctx.call_child("waits", instance_id=f"child-{number}")
+        if number == 1:
+            yield ctx.wait_for_event("next")
+            ctx.continue_as_new(2)
+            return None
+        return (yield child)
+
+    async def test() -> None:
+        async with bench({"anew": anew, "waits": waits}) as b:
+            await b.hub.start(Start("anew", "a", input="1"))
+            await b.hub.wait_start("child-1")
+            await b.hub.raise_event("a", "next")
+            await b.hub.wait_start("child-2")
+            await b.hub.raise_event("child-1", "go", '"of the first"')
+            await b.done("child-1")
+            await b.quiet()
+            await b.hub.raise_event("child-2", "go", '"of the second"')
+            assert (await b.done("a")).output == '"of the second"'
+
+    run(test())
+
+
+def test_who_merely_has_the_name_of_a_child_is_not_purged_with_the_parent() -> None:
+    def wants(ctx: Context, _: Any) -> Steps:
+        try:
+            yield ctx.call_child("waits", instance_id="somebody")
+        except ActivityFailed as error:
+            return error.details.errorType
+
+    async def test() -> None:
+        async with bench({"wants": wants, "waits": waits}) as b:
+            await b.hub.start(Start("waits", "somebody"))
+            await b.hub.wait_start("somebody")
+            await b.hub.start(Start("wants", "w"))
+            assert (await b.done("w")).output == '"WorkflowInstanceAlreadyExists"'
+            assert await b.hub.purge("w") == 1
+            await b.hub.start(Start("wants", "w"))  # nor does it keep the id from being used again
+            await b.done("w")
+            await b.hub.raise_event("somebody", "go", '"well"')
+            assert (await b.done("somebody")).output == '"well"'
+            assert await b.hub.purge("w") == 1
+            assert await b.hub.get("somebody") is not None
+
+    run(test())
+
+
+def test_an_id_is_not_used_again_while_a_grandchild_in_another_application_lives() -> None:
+    def mother(ctx: Context, depth: int) -> Any:
+        if depth:
+            ctx.call_child("mother", depth - 1, instance_id=f"m{depth}", app_id="other" if depth % 2 else "app")
+        else:
+            ctx.call_child("waits", instance_id="last", app_id="other")
+        return "done"
+
+    async def test() -> None:
+        here, far = two_applications({"mother": mother, "waits": waits})
+        await here.hub.start(Start("mother", "m", input="2"))
+        await here.done("m")
+        await far.hub.wait_start("last")
+        with pytest.raises(DescendantsActive):
+            await here.hub.start(Start("mother", "m", input="0"))
+        await far.hub.raise_event("last", "go")
+        await far.done("last")
+        await here.hub.start(Start("waits", "m"))
+        await here.kill()
+        await far.kill()
+
+    run(test())
+
+
+def test_a_child_that_nobody_waits_for_begins_although_the_host_dies() -> None:
+    def mother(ctx: Context, _: Any) -> Any:
+        ctx.call_child("waits", instance_id="child", app_id="other")
+        return "done"
+
+    async def test() -> None:
+        code = {"mother": mother, "waits": waits}
+        here, far = Bench(code, rig=Rig(memory_store())), Bench(code, rig=Rig(memory_store(), app_id="other"))
+        far.rig.actors.join(here.rig.actors)
+        here.connect()
+        far.connect()
+        await here.hub.start(Start("mother", "m"))
+        await here.done("m")
+        await here.restart()
+        here.rig.actors.join(far.rig.actors)
+        await far.hub.wait_start("child")
+        await here.kill()
+        await far.kill()
+
+    run(test())
+
+
+def test_what_another_host_has_written_can_be_purged() -> None:
+    async def test() -> None:
+        async with bench({"waits": waits}) as b:
+            await b.hub.start(Start("waits", "w"))
+            await b.hub.raise_event("w", "go")
+            await b.done("w")
+            await b.quiet()
+            assert await b.hub.engine.find("w") is not None
+            key = "app||dapr.internal.default.app.workflow||w||metadata"
+            found = await b.rig.store.get(Get(key))
+            await b.rig.store.set(Set(key, found.value or b""))
+            assert await b.hub.purge("w") == 1
+            with pytest.raises(InstanceMissing):
+                await b.hub.purge("w")
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        InstanceActive("an active workflow with ID 'a b' already exists"),
+        DescendantsActive("a workflow with ID 'a' has finished, but its child 'b' has not"),
+        DescendantsUnknown("how the child 'b' stands could not be found out: it is not there"),
+        NotReady("the finished workflow 'a' still has something to tell"),
+        RerunExists("workflow 'a' has already been created"),
+        RerunMissing("'a' does not have history event with ID '7'"),
+        RerunMissing("workflow instance does not exist with ID 'a'"),
+        RerunRefused("'a' is not in a terminal state"),
+        RerunRefused("cannot write input to timer event '3'"),
+    ],
+    ids=lambda fault: str(fault)[:30],
+)
+def test_a_fault_is_known_again_behind_what_sidecars_put_before_it(fault: WorkflowFault) -> None:
+    said = f"rpc error: code = Internal desc = error invoke actor method: {fault}"
+    heard = from_remote(RemoteFailure(said, Code.INTERNAL))
+    assert (type(heard), str(heard), heard.retryable) == (type(fault), str(fault), fault.retryable)
