@@ -100,7 +100,7 @@ class _Write:
         if isinstance(operation, Delete):
             return cls(operation.key, None, False, etag, False, None, new_etag)
         ttl = ttl_of(operation.metadata) if operation.metadata else None
-        value = escaped(operation.value) if operation.is_json else base64.b64encode(operation.value)
+        value = escaped(operation.value) if operation.is_json else binascii.b2a_base64(operation.value, newline=False)
         return cls(
             operation.key,
             value.decode(),

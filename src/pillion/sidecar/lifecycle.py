@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pillion.sidecar.flags import Options
 
 log = logging.getLogger("pillion.sidecar")
-_COLLECTIONS = (20_000, 20, 20)
+_COLLECTIONS = (50_000, 20, 20)
 """Objects and generations between two collections. Few things here are cycles: with thousands of workflows in memory,
 Python's own numbers make it spend a third of its time looking for some."""
 FORCED = 1

@@ -88,7 +88,7 @@ class Rows:
         self._store = store
         self._random = random
         self._asked: TransactionalStore | None = None
-        self._tells = False
+        self._tells = self._reads_many = False
         self._partitions = False
 
     def prefix(self, instance_id: str) -> str:
@@ -108,7 +108,7 @@ class Rows:
 
     def _ask(self, store: TransactionalStore | None) -> None:
         self._asked = store
-        self._tells = isinstance(store, VersionedStore)
+        self._tells, self._reads_many = isinstance(store, VersionedStore), isinstance(store, BulkGetStore)
         self._partitions = store is not None and Feature.PARTITION_KEY in store.features
 
     def _metadata(self, instance_id: str) -> Mapping[str, str]:
@@ -150,7 +150,7 @@ class Rows:
             names = ["customStatus", "propagated-history", "outbox"]
             names += [f"history-{n:06d}" for n in range(lengths.historyLength)]
             names += [f"inbox-{n:06d}" for n in range(lengths.inboxLength)]
-            rows = await _read(store, [Get(prefix + name, metadata=metadata) for name in names])
+            rows = await self._read(store, [Get(prefix + name, metadata=metadata) for name in names])
             missing = next((name for name in names[3:] if rows.get(prefix + name) is None), "")
             if not missing:
                 return _assemble(instance_id, prefix, lengths, rows, head)
@@ -165,6 +165,20 @@ class Rows:
         head = f"{self._app_id}||{self._type}||"
         keys, following = await store.keys_like(f"{_escaped(head)}%||metadata", token=token, limit=page_size)
         return [key[len(head) : -len("||metadata")] for key in keys], following
+
+    async def _read(self, store: TransactionalStore, requests: Sequence[Get]) -> dict[str, bytes | None]:
+        """Read rows, in whatever way the store offers. Raises the first error that a row has."""
+        found: list[Found]
+        if self._reads_many:
+            found = await store.bulk_get(requests)  # type: ignore[attr-defined]
+        else:
+            found = []
+            for at in range(0, len(requests), _AT_ONCE):
+                found += await asyncio.gather(*(store.get(one) for one in requests[at : at + _AT_ONCE]))
+        for one in found:
+            if one.error:
+                raise ComponentError(one.error)
+        return {one.key: one.value for one in found}
 
     # --- writing ---
 
@@ -309,21 +323,6 @@ def _apply(instance: Instance, step: Step, etag: str | None) -> None:
     if step.heard is not None:
         instance.heard = step.heard
     instance.etag = etag
-
-
-async def _read(store: TransactionalStore, requests: Sequence[Get]) -> dict[str, bytes | None]:
-    """Read rows, in whatever way the store offers. Raises the first error that a row has."""
-    found: list[Found]
-    if isinstance(store, BulkGetStore):
-        found = await store.bulk_get(requests)
-    else:
-        found = []
-        for at in range(0, len(requests), _AT_ONCE):
-            found += await asyncio.gather(*(store.get(one) for one in requests[at : at + _AT_ONCE]))
-    for one in found:
-        if one.error:
-            raise ComponentError(one.error)
-    return {one.key: one.value for one in found}
 
 
 def _assemble(
