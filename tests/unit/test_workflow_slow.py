@@ -13,7 +13,13 @@ def turn(written: list[Any]) -> Any:
     one = SimpleNamespace(
         serial=1, item=object(), closed=False, engine=SimpleNamespace(loop=asyncio.get_running_loop())
     )
-    one.persist = lambda: written.append(one)
+    one.wrote = asyncio.Event()
+
+    def persist() -> None:
+        written.append(one)
+        one.wrote.set()
+
+    one.persist = persist
     return one
 
 
@@ -26,8 +32,7 @@ def test_a_turn_that_takes_long_is_written_down_and_one_that_is_over_is_not() ->
         slow.watch(long)
         over.serial += 1
         async with asyncio.timeout(30):
-            while not written:
-                await asyncio.sleep(0.005)
+            await long.wrote.wait()
         assert written == [long]
         slow.close()
 
