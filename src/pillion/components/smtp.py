@@ -13,7 +13,7 @@ from email.errors import MessageError
 from email.message import EmailMessage
 from email.policy import SMTP as CRLF
 from email.utils import formatdate, getaddresses, make_msgid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiosmtplib
 
@@ -109,11 +109,16 @@ class SmtpBinding:
             use_tls=self._settings.port == IMPLICIT_TLS_PORT,
             tls_context=context,
         )
+        connection: Any = None
         try:
             async with client:
+                connection = client.transport
                 yield client
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise ComponentError(f"smtp: {error or type(error).__name__}") from error
+        finally:
+            if connection is not None:
+                connection.abort()  # QUIT was the goodbye; that of TLS would be waited for beyond our end
 
     async def _log_in(self, client: aiosmtplib.SMTP) -> None:
         settings = self._settings
