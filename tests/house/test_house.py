@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def test_every_fault_is_rendered_in_both_protocols(name: str, fault: Fault) -> N
     status = rpc_error(error)
     assert 0 < status.code <= 16
     assert bool(status.details) == bool(fault.shape)
+
+
+def test_the_page_of_errors_is_fresh() -> None:
+    """Every fault is documented: `docs/errors.md` is what the rows say."""
+    script = ROOT / "scripts/errors_page.py"
+    ran = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_every_method_of_the_contract_has_a_row() -> None:
@@ -147,7 +155,5 @@ def test_optional_libraries_are_imported_only_with_their_component() -> None:
         "heavy = {'redis', 'hiredis', 'asyncpg', 'cel_expr_python', 'click', 'rich', 'grpc', 'sqlite3'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
