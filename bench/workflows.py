@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -116,6 +117,33 @@ class Engine:
             process.end()
 
 
+class Memory:
+    """How large the largest process of an engine is while something runs; its text: each tenth of the time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._seen: list[float] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._over.wait(0.1):
+            self._seen.append(self._engine.rss_mb())
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def __str__(self) -> str:
+        seen = self._seen or [self._engine.rss_mb()]
+        tenths = [seen[len(seen) * tenth // 10 : max(len(seen) * (tenth + 1) // 10, 1)] for tenth in range(10)]
+        return " ".join(f"{max(tenth):.0f}" for tenth in tenths if tenth)
+
+
 def row(store: str, worker: str, number: int) -> Callable[[Bench, float], tuple[Load, list[Process]]]:
     """A row of `bench/run`: workflows of 5 activities, 30 at once; one request is one workflow."""
 
@@ -185,7 +213,8 @@ def report(engine: Engine, given: argparse.Namespace) -> int:
     user = sum(process.user_s() for process in engine.processes)
     before, each = engine.cpu_s(), [process.cpu_s() for process in engine.processes]
     begin = time.perf_counter()
-    found = engine.drive(given.worker, given.workflows, given.activities, given.at_once)
+    with Memory(engine) as memory:
+        found = engine.drive(given.worker, given.workflows, given.activities, given.at_once)
     spent = engine.cpu_s() - before
     seen = load(found)
     activities = given.workflows * given.activities
@@ -194,7 +223,8 @@ def report(engine: Engine, given: argparse.Namespace) -> int:
         f"{given.store}, {given.worker}: {spent / given.workflows * 1000:.2f} ms of engine CPU a workflow, "
         f"p50 {seen.p50_ms:.0f} ms, p99 {seen.p99_ms:.0f} ms, {activities / found['seconds']:,.0f} activities/s, "
         f"{activities / spent:,.0f} for each CPU second; {found['seconds']:.1f} s in all "
-        f"({time.perf_counter() - begin:.1f} with the driver's start), {engine.rss_mb():.0f} MB\n"
+        f"({time.perf_counter() - begin:.1f} with the driver's start)\n"
+        f"largest process, MB, tenth by tenth: {memory}\n"
         f"CPU of placement, scheduler, sidecars: {', '.join(parts)} s; "
         f"{sum(process.user_s() for process in engine.processes) - user:.2f} s of it not the kernel's"
     )
