@@ -63,6 +63,18 @@ async def poison(antidote: str) -> str:
     return "cured"
 
 
+async def venom(given: list[str]) -> str:
+    """As `poison`, and the sidecar with it, whose number is in the file of its port."""
+    antidote, numbers = given
+    if not os.path.exists(antidote):  # noqa: ASYNC240
+        note("poisoned")
+        await asyncio.sleep(0.05)
+        with open(os.path.join(numbers, os.environ["DAPR_HTTP_PORT"])) as file:  # noqa: ASYNC230
+            os.kill(int(file.read()), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "cured"
+
+
 def big(size: int) -> str:
     return "x" * size
 
@@ -118,7 +130,7 @@ def fails(ctx: Context, text: str) -> None:
 
 
 WORKFLOWS = (steps, everything, waits, sleeps, one, child, fails)
-ACTIVITIES = (work, slow, alone, poison, big)
+ACTIVITIES = (work, slow, alone, poison, venom, big)
 
 
 async def main() -> None:

@@ -11,6 +11,7 @@ from pillion.kinds.component import Context as ComponentContext
 from pillion.testing.workflow_rig import Rig
 from pillion.testing.workflow_worker import Executor, InProcess, Worker
 from pillion.wire.messages import taskhub as m
+from pillion.workflow.faults import NotReady
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -61,13 +62,22 @@ class Bench:
             self.worker = None
 
     async def kill(self) -> None:
-        """Everything in memory is lost; store and jobs stay."""
+        """Everything in memory is lost, and nobody says a last word; store and jobs stay."""
+        self.rig.jobs.stop()
+        await self.disconnect()
+        engine = self.hub.engine
+        for runner in list(engine.runners.values()):
+            engine.discard(runner, NotReady("the process is killed"))
+        await self.hub.close()
+
+    async def stop(self) -> None:
+        """The process ends in order."""
         self.rig.jobs.stop()
         await self.disconnect()
         await self.hub.close()
 
-    async def restart(self) -> None:
-        await self.kill()
+    async def restart(self, *, gently: bool = False) -> None:
+        await (self.stop() if gently else self.kill())
         self.hub = self.rig.hub()
         self.rig.jobs.start()
         self.connect()

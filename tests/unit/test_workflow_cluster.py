@@ -28,10 +28,11 @@ from pillion.workflow.surroundings import Bounds, Names, Surroundings
 from workflow_support import memory_store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from pillion.actors.host import ActorHost
     from pillion.kinds.jobs import Trigger
+    from pillion.workflow.snapshot import Wait
 
 NAMES = Names("default", "app")
 TYPES = (NAMES.workflow(), NAMES.activity(), NAMES.retentioner())
@@ -295,11 +296,19 @@ def test_instances_are_inspected_and_mended_from_any_sidecar() -> None:
         await town.cluster.rebalance(by_kind, TYPES)
         await b.worker.close()
         await a.hub.start(Start("job", "i", input="1"))
-        for _ in range(5):
-            victim = b.hub.attach()
-            await victim.next()
-            victim.close()
+        first = b.hub.attach()
+        await first.next()
+        idle = a.hub.attach()  # the types stay hosted
+        await a.worker.close()
+        first.close()
+        await _lose(b, 2)
+        await _lose(a, 2)  # it is under suspicion by now, and its owner has it tried
+        a.worker = Worker(a.worker.executor, InProcess(a.hub))
+        idle.close(left=True)
         keeper = b.hub.attach()
+        async with asyncio.timeout(10):
+            while (await _waits(a.hub, "i"))[0].kind != "quarantine":  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.001)
         for hub in (a.hub, b.hub):
             found = await hub.inspect("i")
             assert found is not None
@@ -317,6 +326,20 @@ def test_instances_are_inspected_and_mended_from_any_sidecar() -> None:
             await a.host.invoke(ActorCall(NAMES.workflow(), "i", "pillion.Inspect", headers=foreign))
 
     run(story)
+
+
+async def _lose(sidecar: Sidecar, count: int) -> None:
+    """One worker of the sidecar after the other takes an activity, and is lost."""
+    for _ in range(count):
+        victim = sidecar.hub.attach()
+        await victim.next()
+        victim.close()
+
+
+async def _waits(hub: Hub, instance_id: str) -> Sequence[Wait]:
+    found = await hub.inspect(instance_id)
+    assert found is not None
+    return found.waiting
 
 
 def test_an_instance_that_is_purged_and_begun_again_runs_its_activities_again() -> None:

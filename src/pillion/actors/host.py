@@ -19,7 +19,15 @@ from pillion.actors.meter import Uncounted as Uncounted
 from pillion.actors.residents import Residents
 from pillion.actors.retrying import SAFE, Retries
 from pillion.actors.streams import local_stream
-from pillion.kinds.actors import ActorClosed, ActorError, Moved, NoHost, RuntimeClosed
+from pillion.kinds.actors import (
+    ActorClosed,
+    ActorError,
+    ConnectionLost,
+    Moved,
+    NoHost,
+    OutcomeUnknown,
+    RuntimeClosed,
+)
 from pillion.resiliency.builtin import BUILT_IN, BuiltIn
 
 if TYPE_CHECKING:
@@ -83,6 +91,8 @@ class ActorHost(Residents):
     async def invoke(self, call: ActorCall) -> ActorReply:
         """Call the actor wherever it lives. A call that is `remote` has been routed before: here, or `Moved`."""
         policies = self._policies
+        if call.once and not call.remote:
+            return await self._retries.run(partial(self._invoke_once, call), ActorError)
         found = None if policies is None else policies.actor(call.actor_type, call.actor_id)
         if found is None:
             try:
@@ -147,6 +157,13 @@ class ActorHost(Residents):
         if call.remote:
             raise _moved()
         return await self._away.run(owner, actor_type, actor_id, self._peers.invoke(owner, call))
+
+    async def _invoke_once(self, call: ActorCall) -> ActorReply:
+        """`_invoke`, where only what has surely not begun may be tried again; policies are not asked."""
+        try:
+            return await self._invoke(call, None)
+        except (ConnectionLost, ActorClosed) as error:
+            raise OutcomeUnknown(str(error)) from error
 
     async def _tick(self, tick: Tick, remote: bool, still: Callable[[], bool] | None) -> bool:
         owner = await self._owner(tick.actor_type, tick.actor_id)

@@ -28,7 +28,7 @@ class ActorCall:
     are not among them, the trace context is.
 
     `verb` is that of the HTTP API or "" from gRPC. `remote` marks a call that another sidecar passed on: it goes no
-    further. `query` is raw and without its `?`.
+    further. `query` is raw and without its `?`. `once`: when it may have run, it is not tried again (`OutcomeUnknown`).
     """
 
     actor_type: str
@@ -40,6 +40,7 @@ class ActorCall:
     verb: str = "PUT"
     remote: bool = False
     query: bytes = b""
+    once: bool = False
 
 
 @dataclass(slots=True)
@@ -171,6 +172,16 @@ class RemoteFailure(ActorError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ConnectionLost(RemoteFailure):
+    """The connection to the owner's sidecar broke before it answered: the call may have run."""
+
+    retryable = True
+
+
+class OutcomeUnknown(ActorError):
+    """A call that is made once was cut off where it went: it may have run."""
 
 
 class NotHosted(ActorError):

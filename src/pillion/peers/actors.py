@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from pillion.errors import Code, code_name
 from pillion.kinds.actors import (
     ActorReply,
+    ConnectionLost,
     Moved,
     RemoteFailure,
     Tick,
@@ -39,6 +40,10 @@ CALL_ACTOR_STREAM = SERVICE + "CallActorStream"
 MOVED = "error invoke actor method: remote actor moved"
 """How a sidecar says that it does not host the actor, or not any more; code INTERNAL."""
 PLACING = ": placement is disseminating"
+NO_CONNECTION = "connection error:"
+"""How UNAVAILABLE begins where there was no connection at all: nothing can have run."""
+CLOSED = frozenset({"actor runtime is closed", "placement service is not configured"})
+"""UNAVAILABLE as the answer of a sidecar that ran nothing. All others come from a connection that broke."""
 ERROR_MARK = b"x-daprerrorresponseheader"
 """The header of an error that the actor declared itself (1.6)."""
 REMEMBERED = 256
@@ -115,8 +120,13 @@ class PeerActors:
 def _failure(error: RpcError) -> ActorError:
     if error.code == Code.INTERNAL and (error.message == MOVED or error.message.endswith(PLACING)):
         return Moved("remote actor moved")
-    failure = RemoteFailure(f"rpc error: code = {code_name(error.code)} desc = {error.message}", error.code)
-    failure.retryable = error.code == Code.UNAVAILABLE
+    text = f"rpc error: code = {code_name(error.code)} desc = {error.message}"
+    if error.code != Code.UNAVAILABLE:
+        return RemoteFailure(text, error.code)
+    if error.message not in CLOSED and not error.message.startswith(NO_CONNECTION):
+        return ConnectionLost(text, error.code)
+    failure = RemoteFailure(text, error.code)
+    failure.retryable = True
     return failure
 
 

@@ -16,10 +16,10 @@ from pillion.kinds.actors import ActorCall, ActorReply, RemoteFailure
 from pillion.wire.messages import backend, wellknown
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import duties, history
-from pillion.workflow.activities import unwrapped
 from pillion.workflow.calls import ADD, CREATE, PROTOBUF, caller_of, execution_of
 from pillion.workflow.creation import adopt as adopt_instance
 from pillion.workflow.creation import create
+from pillion.workflow.errands import unwrapped
 from pillion.workflow.faults import (
     AccessDenied,
     InstanceMissing,

@@ -16,6 +16,7 @@ from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.kinds.jobs import Constant, Job
 from pillion.wire.messages import backend, wellknown
 from pillion.workflow import history, outbox, traces
+from pillion.workflow.custody import take_up
 from pillion.workflow.faults import (
     AccessDenied,
     DescendantsUnknown,
@@ -167,6 +168,8 @@ async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) ->
         for event in list(facts.children.values()):  # it may have ended without waiting for them
             create_child(engine, runner, event)
         last_tasks = _last_tasks(runner)
+        if last_tasks and not await take_up(runner):
+            return False
         for event in [facts.tasks[task_id] for task_id in last_tasks]:
             await engine.activities.dispatch(runner, event)
     while runner.deliveries and not runner.closed:

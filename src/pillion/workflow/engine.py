@@ -21,7 +21,9 @@ from pillion.tasks import Tasks
 from pillion.workflow import duties, history, traces, wake
 from pillion.workflow.activities import Activities
 from pillion.workflow.calls import Calls
+from pillion.workflow.custody import lay_down, take_up
 from pillion.workflow.deliveries import Deliveries
+from pillion.workflow.errands import Errands
 from pillion.workflow.faults import InstanceMissing, NotReady
 from pillion.workflow.instance import Instance, Mail
 from pillion.workflow.outbox import unpack
@@ -68,6 +70,9 @@ class Engine:
         self.timers = Timers(surroundings.clock, surroundings.bounds.near_timer_s, self._ring)
         self.deliveries = Deliveries(self.tasks, surroundings.clock, surroundings.bounds.deliveries)
         self.activities = Activities(self)
+        self.errands = Errands(self)
+        self.apart = asyncio.Lock()
+        """Held by the one suspect that is with a worker of this host (`losses.py`)."""
         self.runners: dict[str, Runner] = {}
         self.creating: set[str] = set()
         self.reading: dict[str, asyncio.Future[Runner | None]] = {}
@@ -147,6 +152,8 @@ class Engine:
             return
         if runner.wake_due == 0.0:
             self.tasks.start(wake.ensure(self, runner), "wake")
+        if not await take_up(runner):
+            return
         self.arm(runner)
         for send in runner.sends:
             duties.send(self, runner, send)
@@ -414,6 +421,7 @@ class Engine:
         if runner.leaving is None and runner.item is not None and runner.item.holder is not None:
             runner.leaving = self.loop.create_future()
             await asyncio.wait([runner.leaving], timeout=self.surroundings.bounds.drain_s)
+        await lay_down(runner)
         self.moved(instance_id)
 
     async def leave_all(self, stays: Callable[[str], bool]) -> None:
@@ -471,6 +479,8 @@ class Engine:
         self.workers.close()
         self.timers.close()
         self.slow.close()
+        self.errands.close()
+        await asyncio.gather(*(lay_down(runner) for runner in list(self.runners.values())))
         for runner in list(self.runners.values()):
             self.discard(runner, NotReady("the workflow engine is shutting down"))
         await self.tasks.close()

@@ -227,6 +227,10 @@ class Instance:
     outbox: bytes = b""
     heard: bytes = b""
     """The marks of events that former generations of the instance took, the newest last; see `mark_of`."""
+    losses: bytes = b""
+    """What was lost over its work, as `Losses.pack` has it."""
+    writer: bytes = b""
+    """The process that wrote it last (`Rows.mark`), b"" for one that does not say: a reference sidecar."""
     etag: str | None = None
     mark: tuple[int, int] = (0, 0)
     """Events, and bytes of `framed`, that were the past in the newest turn: what its worker keeps of the history. New

@@ -19,8 +19,8 @@ from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, ActorError, RemoteFailure
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
-from pillion.workflow.activities import activity_id
 from pillion.workflow.calls import caller_of
+from pillion.workflow.errands import activity_id
 from pillion.workflow.faults import AccessDenied, InstanceMissing, from_remote
 from pillion.workflow.snapshot import Inspection, Wait
 
@@ -130,15 +130,13 @@ class Mending:
     async def answer_activity(self, call: ActorCall) -> bytes:
         """`INSPECT` and `MEND` of an activity that this host runs for another one."""
         order = self._checked(call)
-        item = self._engine.activities.item_of(call.actor_id)
+        errands = self._engine.errands
         if call.method == INSPECT:
-            return _packed(() if item is None else (self._engine.activities.wait_of(item),))
-        if item is None:
-            raise InstanceMissing
+            return _packed(errands.waits(call.actor_id))
         if order.get("do") == "drop":
-            self._engine.activities.drop(call.actor_id)
+            errands.drop(call.actor_id)
         else:
-            self._engine.workers.retry(item)
+            errands.retry(call.actor_id)
         return b""
 
     def _checked(self, call: ActorCall) -> dict[str, Any]:
@@ -161,7 +159,7 @@ class Mending:
         away = {
             task_id: activity_id(runner.instance_id, task_id, run.generation)
             for task_id, run in runner.activities.items()
-            if run.item is None and run.task is not None and not run.error and run.is_ours(engine)
+            if run.item is None and run.task is not None and not run.error and run.over is None and run.is_ours(engine)
         }
         if not away:
             return runner.waiting()
@@ -173,23 +171,23 @@ class Mending:
         )
 
     async def _retry(self, runner: Runner, task_id: int | None) -> None:
+        """Put aside: its losses are forgotten. Under way: what pauses goes on."""
         engine = self._engine
         if task_id is None:
-            if runner.item is None:
+            if not runner.retry_turn():
                 raise InstanceMissing
-            engine.workers.retry(runner.item)
+            return
+        event = runner.instance.facts.tasks.get(task_id)
+        if event is None:
+            raise InstanceMissing
+        if runner.losses.aside(task_id):
+            runner.losses.forget(task_id)
+            if await runner.record():
+                await engine.activities.dispatch(runner, event)
             return
         run = runner.activities.get(task_id)
-        if run is None:
-            raise InstanceMissing
-        if run.item is not None:
-            engine.workers.retry(run.item)
-        elif run.error or not run.is_ours(engine):
+        if run is not None:
             run.hurry.set()
-        else:
-            await self._mend(
-                engine.activity_type, activity_id(runner.instance_id, task_id, run.generation), {"do": "retry"}
-            )
 
     async def _skip(self, runner: Runner, task_id: int, result: str | None) -> None:
         engine = self._engine

@@ -1,9 +1,10 @@
 """The rows of an instance in the state store: keys, values, one transaction for each step (spec 3.1).
 
 The layout is the reference's, so that either can go on with the other's instances. What is added is skipped by others:
-the metadata row carries, in unknown fields, a token of its writer and the marks of events that former generations took;
-what is still to be told to others stands in a row of its own, `outbox`. The token tells a write that arrived from one
-that did not when the answer was lost, and makes the new ETag trustworthy where a store does not tell it.
+the metadata row carries, in unknown fields, a token of its writer, the marks of events that former generations took,
+and what was lost over the instance's work (`losses.py`); what is still to be told to others stands in a row of its own,
+`outbox`. The token tells a write that arrived from one that did not when the answer was lost, makes the new ETag
+trustworthy where a store does not tell it, and names the process that wrote: its first half.
 
 Never knows: turns, workers.
 """
@@ -23,6 +24,7 @@ from pillion.wire.messages import backend
 from pillion.workflow.faults import StoreUnfit
 from pillion.workflow.history import varint
 from pillion.workflow.instance import Instance, Mail
+from pillion.workflow.losses import Losses
 
 if TYPE_CHECKING:
     import random
@@ -36,8 +38,11 @@ LONGEST = 1_000_000
 NO_METADATA: Mapping[str, str] = {}
 _RELOADS = 5
 _RELOAD_S = 0.015
-_HEARD = 1997
-_HEARD_TAG, _TOKEN_TAG = varint(_HEARD << 3 | 2), varint(1998 << 3 | 2)
+_LOSSES, _HEARD, _TOKEN = 1996, 1997, 1998
+_LOSSES_TAG, _HEARD_TAG, _TOKEN_TAG = (varint(number << 3 | 2) for number in (_LOSSES, _HEARD, _TOKEN))
+_LENGTH_DELIMITED = 2
+_HALF = 8
+"""Bytes of either half of a token: the process, and the write."""
 _AT_ONCE = 64
 """Reads at the same time, of a store that has no bulk read."""
 
@@ -67,6 +72,8 @@ class Step:
     drops_propagated: bool = False
     heard: bytes | None = None
     """What `Instance.heard` is from now on; None leaves it."""
+    losses: bytes | None = None
+    """What `Instance.losses` is from now on; None leaves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,8 @@ class Rows:
         self._type = actor_type
         self._store = store
         self._random = random
+        self.mark = random.getrandbits(8 * _HALF).to_bytes(_HALF, "big")
+        """What tells this process from others, and from the one that was here before a restart."""
         self._asked: TransactionalStore | None = None
         self._tells = self._reads_many = False
         self._partitions = False
@@ -221,6 +230,7 @@ class Rows:
         if etag is None:
             etag = await self._own_etag(store, instance_id, prepared.head)
         _apply(instance, step, etag)
+        instance.writer = self.mark
 
     async def _own_etag(self, store: TransactionalStore, instance_id: str, head: bytes) -> str:
         """Return the ETag of the metadata row if it is the one that we have just written."""
@@ -260,8 +270,11 @@ class Rows:
             operations.append(
                 Set(key, step.outbox, metadata=metadata) if step.outbox else Delete(key, metadata=metadata)
             )
-        heard = instance.heard if step.heard is None else step.heard
-        head = self._head(len(step.inbox), first + len(step.events), step.generation, instance.signatures, heard)
+        head = self._head(
+            (len(step.inbox), first + len(step.events), step.generation, *instance.signatures),
+            instance.heard if step.heard is None else step.heard,
+            instance.losses if step.losses is None else step.losses,
+        )
         operations.append(
             Set(
                 f"{prefix}metadata", head, etag=instance.etag, concurrency="first-write", metadata=metadata
@@ -269,17 +282,20 @@ class Rows:
         )  # fmt: skip
         return Prepared(operations, head)
 
-    def _head(self, inbox: int, history: int, generation: int, signatures: tuple[int, int, int], heard: bytes) -> bytes:
+    def _head(self, lengths: tuple[int, ...], heard: bytes, losses: bytes) -> bytes:
         parts = bytearray()
-        for number, value in enumerate((inbox, history, generation, *signatures), 1):
+        for number, value in enumerate(lengths, 1):
             if value:
                 parts.append(number << 3)
                 parts += varint(value)
+        if losses:
+            parts += _LOSSES_TAG + varint(len(losses)) + losses
         if heard:
             parts += _HEARD_TAG + varint(len(heard)) + heard
         parts += _TOKEN_TAG
-        parts.append(8)
-        parts += self._random.getrandbits(64).to_bytes(8, "big")
+        parts.append(2 * _HALF)
+        parts += self.mark
+        parts += self._random.getrandbits(8 * _HALF).to_bytes(_HALF, "big")
         return bytes(parts)
 
     async def delete(self, instance: Instance) -> None:
@@ -322,6 +338,8 @@ def _apply(instance: Instance, step: Step, etag: str | None) -> None:
         instance.propagated = step.propagated
     if step.heard is not None:
         instance.heard = step.heard
+    if step.losses is not None:
+        instance.losses = step.losses
     instance.etag = etag
 
 
@@ -341,9 +359,17 @@ def _assemble(
     instance.custom_status = rows.get(f"{prefix}customStatus") or None
     instance.propagated = rows.get(f"{prefix}propagated-history") or None
     instance.outbox = rows.get(f"{prefix}outbox") or b""
-    fields = UnknownFieldSet(lengths)
-    of_ours = [fields[at] for at in range(len(fields)) if fields[at].field_number == _HEARD]
-    instance.heard = of_ours[-1].data if of_ours else b""
+    unknown = UnknownFieldSet(lengths)
+    fields = [unknown[at] for at in range(len(unknown))]
+    ours = {one.field_number: one.data for one in fields if one.wire_type == _LENGTH_DELIMITED}
+    instance.heard = ours.get(_HEARD, b"")
+    instance.losses = ours.get(_LOSSES, b"")
+    try:
+        Losses.unpack(instance.losses)
+    except ValueError as error:
+        raise BrokenRows(f"workflow '{instance_id}': the metadata cannot be understood: {error}") from error
+    token = ours.get(_TOKEN, b"")
+    instance.writer = token[:_HALF] if len(token) == 2 * _HALF else b""
     instance.load([rows[f"{prefix}history-{n:06d}"] or b"" for n in range(lengths.historyLength)])
     instance.inbox = [Mail.loaded(rows[f"{prefix}inbox-{n:06d}"] or b"") for n in range(lengths.inboxLength)]
     return instance

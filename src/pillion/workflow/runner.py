@@ -24,6 +24,7 @@ from pillion.workflow import turn as turns
 from pillion.workflow.faults import InstanceStalled, StoreUnfit
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.instance import Mail, has_heard, heard_by_now, mark_of
+from pillion.workflow.losses import TURN, Losses, Lost
 from pillion.workflow.rows import Step
 from pillion.workflow.workers import Item
 
@@ -66,18 +67,23 @@ class Forced(Exception):
     """The turn is put aside, for it takes workers down, and the instance is to be terminated."""
 
 
+class Again(Exception):
+    """The turn is to be offered to workers again: one was lost that had it, or it is given another chance."""
+
+
 class Runner:
     """Drives one committed instance. `mail` is what waits for a turn, in its order."""
 
     __slots__ = (
         "_raised", "activities", "answer", "closed", "deliveries", "driving", "engine", "finishing", "flushing",
-        "in_turn", "incoming", "instance", "item", "leaving", "lock", "mail", "sends", "serial", "settled", "slow",
-        "trouble", "turn_since", "wake_due",
+        "in_turn", "incoming", "instance", "item", "leaving", "lock", "losses", "mail", "sends", "serial", "settled",
+        "slow", "trouble", "turn_since", "wake_due",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, instance: Instance) -> None:
         self.engine = engine
         self.instance = instance
+        self.losses = Losses.unpack(instance.losses)
         self.mail: list[Mail] = list(instance.inbox)
         self._raised: dict[tuple[str, int], asyncio.Future[None] | None] = {
             _mark(one.event): None for one in instance.inbox if one.event.HasField("eventRaised")
@@ -201,10 +207,8 @@ class Runner:
 
     def kick(self) -> None:
         """Begin to work on what waits, unless that is being done or is not due; try again what stalled."""
-        if self.driving and self.item is not None and self.item.quarantined and self._ends():
-            self.engine.workers.withdraw(self.item)
-            if self.answer is not None and not self.answer.done():
-                self.answer.set_exception(Forced())
+        if self.driving and self.losses.aside(TURN) and self._ends():
+            self._interrupt(Forced())
         if self.driving or self.closed or self.leaving is not None or not self.mail or not self._due():
             return
         self.driving = True
@@ -304,18 +308,59 @@ class Runner:
             started = turn.started
             name = started.executionStarted.name if started is not None else ""
             engine.surroundings.meter.payload(name, size / surroundings.bounds.max_body)
-            answer = self.answer = engine.loop.create_future()
-            mark = (0, 0) if turn.reset else self.instance.mark
-            self.item = Item(self.instance_id, name, self._answered, turn=turn, mark=mark)
-            engine.workers.offer(self.item)
-            try:
-                said_ = await answer
-            finally:
-                self.item = self.answer = None
+            said_ = await self._worked(turn, name)
             decision = turns.apply(turn, said_, engine.setting, surroundings.now_ns())
             if decision.again is None:
                 return turn, decision
             turn = decision.again
+
+    async def _worked(self, turn: Turn, name: str) -> m.WorkflowResponse:
+        """Have a worker answer the turn, however many are lost over it; what lost too many waits here for people."""
+        engine = self.engine
+        mark = (0, 0) if turn.reset else self.instance.mark
+        while True:
+            answer: asyncio.Future[m.WorkflowResponse] = engine.loop.create_future()
+            self.answer = answer
+            self.item = Item(self.instance_id, name, self._answered, self._lost, turn=turn, mark=mark)
+            try:
+                if not self.losses.suspicious(TURN):
+                    engine.workers.offer(self.item)
+                    return await answer
+                if self.losses.aside(TURN):
+                    return await answer
+                async with engine.apart:
+                    if not await self.tries(TURN):
+                        raise Gone
+                    engine.workers.offer(self.item)
+                    return await answer
+            except Again:
+                if not await self.record():
+                    raise Gone from None
+            finally:
+                self.item = self.answer = None
+
+    def _interrupt(self, error: Exception) -> None:
+        """End the wait for a worker's answer."""
+        if self.item is not None:
+            self.engine.workers.withdraw(self.item)
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # it may wait for its place, and not look at this any more
+
+    def _lost(self) -> None:
+        self.losses.lost(TURN, Lost.WORKER)
+        if self.losses.aside(TURN):
+            log.warning("workflow '%s': its turn is put aside: %s", self.instance_id, self.losses.of(TURN).why)
+        self._interrupt(Again())
+
+    def retry_turn(self) -> bool:
+        """Give a turn that was put aside another chance; False when none is under way."""
+        if self.item is None:
+            return False
+        if self.losses.aside(TURN):
+            self.losses.forget(TURN)
+            self._interrupt(Again())
+        return True
 
     def _answered(self, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
         if self.answer is not None and not self.answer.done() and isinstance(answer, m.WorkflowResponse):
@@ -346,6 +391,7 @@ class Runner:
                     self.sends += made
                     instance.mark = past
             if decision.stalled:
+                self.losses.forget(TURN)
                 # The past may have been given up in memory only: what is written down is that it stalled, and all
                 # that came, for this may take days.
                 loose = [one for one in (*mail, *self.mail) if _precious(one)]
@@ -368,6 +414,8 @@ class Runner:
         kept = self._without(mail)
         if decision.reset:
             kept = [one for one in kept if not _is_result(one)]
+        if self.losses.tallies:
+            self.losses.keep(() if decision.reset else self._open_after(decision))
         return Step(
             [*decision.carried, *kept], decision.generation, events=decision.events, reset=decision.reset,
             writes_status=decision.writes_status, custom_status=decision.custom_status,
@@ -375,11 +423,37 @@ class Runner:
             heard=heard_by_now(self.instance, mail) if decision.reset else None,
         )  # fmt: skip
 
+    def _open_after(self, decision: Decision) -> set[int]:
+        """The activities without a result, once this is written."""
+        done = {
+            (event.taskCompleted if event.HasField("taskCompleted") else event.taskFailed).taskScheduledId
+            for event, _ in decision.events
+            if event.WhichOneof("eventType") in ("taskCompleted", "taskFailed")
+        }
+        return self.instance.facts.tasks.keys() - done
+
+    async def record(self, *, always: bool = False) -> bool:
+        """See that what was lost is written down, with all that others lost meanwhile; False: the instance has gone."""
+        try:
+            async with self.lock:
+                if not self.closed and (always or self.losses.pack() != self.instance.losses):
+                    await self._write(Step(self.instance.inbox, self.instance.generation))
+        except (Gone, LostPlace) as error:
+            self.engine.drop(self, error)
+        return not self.closed
+
+    async def tries(self, task_id: int) -> bool:
+        """Write that a suspect is about to be given to a worker; False: the instance has gone."""
+        self.losses.trying(task_id)
+        return await self.record()
+
     async def _write(self, step: Step) -> None:
         """Write a step, for as long as it takes; only the store's own failures are tried again.
 
         Raises `LostPlace`, `StoreUnfit`, and `Gone` when the runner is closed meanwhile.
         """
+        if self.losses.tallies or self.instance.losses:
+            step.losses = self.losses.pack()
         prepared = self.engine.rows.prepare(self.instance, step)
         pause_s = FIRST_PAUSE_S
         while True:
@@ -405,6 +479,7 @@ class Runner:
 
     async def begin(self, step: Step) -> None:
         """Write the step that creates the instance; the caller holds `lock`. Raises `Moved` when it has to leave."""
+        self.losses = Losses()
         try:
             await self._write(step)
         except Gone:
@@ -430,10 +505,7 @@ class Runner:
             return
         self.closed = True
         self.engine.forget(self)
-        if self.item is not None:
-            self.engine.workers.withdraw(self.item)
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_exception(Gone())
+        self._interrupt(Gone())
         if self.finishing is not None and self.finishing is not asyncio.current_task():
             self.finishing.cancel()
         for _, done in self.incoming:

@@ -48,7 +48,7 @@ class Hub:
         self.builtin = Builtin(self.engine.workers.answer_inside)
         self.recovery = Recovery(self.engine)
         self.mending = Mending(self.engine)
-        self.engine.activities.asked = self.mending.answer_activity
+        self.engine.errands.asked = self.mending.answer_activity
         self._actor = WorkflowActor(self.engine, self.mending)
         self._retentioner = Retentioner(self.engine)
         self._last_event_ns = 0
@@ -108,7 +108,7 @@ class Hub:
     def _unhost(self) -> None:
         self._lingering = None
         self._hosting = False
-        self.engine.activities.abandon()
+        self.engine.errands.abandon()
         self._surroundings.actors.host(HOST_NAME, ())
 
     def _types(self) -> list[Hosted]:
@@ -116,7 +116,7 @@ class Hub:
         hosted: list[Hosted] = []
         for actor_type, handler, settled, leaving in (
             (names.workflow(), self._actor, self._settled, engine.leave_all),
-            (names.activity(), engine.activities, self._divide, None),
+            (names.activity(), engine.errands, self._activities_settled, None),
             (names.retentioner(), self._retentioner, None, None),
         ):
             hosted.append(
@@ -129,6 +129,10 @@ class Hub:
     def _settled(self) -> None:
         self._divide()
         self.recovery.settled()
+
+    def _activities_settled(self) -> None:
+        self._divide()
+        self.engine.activities.hurry()
 
     def _divide(self) -> None:
         """The hosts of a type may be others now, and with them this one's share of the limits for all."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pillion.wire.messages import taskhub as m
 from pillion.workflow.history import nanoseconds
+from pillion.workflow.losses import TURN
 from pillion.workflow.snapshot import Wait
 
 if TYPE_CHECKING:
-    from pillion.workflow.engine import Engine
+    from pillion.workflow.history import Event
     from pillion.workflow.runner import Runner
     from pillion.workflow.workers import Item
 
@@ -22,7 +24,11 @@ def waiting(runner: Runner) -> tuple[Wait, ...]:
         one = runner.trouble
         found.append(Wait(one.kind, attempts=one.attempts, error=one.error, since=one.since))
     if runner.item is not None:
-        found.append(_turn(runner.engine, runner.item, runner.turn_since))
+        found.append(_turn(runner, runner.item))
+    elif runner.losses.aside(TURN) and facts.completed is None:
+        start = runner.instance.start_event
+        name = "" if start is None else start.executionStarted.name
+        found.append(_aside(runner, TURN, name, runner.turn_since or None))
     if facts.stalled is not None:
         found.append(Wait("stalled", m.StalledReason.Name(facts.stalled.reason), error=facts.stalled.description))
     if facts.completed is not None:
@@ -33,13 +39,7 @@ def waiting(runner: Runner) -> tuple[Wait, ...]:
     if facts.suspended is not None:
         found.append(Wait("suspended", since=nanoseconds(facts.suspended.timestamp) / 1e9))
     for task_id, event in facts.tasks.items():
-        run = runner.activities.get(task_id)
-        since = nanoseconds(event.timestamp) / 1e9
-        found.append(
-            Wait("activity", event.taskScheduled.name, task_id, since=since)
-            if run is None
-            else run.wait(runner.engine, since)
-        )
+        found.append(_activity(runner, task_id, event))
     for timer_id, timer in facts.timers.items():
         kind = "event" if timer.event_name else "timer"
         until = None if timer.endless else timer.fire_ns / 1e9
@@ -61,11 +61,31 @@ def waiting(runner: Runner) -> tuple[Wait, ...]:
     return tuple(found)
 
 
-def _turn(engine: Engine, item: Item, since: float) -> Wait:
+def _activity(runner: Runner, task_id: int, event: Event) -> Wait:
+    name, since = event.taskScheduled.name, nanoseconds(event.timestamp) / 1e9
+    if runner.losses.aside(task_id):
+        return _aside(runner, task_id, name, since)
+    run = runner.activities.get(task_id)
+    wait = Wait("activity", name, task_id, since=since) if run is None else run.wait(runner.engine, since)
+    tally = runner.losses.of(task_id)
+    if not tally.count:
+        return wait
+    return replace(wait, attempts=max(wait.attempts, tally.count), error=wait.error or tally.why)
+
+
+def _turn(runner: Runner, item: Item) -> Wait:
     """Why a turn is not over."""
-    if item.quarantined:
-        return Wait("quarantine", item.name, attempts=item.losses, error=item.quarantined, since=since)
-    if item.holder is not None:
-        return Wait("turn", item.name, attempts=item.losses, since=item.since)
-    kind = "worker" if engine.workers.lacks(item) else "turn"
-    return Wait(kind, item.name, attempts=item.losses, since=since)
+    if runner.losses.aside(TURN):
+        return _aside(runner, TURN, item.name, runner.turn_since)
+    tally = runner.losses.of(TURN)
+    held = item.holder is not None
+    kind = "turn" if held or not runner.engine.workers.lacks(item) else "worker"
+    since = item.since if held else runner.turn_since
+    return Wait(kind, item.name, attempts=tally.count, error=tally.why, since=since)
+
+
+def _aside(runner: Runner, task_id: int, name: str, since: float | None) -> Wait:
+    """What waits for people."""
+    tally = runner.losses.of(task_id)
+    task = None if task_id == TURN else task_id
+    return Wait("quarantine", name, task, attempts=tally.count, error=tally.why, since=since)

@@ -1,8 +1,8 @@
 """The work queue: items go to the streams of workers, answers come back (spec `actors-workflows-jobs.md` 3.3).
 
-An item is with exactly one stream at a time. When that stream ends it is offered to another one at once, under a new
-token, so that a late answer of the first completes nothing (invariants 33, 34). An item whose worker was lost too often
-while it held it is put aside: it would take the next worker down as well; the others go on.
+An item is with exactly one stream at a time. When that stream ends it is offered to another one, under a new token, so
+that a late answer of the first completes nothing (invariants 33, 34). At once, if the worker said goodbye; otherwise by
+its owner, who is told of the loss and counts it: an item that takes one worker down after the other has to stop.
 
 Knows: items, streams, limits. Never knows: instances' states, stores, gRPC.
 """
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from pillion.workflow.gates import Gate, Gated
     from pillion.workflow.turn import Turn
 
-MOST_LOSSES = 5
-"""So many workers may be lost while they hold an item before it is put aside."""
-SUSPICIOUS = 3
-"""An item that was there when so many workers were lost is given to a worker with no other such item: so those that
-merely stood by are told from the one that takes workers down."""
 WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
 REMEMBERED = 4096
@@ -46,21 +41,24 @@ INTERNAL = "dapr.internal."
 class Item:
     """One piece of work. `turn` for a workflow's turn, `payload` (a serialised `ActivityRequest`) for an activity.
 
-    `done` is called once with the worker's answer, unless the item is withdrawn before.
+    `done` is called once with the worker's answer, or `lost` when the worker is lost that holds it; neither, if the
+    item is withdrawn before.
     """
 
     __slots__ = (
-        "done", "gates", "gone", "holder", "instance_id", "losses", "mark", "name", "offered", "payload",
-        "quarantined", "since", "task_id", "token", "turn",
+        "done", "gates", "gone", "holder", "instance_id", "lost", "mark", "name", "offered", "payload", "since",
+        "task_id", "token", "turn",
     )  # fmt: skip
 
     def __init__(
         self, instance_id: str, name: str, done: Callable[[taskhub.WorkflowResponse | taskhub.ActivityResponse], None],
-        *, turn: Turn | None = None, mark: tuple[int, int] = (0, 0), task_id: int = -1, payload: bytes = b"",
+        lost: Callable[[], None], *, turn: Turn | None = None, mark: tuple[int, int] = (0, 0), task_id: int = -1,
+        payload: bytes = b"",
     ) -> None:  # fmt: skip
         self.instance_id = instance_id
         self.name = name
         self.done = done
+        self.lost = lost
         self.turn = turn
         self.mark = mark
         """Events and bytes that were the past in the turn before: what its worker keeps."""
@@ -69,8 +67,6 @@ class Item:
         self.gates: list[Gate] = []
         self.gone = False
         self.holder: Stream | None = None
-        self.losses = 0
-        self.quarantined = ""
         self.offered = 0.0
         self.since = 0.0
         """When the present worker took it, seconds since 1970."""
@@ -78,14 +74,13 @@ class Item:
 
     def __repr__(self) -> str:
         what = f"turn of {self.instance_id!r}" if self.turn is not None else f"{self.instance_id!r}/{self.task_id}"
-        return f"<Item {what}{' held' if self.holder else ''}{' put aside' if self.quarantined else ''}>"
+        return f"<Item {what}{' held' if self.holder else ''}>"
 
 
 @dataclass(slots=True)
 class Limits:
-    """What bounds the queue; see the constants above."""
+    """What bounds the queue; see the constant above."""
 
-    most_losses: int = MOST_LOSSES
     window: int = WINDOW
 
 
@@ -98,8 +93,6 @@ class Stream:
         self.items: dict[str, Item] = {}
         self.turns = 0
         self.activities = 0
-        self.suspect: Item | None = None
-        """The one item with it that may take it down."""
         self.own: deque[Item] = deque()
         """Turns of instances whose history this worker has."""
         self.cached: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -161,10 +154,6 @@ class Workers:
         self._idle: deque[Stream] = deque()
         self._turns: deque[Item] = deque()
         self._activities: deque[Item] = deque()
-        self._suspects: deque[Item] = deque()
-        self._losses: OrderedDict[tuple[str, int], int] = OrderedDict()
-        """How many workers were lost with an item, by instance and task: items are made anew when a worker takes longer
-        to come back than its instances stay in memory."""
         self._inside: deque[Item] = deque()
         """The sidecar's own items, while nobody in it takes them."""
         self._insider: Callable[[Item], None] | None = None
@@ -217,19 +206,19 @@ class Workers:
     @property
     def queued(self) -> int:
         """Items that no worker has taken yet and any may take."""
-        open_to_all = len(self._turns) + len(self._activities) + len(self._suspects)
-        return open_to_all + len(self._inside) + self._insiders()
+        return len(self._turns) + len(self._activities) + len(self._inside) + self._insiders()
 
     def lacks(self, item: Item) -> bool:
         """Whether nobody is there who could take the item."""
         return self._insider is None if item.name.startswith(INTERNAL) else not self._streams
 
     def lost(self, stream: Stream, *, left: bool = False) -> None:
-        """Offer again what the stream held, before anything else, in the order in which it was given out. `left`: the
-        worker said goodbye, which speaks against nothing that it held.
+        """Tell the owners of what the stream held, in the order in which it was given out. `left`: the worker said
+        goodbye, which speaks against nothing that it held: all of it is offered again, before anything else.
         """
         if stream in self._streams:
             self._streams.remove(stream)
+        cut_off: list[Item] = []
         for item in reversed([*stream.items.values(), *stream.own]):
             held = item.token in self._held and self._held[item.token] is item
             if held:
@@ -237,17 +226,16 @@ class Workers:
             if item.gone:
                 continue
             if held and not left:
-                item.losses += 1
-                self._losses[item.instance_id, item.task_id] = item.losses
-                if len(self._losses) > REMEMBERED:
-                    self._losses.popitem(last=False)
-                if self._put_aside(item):
-                    self._leave(item)
-                    continue
-            self._queue(item).appendleft(item)
+                item.gone = True
+                self._leave(item)
+                cut_off.append(item)
+            else:
+                self._queue(item).appendleft(item)
         stream.items.clear()
         stream.own.clear()
         stream.cached.clear()
+        for item in reversed(cut_off):
+            item.lost()
         self._rouse()
         if not self._streams:
             self._changed()
@@ -285,10 +273,6 @@ class Workers:
     def offer(self, item: Item) -> None:
         """Queue `item`, behind its gates."""
         item.offered = self._clock.now()
-        if self._losses:
-            item.losses = self._losses.get((item.instance_id, item.task_id), 0)
-            if self._put_aside(item):
-                return
         gates = self._turn_gates if item.turn is not None else self._activity_gates
         if not gates.limited or gates.enter(item, item.name):
             self._ready(item)
@@ -300,21 +284,6 @@ class Workers:
         item.gone = True
         self._release(item)
         self._leave(item)
-
-    def retry(self, item: Item) -> None:
-        """Offer an item that was put aside again, with its losses forgotten."""
-        if item.quarantined and not item.gone:
-            item.quarantined = ""
-            item.losses = 0
-            self._losses.pop((item.instance_id, item.task_id), None)
-            self.offer(item)
-
-    def _put_aside(self, item: Item) -> bool:
-        """Whether too many workers were lost with the item for another to have it."""
-        if item.losses < self._limits.most_losses:
-            return False
-        item.quarantined = f"{item.losses} workers were lost while they ran it"
-        return True
 
     def _ready(self, item: Item) -> None:
         if item.name.startswith(INTERNAL):
@@ -336,8 +305,6 @@ class Workers:
         self._rouse()
 
     def _queue(self, item: Item) -> deque[Item]:
-        if item.losses >= SUSPICIOUS:
-            return self._suspects
         return self._activities if item.turn is None else self._turns
 
     def _rouse(self) -> None:
@@ -347,11 +314,7 @@ class Workers:
             stream = self._idle.popleft()
             if stream.closed or stream.waiter is None or stream.waiter.done():
                 continue
-            if (
-                (self._turns and stream.turns < window)
-                or (self._activities and stream.activities < window)
-                or (self._suspects and stream.suspect is None)
-            ):
+            if (self._turns and stream.turns < window) or (self._activities and stream.activities < window):
                 stream.wake()
                 return
             self._idle.append(stream)
@@ -369,11 +332,6 @@ class Workers:
         while stream.own:
             item = stream.own.popleft()
             if not item.gone:
-                return item
-        while self._suspects and stream.suspect is None:
-            item = self._suspects.popleft()
-            if not item.gone:
-                stream.suspect = item
                 return item
         first = self._activities if self._activity_next else self._turns
         for queue in (first, self._turns if first is self._activities else self._activities):
@@ -441,8 +399,6 @@ class Workers:
 
     def _finish(self, item: Item, answer: taskhub.WorkflowResponse | taskhub.ActivityResponse) -> None:
         item.gone = True
-        if item.losses:
-            self._losses.pop((item.instance_id, item.task_id), None)
         self._release(item)
         self._leave(item)
         item.done(answer)
@@ -457,10 +413,6 @@ class Workers:
             del self._by_name[item.instance_id, item.task_id]
         if stream.items.pop(item.token, None) is None or stream.closed:
             return
-        if stream.suspect is item:
-            stream.suspect = None
-            if self._suspects:
-                stream.wake()
         window = self._limits.window
         if item.turn is None:
             was_full = stream.activities >= window
