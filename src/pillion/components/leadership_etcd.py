@@ -17,11 +17,11 @@ import ssl
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pillion.components.candidacy import RETRY_S, Candidacy
 from pillion.components.leadership_file import APART
 from pillion.errors import ComponentError, ConfigError
 from pillion.net.exchange import BodyIncomplete, Request
 from pillion.net.http_client import HttpClient, HttpError
-from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pillion.components.leadership")
 TTL_S, RENEW_S, MARGIN_S = 10, 2.0, 2.0
-CALL_S, RETRY_S = 3.0, 1.0
+CALL_S = 3.0
 WATCH_S = 60.0
 """A watch that says nothing for so long is begun anew: its connection may be dead without our knowing."""
 _LOST = (ComponentError, HttpError, BodyIncomplete, OSError, TimeoutError)
 
 
-class EtcdLease:
+class EtcdLease(Candidacy):
     """A `Leadership` by the key `key`. `endpoints` are URLs, tried in turn; `ca_file` verifies `https` ones.
 
     `client` makes the client of one of them.
@@ -56,39 +56,22 @@ class EtcdLease:
     ) -> None:
         if not endpoints:
             raise ConfigError("leadership by etcd needs an endpoint")
-        self.inherited = False
+        super().__init__("etcd", clock, _LOST)
         self._endpoints = [_endpoint(endpoint) for endpoint in endpoints]
-        self._clock, self._key, self._identity = clock, _b64(key), _b64(identity or "pillion")
+        self._key, self._identity = _b64(key), _b64(identity or "pillion")
         self._term_key = _b64(f"{key}/term")
         self._user = {"name": username, "password": password} if username else None
         self._ca_file, self._client_of = ca_file, client
         self._client: HttpClient | None = None
         self._token = b""
         self._lease = ""
-        self._vouched_until = float("-inf")
-        self._leads = False
-        self._tell: Callable[[str], None] | None = None
-        self._tasks = Tasks("leadership")
 
     async def open(self) -> None:
         """An etcd that is not there yet is waited for by `elected`."""
         await self._next()
 
-    def holds(self) -> bool:
-        return self._leads and self._clock.monotonic() < self._vouched_until
-
-    def lost(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-
-    async def elected(self) -> int:
-        while True:
-            try:
-                return await self._stand()
-            except _LOST as error:
-                log.warning("leadership: etcd: %s; standing again", error or type(error).__name__)
-                self._leads = False
-                await asyncio.sleep(RETRY_S)
-                await self._next()
+    async def _turn_elsewhere(self) -> None:
+        await self._next()
 
     # -- one candidacy ------------------------------------------------------------------------------------------------
 
@@ -98,8 +81,7 @@ class EtcdLease:
             self._lease = str((await self._call("lease/grant", {"TTL": TTL_S}))["ID"])
             term, revision = await self._take()
             if term:
-                self._vouched_until, self._leads = asked + TTL_S - MARGIN_S, True
-                self._tasks.start(self._renew(), "renew")
+                self._lead(asked + TTL_S - MARGIN_S, self._renew)
                 return term
             await self._revoke()
             await self._vacancy(revision)
@@ -151,14 +133,9 @@ class EtcdLease:
                 await close()
 
     async def _renew(self) -> None:
-        try:
-            while True:
-                await asyncio.sleep(RENEW_S)
-                await self._renewed()
-        except _LOST as error:
-            self._leads = False
-            if self._tell is not None:
-                self._tell(f"etcd: {error or type(error).__name__}")
+        while True:
+            await asyncio.sleep(RENEW_S)
+            await self._renewed()
 
     async def _renewed(self) -> None:
         """Renew the lease; try again, elsewhere, as long as it still vouches for us."""

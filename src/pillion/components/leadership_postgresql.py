@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import asyncpg
 
+from pillion.components.candidacy import Candidacy
 from pillion.components.leadership_file import APART
 from pillion.components.postgresql_pool import parse_connection_string
 from pillion.errors import ComponentError, ConfigError
-from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pillion.components.leadership")
 CHECK_S, VOUCH_S, WAIT_S = 1.0, 4.0, 5.0
-RETRY_S = 1.0
 IDLE_S = 6.0
 """The server ends a session that asks nothing for so long, and the lock with it: its process stands still."""
 TURN_S = 10.0
@@ -43,7 +43,7 @@ _TERM = """INSERT INTO pillion_leadership AS l (name, term, resigned) VALUES ($1
 ON CONFLICT (name) DO UPDATE SET term = greatest(l.term + $3, $2), resigned = false RETURNING term"""
 
 
-class PostgresLock:
+class PostgresLock(Candidacy):
     """A `Leadership` named `name` in the database of a connection string. `connect` is asyncpg's."""
 
     def __init__(
@@ -58,17 +58,13 @@ class PostgresLock:
             self._dsn = f"postgresql://?{urlencode(parse_connection_string(connection_string))}"
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        self.inherited = False
-        self._clock, self._name = clock, name
+        super().__init__("PostgreSQL", clock, _LOST)
+        self._name = name
         self._key = int.from_bytes(
             hashlib.sha256(f"pillion leadership {name}".encode()).digest()[:8], "big", signed=True
         )
         self._connect_to = connect
         self._connection: Any = None
-        self._vouched_until = float("-inf")
-        self._leads = False
-        self._tell: Callable[[str], None] | None = None
-        self._tasks = Tasks("leadership")
 
     async def open(self) -> None:
         """Raises `ComponentError` when the database cannot be used as it is: what is wrong with it now stays wrong."""
@@ -78,21 +74,6 @@ class PostgresLock:
             raise ComponentError(f"leadership by PostgreSQL: {error}") from error
         except _LOST as error:
             log.warning("leadership: PostgreSQL is not reached yet: %s", error)
-
-    def holds(self) -> bool:
-        return self._leads and self._clock.monotonic() < self._vouched_until
-
-    def lost(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-
-    async def elected(self) -> int:
-        while True:
-            try:
-                return await self._stand()
-            except _LOST as error:
-                log.warning("leadership: %s; standing again", error)
-                self._drop()
-                await asyncio.sleep(RETRY_S)
 
     async def _connect(self) -> Any:
         if self._connection is None or self._connection.is_closed():
@@ -119,8 +100,7 @@ class PostgresLock:
         asked = self._clock.monotonic()
         term = int(await connection.fetchval(_TERM, self._name, now_ms, APART, timeout=VOUCH_S))
         self.inherited = before is not None
-        self._vouched_until, self._leads = asked + VOUCH_S, True
-        self._tasks.start(self._check(connection), "check")
+        self._lead(asked + VOUCH_S, partial(self._check, connection))
         return term
 
     async def _lock(self, connection: Any) -> None:
@@ -134,23 +114,21 @@ class PostgresLock:
 
     async def _check(self, connection: Any) -> None:
         """Vouch for this process as long as its session answers."""
-        try:
-            while True:
-                await asyncio.sleep(CHECK_S)
-                asked = self._clock.monotonic()
-                left = self._vouched_until - asked
-                if left <= 0:
-                    raise TimeoutError("this process stood still")
-                async with asyncio.timeout(left):
-                    await connection.execute("SELECT 1")
-                self._vouched_until = asked + VOUCH_S
-        except _LOST as error:
-            self._drop()
-            if self._tell is not None:
-                self._tell(f"PostgreSQL: {error or type(error).__name__}")
+        while True:
+            await asyncio.sleep(CHECK_S)
+            asked = self._clock.monotonic()
+            left = self._vouched_until - asked
+            if left <= 0:
+                raise TimeoutError("this process stood still")
+            async with asyncio.timeout(left):
+                await connection.execute("SELECT 1")
+            self._vouched_until = asked + VOUCH_S
+
+    async def _turn_elsewhere(self) -> None:
+        """There is one database."""
 
     def _drop(self) -> None:
-        self._leads = False
+        super()._drop()
         connection, self._connection = self._connection, None
         if connection is not None and not connection.is_closed():
             connection.terminate()
