@@ -26,6 +26,8 @@ fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 APART = 1 << 20
 """Terms are so far apart that the versions one leader counts never reach the next one's, whatever the clock does."""
 MAX_FILE = 4096
+_Won = tuple[int, int, int]
+"""The locked file, the term before, the new one."""
 
 
 class FileLock:
@@ -54,46 +56,53 @@ class FileLock:
         """Never: only this process can give the lock away."""
 
     async def elected(self) -> int:
-        """Wait for the lock, in a thread of its own: nothing but `flock` itself tells when it is free."""
+        """Wait for the lock, in a thread of its own: nothing but `flock` itself tells when it is free, and a busy disk
+        may take seconds over the new term.
+        """
         loop = asyncio.get_running_loop()
-        got: asyncio.Future[int] = loop.create_future()
+        got: asyncio.Future[_Won] = loop.create_future()
 
-        def settle(file: int | None, error: OSError | None) -> None:
-            if got.cancelled() or self._closed:
+        def settle(file: int | None, won: _Won | None, error: OSError | None) -> None:
+            if won is None or got.cancelled() or self._closed:
                 if file is not None:
                     os.close(file)
-            elif error is not None:
-                got.set_exception(ComponentError(f"{self._path}: {error.strerror}"))
-            elif file is not None:
-                got.set_result(file)
+                if error is not None and not got.cancelled():
+                    got.set_exception(ComponentError(f"{self._path}: {error.strerror}"))
+            else:
+                got.set_result(won)
 
         def wait() -> None:
-            file, failure = None, None
+            file, won, failure = None, None, None
             try:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(file, fcntl.LOCK_EX)
+                won = self._begin(file)
             except OSError as error:
                 failure = error
             try:
-                loop.call_soon_threadsafe(settle, file, failure)
+                loop.call_soon_threadsafe(settle, file, won, failure)
             except RuntimeError:  # the loop is gone, and with it whoever wanted to lead
                 if file is not None:
                     os.close(file)
 
         threading.Thread(target=wait, name="leadership", daemon=True).start()
-        file = await got
         try:
-            before = _term(os.read(file, MAX_FILE))
-            term = max(before + APART, int(self._clock.now() * 1000))
-            os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps({"term": term}).encode(), 0)
-            os.fsync(file)
-        except OSError as error:
-            os.close(file)
-            raise ComponentError(f"{self._path}: {error.strerror}") from error
+            self._held, before, term = await got
+        except asyncio.CancelledError:
+            if got.done() and not got.cancelled() and got.exception() is None:  # won, when nobody wanted it any more
+                os.close(got.result()[0])
+            raise
         self.inherited = before > 0
-        self._held = file
         return term
+
+    def _begin(self, file: int) -> _Won:
+        """Write down a new term."""
+        before = _term(os.read(file, MAX_FILE))
+        term = max(before + APART, int(self._clock.now() * 1000))
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps({"term": term}).encode(), 0)
+        os.fsync(file)
+        return file, before, term
 
     async def close(self) -> None:
         self._closed = True
