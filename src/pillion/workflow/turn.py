@@ -195,9 +195,7 @@ def stall(turn: Turn, reason: int, description: str, now_ns: int) -> Decision:
 def apply(turn: Turn, answer: m.WorkflowResponse, setting: Setting, now_ns: int) -> Decision:
     """Make a decision of a worker's answer."""
     if (trouble := _trouble(turn, answer)) is not None:
-        if turn.terminating is not None:
-            return force(turn, now_ns)
-        return stall(turn, *trouble, now_ns)
+        return _refuse(turn, *trouble, now_ns)
     fresh = _versioned(turn, answer)
     completed = False
     sends = list(turn.sends)
@@ -218,7 +216,11 @@ def apply(turn: Turn, answer: m.WorkflowResponse, setting: Setting, now_ns: int)
                     status = int(Status.COMPLETED)
                 fresh.append(pair(history.execution_completed(now_ns, action.id, status, result, failure)))
             continue
-        make = _MAKES.get(kind or "")
+        if kind is None:
+            # Of a newer SDK. Passed over, the workflow would wait for ever for what was never begun.
+            text = f"The worker asks in action {action.id} for what this sidecar does not know; a newer one may."
+            return _refuse(turn, m.VERSION_NOT_AVAILABLE, text, now_ns)
+        make = _MAKES.get(kind)
         if make is not None:
             event = history.stamped(now_ns, action.id)
             _route(action, event, setting.app_id)
@@ -229,6 +231,11 @@ def apply(turn: Turn, answer: m.WorkflowResponse, setting: Setting, now_ns: int)
     if turn.terminating is not None and not completed:
         fresh.append(pair(_forced(turn.terminating, now_ns)))
     return _close(turn, fresh, answer, sends)
+
+
+def _refuse(turn: Turn, reason: int, description: str, now_ns: int) -> Decision:
+    """The worker's answer cannot be followed: stall, unless the instance is to end anyhow."""
+    return force(turn, now_ns) if turn.terminating is not None else stall(turn, reason, description, now_ns)
 
 
 _ENDS = frozenset({int(Status.COMPLETED), int(Status.FAILED), int(Status.CANCELED), int(Status.TERMINATED)})
