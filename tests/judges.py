@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SDK = Path(__file__).parent / "sdk"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pillion"
 BUILD_S = 240.0
-JUDGE_S = 90.0
+JUDGE_S = 240.0
 TIMEOUT_S = BUILD_S + JUDGE_S
 """For pytest: the first run of a judge fetches its SDK."""
 

@@ -323,6 +323,7 @@ class RedisSentinel:
             self.master.start()
             self.replica.start()
             wait_until(lambda: "master_link_status:up" in self.replica.cli("INFO", "replication"), self.replica)
+            wait_until(lambda: "state=online" in self.master.cli("INFO", "replication"), self.master)
             self.sentinel.start()
             wait_until(lambda: "num-slaves\n1" in self.sentinel.cli("SENTINEL", "MASTER", self.name), self.sentinel)
         except BaseException:

@@ -38,6 +38,12 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         yield list(planes.flags(placement=placement, scheduler=scheduler))
 
 
+@pytest.fixture(autouse=True)
+def settings_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cart` changes the SDK's."""
+    monkeypatch.setattr(settings, "DAPR_HTTP_PORT", settings.DAPR_HTTP_PORT)
+
+
 @contextmanager
 def hosted(folder: Path, protocol: str, plane: list[str]) -> Iterator[SidecarProcess]:
     """A sidecar, and an application that hosts carts beside it."""

@@ -249,6 +249,7 @@ def test_releases(tmp_path: Path, flags: list[str]) -> None:
             assert output(place.end(new)) == ["Hello, new!", "Hello, v2!"]
             assert (output(place.end(named)), output(place.end(latest))) == ("v1", "v2")
             assert output(place.end(timed)) == "too late"
+            place.client.wait_for_workflow_start(stalled, timeout_in_seconds=WAIT_S)
         with worker(sidecar, 1) as place:
             place.client.raise_workflow_event(stalled, "on")
             deadline = time.monotonic() + WAIT_S

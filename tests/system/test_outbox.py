@@ -30,7 +30,7 @@ OUTBOX = {"outboxPublishPubsub": "events", "outboxPublishTopic": "orders"}
 def resources(folder: Path, **more: str) -> dict[str, str]:
     return {
         "store.yaml": component(
-            "store", "state.sqlite", connectionString=str(folder / "s.db"), timeout="5s", **{**OUTBOX, **more}
+            "store", "state.sqlite", connectionString=str(folder / "s.db"), timeout="60s", **{**OUTBOX, **more}
         ),
         "events.yaml": component(
             "events", "pubsub.sqlite", connectionString=str(folder / "m.db"), processingTimeout="12s",

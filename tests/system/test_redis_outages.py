@@ -175,8 +175,9 @@ def test_values_that_say_so_are_json_documents(redis_json_server: RedisServer) -
     asyncio.run(main())
 
 
-def test_a_replica_becomes_master(redis_sentinel: RedisSentinel) -> None:
+def test_a_replica_becomes_master(redis_sentinel: RedisSentinel, monkeypatch: pytest.MonkeyPatch) -> None:
     """With `failover` the store follows the master; strong writes wait for the replica while there is one."""
+    monkeypatch.setattr("pillion.components.redis.REPLICATION_WAIT_MS", 60_000)
 
     async def main() -> None:
         async with opened(
