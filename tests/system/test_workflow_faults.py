@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,11 +13,10 @@ import workflow_processes as processes
 from cli_processes import pillion
 from pillion.wire.messages import taskhub as m
 from sidecars import SidecarProcess, component, eventually
-from workflow_client import OWN, history, noted, output, post, start, state, until, waits
+from workflow_client import API, OWN, history, noted, output, post, start, state, until, waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 HUB = "/TaskHubSidecarService/"
 
@@ -160,7 +160,7 @@ def test_no_worker(tmp_path: Path, flags: Sequence[str]) -> None:
 
 
 def test_stores_that_will_not_do(tmp_path: Path, flags: Sequence[str]) -> None:
-    """No store of actors, or one without transactions: an error that says what is missing."""
+    """No store of actors, or no placement: an error that says what is missing."""
     plain = component("store", "state.sqlite", connectionString=str(tmp_path / "plain.db"))
     with processes.sidecar(tmp_path, flags, "bare", store=plain) as sidecar:
         reply = post(sidecar, "steps/start")
@@ -171,3 +171,46 @@ def test_stores_that_will_not_do(tmp_path: Path, flags: Sequence[str]) -> None:
     with SidecarProcess(tmp_path, "unplaced", resources={"s.yaml": processes.sqlite(tmp_path)}) as sidecar:
         reply = post(sidecar, "steps/start")
         assert reply.json()["errorCode"] == "ERR_ACTOR_NO_PLACEMENT", reply
+
+
+def test_a_store_of_actors_without_transactions(tmp_path: Path, flags: Sequence[str]) -> None:
+    """It is marked as the store of actors and cannot be: the log says so, every request is refused as without one, and
+    nothing is written."""
+    page = Path(__file__).parents[2] / "docs" / "python-components.md"
+    (tmp_path / "resources-unfit").mkdir()
+    (tmp_path / "resources-unfit" / "folder_store.py").write_text(
+        page.read_text().split("```python\n")[1].split("```")[0]
+    )
+    rows = tmp_path / "rows"
+    metadata = {"pillion.file": "folder_store.py", "folder": str(rows), "actorStateStore": "true"}
+    with (
+        processes.sidecar(tmp_path, flags, "unfit", store=component("s", "state.python", **metadata)) as sidecar,
+        processes.worker(sidecar),
+    ):
+        sidecar.wait_log("s cannot keep the state of actors: it lacks TRANSACTIONAL")
+        upsert = json.dumps([{"operation": "upsert", "request": {"key": "k", "value": 1}}])
+        for method, path, body in (
+            ("POST", f"{API}/steps/start?instanceID=one", "2"),
+            ("GET", f"{API}/one", ""),
+            ("POST", f"{API}/one/raiseEvent/go", "1"),
+            ("POST", f"{API}/one/terminate", ""),
+            ("POST", f"{API}/one/pause", ""),
+            ("POST", f"{API}/one/purge", ""),
+            ("POST", "/v1.0/actors/T/1/state", upsert),
+            ("GET", "/v1.0/actors/T/1/state/k", ""),
+        ):
+            reply = sidecar.request(method, path, body)
+            assert (reply.status, reply.json()["errorCode"]) == (500, "ERR_ACTOR_RUNTIME_NOT_FOUND"), (path, reply)
+            assert "the state store is not configured to use the actor runtime" in reply.json()["message"]
+        with grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel:
+            for name, request in (
+                ("StartInstance", m.CreateInstanceRequest(name="steps", instanceId="two")),
+                ("GetInstance", m.GetInstanceRequest(instanceId="two")),
+            ):
+                call = channel.unary_unary(f"{HUB}{name}", request_serializer=lambda each: each.SerializeToString())
+                with pytest.raises(grpc.RpcError, match="not configured to use the actor runtime") as refused:
+                    call(request, timeout=10)
+                assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+        # As a state store it serves on, beside.
+        assert sidecar.post_json("/v1.0/state/s", [{"key": "k", "value": 1}]).status == 204
+        assert len([path for path in rows.rglob("*") if path.is_file()]) == 1, "only what has just been saved"
