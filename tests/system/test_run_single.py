@@ -253,6 +253,8 @@ def test_without_its_guard_a_run_ends(tmp_path: Path) -> None:
     command = ["sh", "-c", "echo app-runs; sleep 600; true"]
     with Pillion("run", "-a", "orders", "--", *command, home=tmp_path, folder=tmp_path) as run:
         run.until("app-runs")
+        listed = ["list", "--json"]  # the run knows that the application has started
+        eventually(lambda: json.loads(pillion(listed, home=tmp_path, folder=tmp_path).stdout)[0]["appPid"] > 0)
         [guard] = [pid for pid in run.descendants() if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(guard, signal.SIGKILL)
         assert run.wait() == 128 + signal.SIGKILL

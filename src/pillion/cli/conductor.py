@@ -223,7 +223,7 @@ class Run:
             record, cli_pid=os.getpid(), run_file=launch.run_file, run_name=launch.run_name,
             app_log=str(launch.app_log or ""), sidecar_log=str(launch.sidecar_log or ""),
         )  # fmt: skip
-        part.presence = announce(record, self._places.home)
+        part.presence = await asyncio.to_thread(announce, record, self._places.home)  # the disk may be busy
         say.success(f"{launch.app_id}: {_addresses(record, launch.options.socket_path('grpc'))}")
 
     async def _start_application(self, part: Part) -> None:
@@ -237,7 +237,7 @@ class Run:
             )
             part.starting = asyncio.create_task(start)
             part.process = await asyncio.shield(part.starting)  # what has begun to start must be known to be stopped
-            part.presence.update(app_pid=part.process.pid)
+            await asyncio.to_thread(part.presence.update, app_pid=part.process.pid)
             labels |= {"appPID": str(part.process.pid), "appCommand": plan.command_line(launch.command)}
             if launch.options.app_port > 0:
                 part.tasks.append(asyncio.create_task(self._hint(part, part.process)))

@@ -141,7 +141,7 @@ class Services:
             await server.close()
             raise
         self._server = server
-        self._write_ports()
+        await asyncio.to_thread(self._write_ports)  # renaming waits for a busy disk, and leases are kept by this loop
 
     def _scheduler_server(self) -> SchedulerServer:
         return SchedulerServer(
