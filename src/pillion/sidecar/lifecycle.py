@@ -63,7 +63,7 @@ async def _serve(options: Options, environment: Environment) -> int:
         internal_port=sidecar.internal_port,
         created=time.time(),
     )
-    announced = presence.announce(record, presence.home(environment.variables))
+    announced = await asyncio.to_thread(presence.announce, record, presence.home(environment.variables))
     try:
         signals.sidecar = sidecar
         return await sidecar.ended
