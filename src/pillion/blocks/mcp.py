@@ -18,12 +18,14 @@ from pillion.workflow.builtin import Activity, Child, WorkflowFailed
 from pillion.workflow.workers import INTERNAL
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
     from google.protobuf.message import Message
 
     from pillion.kinds.mcp import Hook, Hooks, ToolServer
     from pillion.workflow.builtin import Outcome, Run, Step, Workflow
+
+    _AfterInput = type[m.MCPAfterCallToolHookInput] | type[m.MCPAfterListToolsHookInput]
 
 PREFIX = f"{INTERNAL}mcp."
 M = TypeVar("M", bound="Message")
@@ -54,17 +56,12 @@ class ToolWorkflows:
         outcome = yield Activity(f"{self._prefix}list-tools")
         if outcome.error is not None:
             raise WorkflowFailed(f"list-tools activity failed: {outcome.error}")
-        result = outcome.result
-        for hook in self._hooks.after_list:
-            outcome = yield _child(hook, {"name": self._name, "result": _base64(result)})
-            if outcome.error is not None:
-                raise WorkflowFailed(f"afterListTools failed: {outcome.error}")
-            if hook.mutate:
-                try:
-                    result = _replaced(outcome.result, m.MCPAfterListToolsHookInput)
-                except ValueError as error:
-                    raise WorkflowFailed(f"afterListTools failed: {error}") from error
-        return result
+        return (
+            yield from _afterwards(
+                "afterListTools", self._hooks.after_list, {"name": self._name}, outcome.result,
+                m.MCPAfterListToolsHookInput,
+            )
+        )  # fmt: skip
 
     def _calling(self, tool: str) -> Workflow:
         return lambda given: self._call_tool(tool, given)
@@ -90,17 +87,12 @@ class ToolWorkflows:
         outcome = yield Activity(f"{self._prefix}call-tool", _json(asked))
         if outcome.error is not None:
             raise WorkflowFailed(f"call-tool activity failed: {outcome.error}")
-        result = outcome.result
-        for hook in self._hooks.after_call:
-            outcome = yield _child(hook, {**self._facts(tool, arguments), "result": _base64(result)})
-            if outcome.error is not None:
-                raise WorkflowFailed(f"afterCallTool failed: {outcome.error}")
-            if hook.mutate:
-                try:
-                    result = _replaced(outcome.result, m.MCPAfterCallToolHookInput)
-                except ValueError as error:
-                    raise WorkflowFailed(f"afterCallTool failed: {error}") from error
-        return result
+        return (
+            yield from _afterwards(
+                "afterCallTool", self._hooks.after_call, self._facts(tool, arguments), outcome.result,
+                m.MCPAfterCallToolHookInput,
+            )
+        )  # fmt: skip
 
     def _facts(self, tool: str, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
         facts: dict[str, Any] = {"name": self._name, "toolName": tool}
@@ -158,6 +150,22 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
+def _afterwards(
+    moment: str, hooks: Sequence[Hook], facts: Mapping[str, Any], result: str, given: _AfterInput
+) -> Generator[Step, Outcome, str]:
+    """Run the hooks of one moment, each of which may put another result in the place of the one before."""
+    for hook in hooks:
+        outcome = yield _child(hook, {**facts, "result": _base64(result)})
+        if outcome.error is not None:
+            raise WorkflowFailed(f"{moment} failed: {outcome.error}")
+        if hook.mutate:
+            try:
+                result = _replaced(outcome.result, given)
+            except ValueError as error:
+                raise WorkflowFailed(f"{moment} failed: {error}") from error
+    return result
+
+
 def _child(hook: Hook, facts: Mapping[str, Any]) -> Child:
     return Child(hook.workflow, _json(facts), hook.app_id)
 
@@ -188,7 +196,7 @@ def _parsed(text: str, kind: type[M]) -> M:
         raise ValueError(f"its output cannot be used: {error}") from error
 
 
-def _replaced(text: str, kind: type[m.MCPAfterCallToolHookInput] | type[m.MCPAfterListToolsHookInput]) -> str:
+def _replaced(text: str, kind: _AfterInput) -> str:
     """The result that a hook put in the place of its own. Raises `ValueError`."""
     result = _parsed(text, kind).result
     if not result:

@@ -122,6 +122,31 @@ class PublishBlock:
             fault, topic=topic, pubsub=broker.name, error=error, app=self._app_id, resource=broker.name, metadata=about
         )
 
+    async def _publish_one(
+        self,
+        broker: Broker,
+        topic: str,
+        data: bytes,
+        content_type: str,
+        metadata: Mapping[str, str],
+        call: HttpCall | RpcCall,
+        *,
+        raw: bool,
+    ) -> None:
+        """Publish one message, in an envelope unless it is `raw`; raises `ApiError`."""
+        timed = bool(metadata) and delay_given(metadata)
+        due = self._due(broker, metadata) if timed else None
+        if raw:
+            metadata = traced(metadata, call)
+        else:
+            data = self._envelopes.event(broker, topic, data, content_type, metadata, call, due)
+            content_type = CLOUDEVENT
+        self._admit(broker, topic)
+        if timed:
+            await self._publish_timed(broker, topic, data, content_type, metadata, due)
+        else:
+            await self._publish(broker, topic, data, content_type, metadata)
+
     async def _publish_timed(
         self, broker: Broker, topic: str, data: bytes, content_type: str, metadata: Mapping[str, str], due: float | None
     ) -> None:
@@ -168,18 +193,8 @@ class PublishBlock:
         topic = readable(topic)
         metadata: Mapping[str, str] = _metadata(call) if call.query_text else EMPTY
         content_type = call.header(b"content-type")
-        timed = bool(metadata) and delay_given(metadata)
-        due = self._due(broker, metadata) if timed else None
-        if metadata and is_raw(broker, metadata):
-            metadata = traced(metadata, call)
-        else:
-            body = self._envelopes.event(broker, topic, body, content_type, metadata, call, due)
-            content_type = CLOUDEVENT
-        self._admit(broker, topic)
-        if timed:
-            await self._publish_timed(broker, topic, body, content_type, metadata, due)
-        else:
-            await self._publish(broker, topic, body, content_type, metadata)
+        raw = bool(metadata) and is_raw(broker, metadata)
+        await self._publish_one(broker, topic, body, content_type, metadata, call, raw=raw)
         return Response(204)
 
     async def bulk(self, call: HttpCall) -> Response:
@@ -245,18 +260,7 @@ class PublishBlock:
         metadata: Mapping[str, str] = dict(request.metadata)
         topic, data, content_type = request.topic, request.data, request.data_content_type
         broker, raw = self._gate(request.pubsub_name, topic, metadata)
-        timed = bool(metadata) and delay_given(metadata)
-        due = self._due(broker, metadata) if timed else None
-        if raw:
-            metadata = traced(metadata, call)
-        else:
-            data = self._envelopes.event(broker, topic, data, content_type, metadata, call, due)
-            content_type = CLOUDEVENT
-        self._admit(broker, topic)
-        if timed:
-            await self._publish_timed(broker, topic, data, content_type, metadata, due)
-        else:
-            await self._publish(broker, topic, data, content_type, metadata)
+        await self._publish_one(broker, topic, data, content_type, metadata, call, raw=raw)
         return EMPTY_REPLY
 
     async def rpc_bulk(self, call: RpcCall, request: m.BulkPublishRequest) -> Message:

@@ -52,30 +52,22 @@ class KeyedProvider:
     async def encrypt(
         self, plaintext: bytes, algorithm: str, key: str, nonce: bytes, associated_data: bytes
     ) -> tuple[bytes, bytes]:
-        found = await self._allowed(key, "encrypt", algorithm)
-        work = partial(algorithms.encrypt, found.material, algorithm, plaintext, nonce, associated_data)
-        return await self._run(found, len(plaintext) + len(associated_data), work)
+        return await self._seal("encrypt", plaintext, algorithm, key, nonce, associated_data)
 
     async def decrypt(
         self, ciphertext: bytes, algorithm: str, key: str, nonce: bytes, tag: bytes, associated_data: bytes
     ) -> bytes:
-        found = await self._allowed(key, "decrypt", algorithm)
-        work = partial(algorithms.decrypt, found.material, algorithm, ciphertext, nonce, tag, associated_data)
-        return await self._run(found, len(ciphertext) + len(associated_data), work)
+        return await self._unseal("decrypt", ciphertext, algorithm, key, nonce, tag, associated_data)
 
     async def wrap_key(
         self, plaintext_key: bytes, algorithm: str, key: str, nonce: bytes, associated_data: bytes
     ) -> tuple[bytes, bytes]:
-        found = await self._allowed(key, "wrapKey", algorithm)
-        work = partial(algorithms.encrypt, found.material, algorithm, plaintext_key, nonce, associated_data)
-        return await self._run(found, len(plaintext_key) + len(associated_data), work)
+        return await self._seal("wrapKey", plaintext_key, algorithm, key, nonce, associated_data)
 
     async def unwrap_key(
         self, wrapped_key: bytes, algorithm: str, key: str, nonce: bytes, tag: bytes, associated_data: bytes
     ) -> bytes:
-        found = await self._allowed(key, "unwrapKey", algorithm)
-        work = partial(algorithms.decrypt, found.material, algorithm, wrapped_key, nonce, tag, associated_data)
-        return await self._run(found, len(wrapped_key) + len(associated_data), work)
+        return await self._unseal("unwrapKey", wrapped_key, algorithm, key, nonce, tag, associated_data)
 
     async def sign(self, digest: bytes, algorithm: str, key: str) -> bytes:
         found = await self._allowed(key, "sign", algorithm)
@@ -85,6 +77,20 @@ class KeyedProvider:
         found = await self._allowed(key, "verify", algorithm)
         work = partial(algorithms.verify, found.material, algorithm, digest, signature)
         return await self._run(found, len(digest), work)
+
+    async def _seal(
+        self, use: str, data: bytes, algorithm: str, key: str, nonce: bytes, associated_data: bytes
+    ) -> tuple[bytes, bytes]:
+        found = await self._allowed(key, use, algorithm)
+        work = partial(algorithms.encrypt, found.material, algorithm, data, nonce, associated_data)
+        return await self._run(found, len(data) + len(associated_data), work)
+
+    async def _unseal(
+        self, use: str, data: bytes, algorithm: str, key: str, nonce: bytes, tag: bytes, associated_data: bytes
+    ) -> bytes:
+        found = await self._allowed(key, use, algorithm)
+        work = partial(algorithms.decrypt, found.material, algorithm, data, nonce, tag, associated_data)
+        return await self._run(found, len(data) + len(associated_data), work)
 
     async def _allowed(self, name: str, operation: str, algorithm: str) -> Key:
         found = await self.find(name)

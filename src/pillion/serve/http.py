@@ -129,14 +129,7 @@ def _traced(serve: Handler) -> Handler:
     """Answer with the trace context of the request, as the reference does; a broken `baggage` header is refused."""
 
     async def traced(request: Request) -> Response:
-        parent = state = carried = None
-        for name, value in request.headers:
-            if name == b"traceparent":
-                parent = parent or value
-            elif name == b"tracestate":
-                state = state or value
-            elif name == b"baggage":
-                carried = carried or value
+        parent, state, carried = trace.carried(request.headers)
         if carried is not None:
             try:
                 baggage.check(carried.decode("latin-1"))

@@ -14,6 +14,7 @@ from pillion.net.exchange import RpcError
 from pillion.observe import spans
 from pillion.observe.tracing import SpanKind
 from pillion.wire import baggage
+from pillion.wire.trace import carried as carried_by
 from pillion.wire.trace import from_binary, to_binary
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pillion.api.call import RpcCall
     from pillion.api.operation import ServeStream, ServeUnary
     from pillion.net.exchange import Request, Response, ServerCall, Streaming
-    from pillion.observe.tracing import Span, Tracer
+    from pillion.observe.tracing import Attributes, Span, Tracer
 
     Handler = Callable[[Request], Awaitable[Response]]
 
@@ -37,14 +38,7 @@ def traced_http(serve: Handler, tracer: Tracer) -> Handler:
     """Return the HTTP API with a span around each request, health probes excepted; refuses a broken `baggage`."""
 
     async def traced(request: Request) -> Response:
-        parent = state = carried = None
-        for name, value in request.headers:
-            if name == b"traceparent":
-                parent = parent or value
-            elif name == b"tracestate":
-                state = state or value
-            elif name == b"baggage":
-                carried = carried or value
+        parent, state, carried = carried_by(request.headers)
         if carried is not None:
             try:
                 baggage.check(carried.decode("latin-1"))
@@ -89,6 +83,12 @@ def _end_http(tracer: Tracer, span: Span, request: Request, came: list[tuple[byt
         tracer.end(span)
 
 
+def _end_rpc(tracer: Tracer, span: Span, named: tuple[str, Attributes], call: ServerCall) -> None:
+    span.name, known = named
+    span.attributes = known + spans.rpc_details(call.metadata)
+    tracer.end(span)
+
+
 def traced_unary(method: str, serve: ServeUnary, tracer: Tracer, *, answered: bool) -> ServeUnary:
     """Return a unary handler with a span around each call. `answered`: the context goes back as a header."""
 
@@ -102,9 +102,7 @@ def traced_unary(method: str, serve: ServeUnary, tracer: Tracer, *, answered: bo
             raise
         finally:
             if span.sampled:
-                span.name, known = spans.rpc_span(method, request)
-                span.attributes = known + spans.rpc_details(stream.metadata)
-                tracer.end(span)
+                _end_rpc(tracer, span, spans.rpc_span(method, request), stream)
 
     return traced
 
@@ -122,9 +120,7 @@ def traced_stream(method: str, serve: ServeStream, tracer: Tracer) -> ServeStrea
             raise
         finally:
             if span.sampled:
-                span.name, known = spans.rpc_span(method, None)
-                span.attributes = known + spans.rpc_details(call.stream.metadata)
-                tracer.end(span)
+                _end_rpc(tracer, span, spans.rpc_span(method, None), call.stream)
 
     return traced
 
@@ -144,9 +140,7 @@ def traced_proxy(serve: Streaming, tracer: Tracer) -> Streaming:
             raise
         finally:
             if span.sampled:
-                span.name, known = spans.proxied_span(call.method, target)
-                span.attributes = known + spans.rpc_details(call.metadata)
-                tracer.end(span)
+                _end_rpc(tracer, span, spans.proxied_span(call.method, target), call)
 
     return traced
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pillion.errors import ComponentError
 from pillion.kinds.bindings import Event, InputBinding, OutputBinding, Request
+from pillion.testing.lifecycle import closes_at_any_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,17 +212,7 @@ class InputBindingKit:
 
     def test_close_works_at_any_time(self) -> None:
         """`close` without `open`, and twice after it; `ping` answers in between."""
-
-        async def run() -> None:
-            async with self.binding() as binding:
-                await binding.close()
-            async with self.binding() as binding:
-                await binding.open()
-                await binding.ping()
-                await binding.close()
-                await binding.close()
-
-        asyncio.run(run())
+        asyncio.run(closes_at_any_time(self.binding))
 
 
 def _read_only(request: Request) -> Request:

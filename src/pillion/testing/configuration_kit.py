@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pillion.kinds.configuration import ConfigurationStore, Item
+from pillion.testing.lifecycle import opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
 PATIENCE_S = 90.0
@@ -75,14 +75,8 @@ class ConfigurationKit:
         """Take a key away, all its versions."""
         raise NotImplementedError
 
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[ConfigurationStore]:
-        async with self.store() as store:
-            try:
-                await store.open()
-                yield store
-            finally:
-                await store.close()
+    def opened(self) -> AbstractAsyncContextManager[ConfigurationStore]:
+        return opened(self.store())
 
     async def write(self, key: str, value: str, version: str) -> None:
         await asyncio.to_thread(self.put, key, value, version)

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
+from pillion.testing.lifecycle import closes_at_any_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -190,17 +191,7 @@ class CryptoKit:
 
     def test_close_works_at_any_time(self) -> None:
         """`close` without `open`, and twice after it; `ping` answers in between."""
-
-        async def run() -> None:
-            async with self.provider() as provider:
-                await provider.close()
-            async with self.provider() as provider:
-                await provider.open()
-                await provider.ping()
-                await provider.close()
-                await provider.close()
-
-        asyncio.run(run())
+        asyncio.run(closes_at_any_time(self.provider))
 
 
 def changed(data: bytes) -> bytes:

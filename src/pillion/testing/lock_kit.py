@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from pillion.kinds.lock import LockStore, Unlocked
+from pillion.testing.lifecycle import closes_at_any_time, opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
 PATIENCE_S = 90.0
@@ -43,14 +42,8 @@ class LockKit:
         """Return a context manager that gives a store not yet opened; the kit opens and closes it."""
         raise NotImplementedError
 
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[LockStore]:
-        async with self.store() as store:
-            try:
-                await store.open()
-                yield store
-            finally:
-                await store.close()
+    def opened(self) -> AbstractAsyncContextManager[LockStore]:
+        return opened(self.store())
 
     def test_one_holder(self) -> None:
         """While a lock is held nobody gets it, its holder neither; other locks are free."""
@@ -156,17 +149,7 @@ class LockKit:
 
     def test_close_works_at_any_time(self) -> None:
         """`close` without `open`, and twice after it; `ping` answers in between."""
-
-        async def run() -> None:
-            async with self.store() as store:
-                await store.close()
-            async with self.store() as store:
-                await store.open()
-                await store.ping()
-                await store.close()
-                await store.close()
-
-        asyncio.run(run())
+        asyncio.run(closes_at_any_time(self.store))
 
 
 def _key() -> str:

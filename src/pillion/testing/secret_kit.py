@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pillion.errors import ComponentError
 from pillion.kinds.secrets import Feature, SecretStore
+from pillion.testing.lifecycle import closes_at_any_time
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -106,14 +107,4 @@ class SecretKit:
 
     def test_close_works_at_any_time(self) -> None:
         """`close` without `open`, and twice after it; `ping` answers in between."""
-
-        async def run() -> None:
-            async with self.store() as store:
-                await store.close()
-            async with self.store() as store:
-                await store.open()
-                await store.ping()
-                await store.close()
-                await store.close()
-
-        asyncio.run(run())
+        asyncio.run(closes_at_any_time(self.store))

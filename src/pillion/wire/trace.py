@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NONE = "00-00000000000000000000000000000000-0000000000000000-00"
 """What the reference sends when there is no trace at all; applications and tests rely on the header's presence."""
@@ -11,6 +15,19 @@ _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 MAX_STATE = 512
 """A tracestate longer than this many characters is not passed on."""
+
+
+def carried(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """Return the first `traceparent`, `tracestate` and `baggage` that say anything; names are in lower case."""
+    parent = state = baggage = None
+    for name, value in headers:
+        if name == b"traceparent":
+            parent = parent or value
+        elif name == b"tracestate":
+            state = state or value
+        elif name == b"baggage":
+            baggage = baggage or value
+    return parent, state, baggage
 
 
 def valid_parent(text: str) -> bool:
