@@ -346,8 +346,16 @@ class Membership:
     def _types_changed(self, event: TypesChanged, now: float) -> list[Effect]:
         if event.types == self.types:
             return []
-        self.types = event.types
-        return [] if self.phase is Phase.AWAY else [Say(Operation.REPORT, self.types)]
+        added, self.types = event.types - self.types, event.types
+        said: list[Effect] = [] if self.phase is Phase.AWAY else [Say(Operation.REPORT, self.types)]
+        # A type that was withdrawn and is hosted again before any round took it from us: no table will tell of it.
+        known = frozenset(name for name in added - self.blocked if self._names_us(name))
+        return [*said, Settle(known)] if known else said
+
+    def _names_us(self, actor_type: str) -> bool:
+        """Whether the table in force has this host among those of the type."""
+        ring = self.table.rings.get(actor_type)
+        return ring is not None and any(owner.local for owner in ring.members.values())
 
     def _ticked(self, event: Ticked, now: float) -> list[Effect]:
         if self._update_until is not None and now >= self._update_until:
