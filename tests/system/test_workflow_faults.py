@@ -59,6 +59,7 @@ def test_a_poison(tmp_path: Path, flags: Sequence[str], mend: str) -> None:
         assert noted(ledger).count("poisoned") == 5
         again = pillion(["workflow", *arguments], home=home, folder=tmp_path)
         assert again.returncode != 0
+        assert f"workflow '{poisoned}' waits for no activity 0" in again.stdout + again.stderr
 
 
 def put_aside(sidecar: SidecarProcess, instance_id: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from pillion.wire.messages import backend, wellknown
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.errands import AGAIN, AWAIT, EXECUTE, LOSSES, RUN_REMINDER, lost_in
-from pillion.workflow.faults import InstanceMissing, NotReady
+from pillion.workflow.faults import InstanceMissing, NothingToMend, NotReady
 from pillion.workflow.hub import Start
 from pillion.workflow.losses import MOST_LOSSES, SUSPICIOUS, Lost
 from pillion.workflow.snapshot import Status
@@ -129,7 +129,7 @@ def test_five_deaths_in_all(death: Callable[[Bench, Stream], Awaitable[Stream]],
         await put_aside(b, "p")
         await b.hub.retry_activity("p", 0)
         assert (await b.done("p")).output == '["fine", "good"]'
-        with pytest.raises(InstanceMissing):
+        with pytest.raises(NothingToMend, match="workflow 'p' waits for no activity 0"):
             await b.hub.retry_activity("p", 0)
 
     run(test)

@@ -25,11 +25,11 @@ from pillion.api.operation import Http, Operation
 from pillion.api.render import JSON
 from pillion.blocks import workflow_faults as faults
 from pillion.blocks.workflow import as_text, body_of, time_text
-from pillion.errors import ApiError, ComponentError, TokenInvalid
+from pillion.errors import ApiError, Code, ComponentError, TokenInvalid
 from pillion.kinds.component import truthy
 from pillion.net.exchange import Response
 from pillion.wire.messages import taskhub
-from pillion.workflow.faults import InstanceMissing
+from pillion.workflow.faults import InstanceMissing, NothingToMend
 from pillion.workflow.hub import Rerun
 from pillion.workflow.snapshot import Status
 
@@ -174,6 +174,8 @@ class WorkflowAdminBlock:
 async def _mend(fault: Fault, work: Awaitable[object], **values: object) -> object:
     try:
         return await work
+    except NothingToMend as error:
+        raise ApiError(fault, error=error, http_status=404, grpc_status=Code.NOT_FOUND, **values) from error  # type: ignore[arg-type]
     except InstanceMissing as error:
         raise ApiError(faults.NOT_FOUND, id=values["id"]) from error
     except ComponentError as error:

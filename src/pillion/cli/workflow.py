@@ -78,7 +78,7 @@ def run_command(name: str, instance_id: str, data: str | None, input_file: str |
 @click.option("-s", "--status", "statuses", multiple=True, help="Only those of this status; may be repeated.")
 @click.option("-n", "--name", default="", help="Only those of this workflow.")
 @click.option("-m", "--max-age", default="", metavar="DURATION", help="Only those younger than this: 30m, 2h.")
-@click.option("-l", "--limit", default=PAGE, show_default=True, help="At most so many.")
+@click.option("-l", "--limit", type=click.IntRange(min=1), default=PAGE, show_default=True, help="At most so many.")
 @_json_flag
 def list_command(statuses: Sequence[str], name: str, max_age: str, limit: int, as_json: bool) -> None:
     """Show the workflows of an application, the newest first."""

@@ -28,6 +28,10 @@ class InstanceMissing(WorkflowFault):
         super().__init__(message)
 
 
+class NothingToMend(InstanceMissing):
+    """The instance is there, but not what should be retried or skipped."""
+
+
 class InstanceActive(WorkflowFault):
     """An instance of this id is there and not finished."""
 
@@ -110,6 +114,7 @@ _BY_FORM: tuple[tuple[re.Pattern[str], type[WorkflowFault]], ...] = tuple(
     (re.compile(f"(?:{form})$", re.DOTALL), fault)
     for form, fault in (
         ("an active workflow with ID '.*' already exists", InstanceActive),
+        (r"workflow '.*' waits for no activity -?\d+|no turn of workflow '.*' is put aside", NothingToMend),
         ("a workflow with ID '.*' has finished, but its child '.*' has not", DescendantsActive),
         ("how the child '.*' stands could not be found out: .*", DescendantsUnknown),
         ("the finished workflow '.*' still has something to tell", NotReady),

@@ -21,12 +21,13 @@ from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.calls import caller_of
 from pillion.workflow.errands import activity_id
-from pillion.workflow.faults import AccessDenied, InstanceMissing, from_remote
+from pillion.workflow.faults import AccessDenied, InstanceMissing, NothingToMend, from_remote
 from pillion.workflow.snapshot import Inspection, Wait
 
 if TYPE_CHECKING:
     from pillion.workflow.activities import Run
     from pillion.workflow.engine import Engine
+    from pillion.workflow.history import Event
     from pillion.workflow.instance import Instance
     from pillion.workflow.runner import Runner
 
@@ -74,11 +75,13 @@ class Mending:
         return _inspection(instance, waiting, address)
 
     async def retry(self, instance_id: str, task_id: int | None) -> None:
-        """Offer to workers again what was put aside: an activity, or with None the turn. Raises `InstanceMissing`."""
+        """Offer to workers again what was put aside: an activity, or with None the turn. Raises `InstanceMissing`,
+        `NothingToMend`.
+        """
         await self._mend(self._engine.workflow_type, instance_id, {"do": "retry", "task": task_id})
 
     async def skip(self, instance_id: str, task_id: int, result: str | None) -> None:
-        """Let an activity count as completed. Raises `InstanceMissing`."""
+        """Let an activity count as completed. Raises `InstanceMissing`, `NothingToMend`."""
         await self._mend(self._engine.workflow_type, instance_id, {"do": "skip", "task": task_id, "result": result})
 
     async def _mend(self, actor_type: str, actor_id: str, order: dict[str, object]) -> None:
@@ -175,11 +178,9 @@ class Mending:
         engine = self._engine
         if task_id is None:
             if not runner.retry_turn():
-                raise InstanceMissing
+                raise NothingToMend(f"no turn of workflow '{runner.instance_id}' is put aside")
             return
-        event = runner.instance.facts.tasks.get(task_id)
-        if event is None:
-            raise InstanceMissing
+        event = _scheduled(runner, task_id)
         if runner.losses.aside(task_id):
             runner.losses.forget(task_id)
             if await runner.record():
@@ -191,9 +192,7 @@ class Mending:
 
     async def _skip(self, runner: Runner, task_id: int, result: str | None) -> None:
         engine = self._engine
-        event = runner.instance.facts.tasks.get(task_id)
-        if event is None:
-            raise InstanceMissing
+        event = _scheduled(runner, task_id)
         answer = m.ActivityResponse(instanceId=runner.instance_id, taskId=task_id, result=history.text(result))
         now_ns = engine.surroundings.now_ns()
         done = history.task_result(now_ns, answer, event.taskScheduled.taskExecutionId)
@@ -217,6 +216,14 @@ class Mending:
 
     def __repr__(self) -> str:
         return f"<Mending of {self._engine!r}>"
+
+
+def _scheduled(runner: Runner, task_id: int) -> Event:
+    """The event of an activity without a result. Raises `NothingToMend`."""
+    event = runner.instance.facts.tasks.get(task_id)
+    if event is None:
+        raise NothingToMend(f"workflow '{runner.instance_id}' waits for no activity {task_id}")
+    return event
 
 
 def _packed(waiting: tuple[Wait, ...]) -> bytes:
