@@ -11,10 +11,11 @@ from pillion.wire.messages import taskhub as m
 from pillion.wire.messages import wellknown
 from pillion.workflow import history
 from pillion.workflow import turn as turns
+from pillion.workflow.family import told_to_parent
 from pillion.workflow.history import Event
 from pillion.workflow.instance import Instance, Mail
+from pillion.workflow.question import Decision, Setting
 from pillion.workflow.snapshot import Status
-from pillion.workflow.turn import Decision, Setting
 
 SETTING = Setting("app", lambda: "new-id")
 COMPLETED = m.ORCHESTRATION_STATUS_COMPLETED
@@ -206,7 +207,7 @@ def test_a_child_tells_its_parent_how_it_ended() -> None:
         instance = Instance("i")
         started = m.ExecutionStartedEvent(name="w", parentInstance=parent)
         decide(instance, [history.execution_started(1, started)], complete(status, "1"))
-        told = turns.told_to_parent(instance, 5)
+        told = told_to_parent(instance, 5)
         assert told.WhichOneof("eventType") == kind
         assert getattr(told, kind).taskScheduledId == 3
 

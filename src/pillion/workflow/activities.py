@@ -25,13 +25,13 @@ from pillion.wire.messages import backend
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history, traces
 from pillion.workflow.errands import AGAIN, AWAIT, EXECUTE, LOSSES, activity_id, key_of, lost_in, request
+from pillion.workflow.family import propagate
 from pillion.workflow.faults import AccessDenied, from_remote
 from pillion.workflow.history import Event
 from pillion.workflow.instance import Mail
 from pillion.workflow.losses import Lost
 from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
 from pillion.workflow.snapshot import Wait
-from pillion.workflow.turn import propagate
 from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.kinds.jobs import Constant, Job
 from pillion.wire.messages import wellknown
+from pillion.workflow.family import is_child_of
 from pillion.workflow.faults import AccessDenied, InstanceMissing, from_remote
 from pillion.workflow.surroundings import moment
-from pillion.workflow.turn import is_child_of
 
 if TYPE_CHECKING:
     from pillion.workflow.engine import Engine

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
 from pillion.workflow import duties, history
+from pillion.workflow.family import parent_of
 from pillion.workflow.faults import DescendantsActive, InstanceActive, NotReady
 from pillion.workflow.instance import Instance, Mail
 from pillion.workflow.rows import Step
 from pillion.workflow.runner import Runner
-from pillion.workflow.turn import parent_of
 
 if TYPE_CHECKING:
     from pillion.wire.messages import backend

@@ -17,6 +17,7 @@ from pillion.kinds.jobs import Constant, Job
 from pillion.wire.messages import backend, wellknown
 from pillion.workflow import history, outbox, traces
 from pillion.workflow.custody import take_up
+from pillion.workflow.family import child_start, is_child_of, parent_of, propagate, told_to_parent
 from pillion.workflow.faults import (
     AccessDenied,
     DescendantsUnknown,
@@ -29,7 +30,6 @@ from pillion.workflow.instance import Mail
 from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
 from pillion.workflow.snapshot import TERMINAL, Status
 from pillion.workflow.surroundings import RETENTION, WAKE, moment
-from pillion.workflow.turn import child_start, is_child_of, parent_of, propagate, told_to_parent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

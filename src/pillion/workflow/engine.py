@@ -27,13 +27,13 @@ from pillion.workflow.errands import Errands
 from pillion.workflow.faults import InstanceMissing, NotReady
 from pillion.workflow.instance import Instance, Mail
 from pillion.workflow.outbox import unpack
+from pillion.workflow.question import Setting
 from pillion.workflow.rows import Rows
 from pillion.workflow.runner import Runner
 from pillion.workflow.slow import SlowTurns
 from pillion.workflow.snapshot import Status, Wait
 from pillion.workflow.surroundings import WAKE
 from pillion.workflow.timers import START, Alarm, Timers
-from pillion.workflow.turn import Setting
 from pillion.workflow.watchers import Watchers
 from pillion.workflow.workers import Workers
 
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
     from pillion.kinds.jobs import JobKey
     from pillion.workflow.history import Event
+    from pillion.workflow.question import Decision
     from pillion.workflow.snapshot import Snapshot
     from pillion.workflow.surroundings import Surroundings
-    from pillion.workflow.turn import Decision
     from pillion.workflow.workers import Limits
 
 log = logging.getLogger("pillion.workflow")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
+from pillion.workflow.actions import detached_id
 from pillion.workflow.history import PAST, Event, frame, split
-from pillion.workflow.turn import detached_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from pillion.workflow.snapshot import TERMINAL
 
 if TYPE_CHECKING:
     from pillion.workflow.instance import Instance
-    from pillion.workflow.turn import Pair
+    from pillion.workflow.question import Pair
 
 _SCHEDULED = frozenset({"taskScheduled", "timerCreated", "childWorkflowInstanceCreated"})
 
@@ -110,14 +110,19 @@ def _marked(event: Event, source_id: str, new_id: str) -> Event:
     return event
 
 
-def adopt(state: backend.BackendWorkflowState, now_ns: int) -> tuple[list[Pair], bytes | None]:
+def adopt(state: backend.BackendWorkflowState, now_ns: int, execution_id: str) -> tuple[list[Pair], bytes | None]:
     """Return the history of the new instance, its unfinished part stamped with the present, and its custom status.
 
-    Raises `RerunRefused` for what no fork makes.
+    `execution_id` is that of the new instance, unless the state brings one. Raises `RerunRefused` for what no fork makes.
     """
     if not state.inbox:
         raise RerunRefused("expect rerun workflow inbox to not be empty")
     events: list[Event] = list(state.history)
+    for event in events:
+        if event.HasField("executionStarted"):
+            started = event.executionStarted.workflowInstance
+            if not started.HasField("executionId"):
+                started.executionId.value = execution_id
     for event in state.inbox:
         if event.WhichOneof("eventType") not in _SCHEDULED:
             raise RerunRefused(f"unexpected event type '{event.WhichOneof('eventType')}' in inbox")

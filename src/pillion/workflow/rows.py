@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pillion.kinds.state import Found, Operation, TransactionalStore
-    from pillion.workflow.turn import Pair
+    from pillion.workflow.question import Pair
 
 LONGEST = 1_000_000
 """More rows than this are a sign of tampering (3.1)."""

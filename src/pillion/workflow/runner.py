@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pillion.workflow.history import Event
     from pillion.workflow.instance import Instance
     from pillion.workflow.outbox import Send
+    from pillion.workflow.question import Decision, Turn
     from pillion.workflow.snapshot import Wait
-    from pillion.workflow.turn import Decision, Turn
 
 log = logging.getLogger("pillion.workflow")
 

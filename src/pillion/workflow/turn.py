@@ -7,100 +7,24 @@ turn that continued as new yields another turn in its decision, at most `MOST_RO
 
 from __future__ import annotations
 
-import hashlib
-import uuid
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
-from pillion.workflow.history import NEW, PAST, Event, frame, frames, nanoseconds, timestamp
+from pillion.workflow.actions import event_of
+from pillion.workflow.history import Event, nanoseconds, timestamp
 from pillion.workflow.instance import Facts, Mail
+from pillion.workflow.question import Decision, Setting, Turn, pair
 from pillion.workflow.snapshot import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pillion.workflow.instance import Instance
+    from pillion.workflow.question import Pair
 
 MOST_ROUNDS = 20
 """So often a workflow may continue as new before its progress is saved (3.6.5)."""
-
-Pair = tuple[Event, bytes]
-
-
-def pair(event: Event) -> Pair:
-    return event, event.SerializeToString()
-
-
-@dataclass(slots=True)
-class Setting:
-    """What a turn knows of its surroundings: `app_id` is this application's, `new_id` makes execution ids."""
-
-    app_id: str
-    new_id: Callable[[], str]
-
-
-@dataclass(slots=True)
-class Turn:
-    """A question for a worker. `facts` and `framed` are the past; `fresh` are the new events, the first of which marks
-    the turn; `reset` tells that the past was given up by continuing as new, `rounds` how often.
-    """
-
-    instance_id: str
-    facts: Facts
-    framed: bytes | bytearray
-    generation: int
-    fresh: list[Pair]
-    propagated: bytes | None
-    reset: bool = False
-    rounds: int = 0
-    sends: list[m.WorkflowAction] = field(default_factory=list)
-    terminating: Event | None = None
-
-    @property
-    def started(self) -> Event | None:
-        """The start event, of the past or among the new ones."""
-        if self.facts.started is not None:
-            return self.facts.started
-        return next((event for event, _ in self.fresh if event.HasField("executionStarted")), None)
-
-    @property
-    def past_count(self) -> int:
-        return self.facts.length
-
-    def request(self, known: tuple[int, int] | None = None) -> bytes:
-        """The serialised `WorkflowRequest`. `known`: number and framed bytes of the past events that the worker has."""
-        head = frame(0x0A, self.instance_id.encode())
-        past = self.framed if known is None else memoryview(self.framed)[known[1] :]
-        parts = [head, past, frames(NEW, [raw for _, raw in self.fresh])]
-        if self.propagated is not None:
-            parts.append(frame(0x42, self.propagated))
-        if known is not None:
-            parts.append(frame(0x4A, m.CachedHistory(eventCount=known[0]).SerializeToString()))
-        return b"".join(parts)
-
-
-@dataclass(slots=True)
-class Decision:
-    """What a turn came to.
-
-    `events` are appended to the history, or are the whole of it when `reset`. The inbox rows that were in the turn go,
-    unless `keeps_inbox`; `carried` are put into the inbox instead. `sends` go to the outbox. `again` asks a worker once
-    more before anything is written: then all else is empty. `stalled` tells that the turn's output was dropped.
-    """
-
-    generation: int
-    events: list[Pair] = field(default_factory=list)
-    reset: bool = False
-    custom_status: bytes | None = None
-    writes_status: bool = False
-    carried: list[Mail] = field(default_factory=list)
-    keeps_inbox: bool = False
-    sends: list[m.WorkflowAction] = field(default_factory=list)
-    terminal: Status | None = None
-    stalled: bool = False
-    again: Turn | None = None
 
 
 def begin(instance: Instance, mail: Sequence[Mail], now_ns: int) -> Turn | None:
@@ -220,11 +144,8 @@ def apply(turn: Turn, answer: m.WorkflowResponse, setting: Setting, now_ns: int)
             # Of a newer SDK. Passed over, the workflow would wait for ever for what was never begun.
             text = f"The worker asks in action {action.id} for what this sidecar does not know; a newer one may."
             return _refuse(turn, m.VERSION_NOT_AVAILABLE, text, now_ns)
-        make = _MAKES.get(kind)
-        if make is not None:
-            event = history.stamped(now_ns, action.id)
-            _route(action, event, setting.app_id)
-            make(turn, action, event)
+        event = event_of(action, kind, turn.instance_id, setting.app_id, now_ns)
+        if event is not None:
             fresh.append(pair(event))
         if kind in _SENDS:
             sends.append(action)
@@ -339,183 +260,3 @@ def _carried(body: m.CompleteWorkflowAction, now_ns: int) -> list[Mail]:
                 marks.add(mark)
         found.append(Mail.of(event))
     return found
-
-
-# --- one for each action that becomes an event -----------------------------------------------------------------------
-
-
-def _route(action: m.WorkflowAction, event: Event, app_id: str) -> None:
-    """Say whence the event comes and where it goes; the action's own router counts before that of its body."""
-    router = event.router
-    router.sourceAppID = app_id
-    if action.HasField("router"):
-        given = action.router
-    elif action.HasField("scheduleTask") and action.scheduleTask.HasField("router"):
-        given = action.scheduleTask.router
-    elif action.HasField("createChildWorkflow") and action.createChildWorkflow.HasField("router"):
-        given = action.createChildWorkflow.router
-    else:
-        return
-    if given.HasField("targetAppID"):
-        router.targetAppID = given.targetAppID
-    if given.HasField("targetAppNamespace"):
-        router.targetAppNamespace = given.targetAppNamespace
-
-
-def _task(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
-    body = action.scheduleTask
-    made = event.taskScheduled
-    made.name = body.name
-    made.taskExecutionId = body.taskExecutionId
-    if body.HasField("version"):
-        made.version.value = body.version.value
-    if body.HasField("input"):
-        made.input.value = body.input.value
-    if body.HasField("historyPropagationScope"):
-        made.historyPropagationScope = body.historyPropagationScope
-
-
-def _child(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
-    body = action.createChildWorkflow
-    made = event.childWorkflowInstanceCreated
-    made.instanceId = body.instanceId or f"{turn.instance_id}:{action.id:04x}"
-    made.name = body.name
-    if body.HasField("version"):
-        made.version.value = body.version.value
-    if body.HasField("input"):
-        made.input.value = body.input.value
-    if body.HasField("historyPropagationScope"):
-        made.historyPropagationScope = body.historyPropagationScope
-
-
-def _timer(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
-    body = action.createTimer
-    made = event.timerCreated
-    made.fireAt.CopyFrom(body.fireAt)
-    if body.HasField("name"):
-        made.name = body.name
-    origin = body.WhichOneof("origin")
-    if origin is not None:
-        getattr(made, origin).CopyFrom(getattr(body, origin))
-
-
-def _sent(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
-    body = action.sendEvent
-    made = event.eventSent
-    made.instanceId = body.instance.instanceId
-    made.name = body.name
-    if body.HasField("data"):
-        made.input.value = body.data.value
-
-
-def _detached(turn: Turn, action: m.WorkflowAction, event: Event) -> None:
-    event.detachedWorkflowInstanceCreated.instanceId = detached_id(turn.instance_id, action)
-
-
-def detached_id(instance_id: str, action: m.WorkflowAction) -> str:
-    """The id of a workflow that `action` starts without waiting for it."""
-    return action.createDetachedWorkflow.instanceId or f"{instance_id}:{action.id:04x}"
-
-
-_MAKES: dict[str, Callable[[Turn, m.WorkflowAction, Event], None]] = {
-    "scheduleTask": _task,
-    "createChildWorkflow": _child,
-    "createTimer": _timer,
-    "sendEvent": _sent,
-    "createDetachedWorkflow": _detached,
-}
-
-
-# --- what is told to others ------------------------------------------------------------------------------------------
-
-
-def parent_of(started: Event | None) -> m.ParentInstanceInfo | None:
-    if started is None or not started.executionStarted.HasField("parentInstance"):
-        return None
-    return started.executionStarted.parentInstance
-
-
-def is_child_of(started: Event | None, app_id: str, instance_id: str) -> bool:
-    """Whether the instance that began so was started by that one."""
-    parent = parent_of(started)
-    return parent is not None and parent.appID in ("", app_id) and parent.workflowInstance.instanceId == instance_id
-
-
-def told_to_parent(instance: Instance, now_ns: int) -> Event:
-    """The event by which a finished child resolves its parent's wait: completed, or failed whatever else it is."""
-    completed = instance.facts.completed
-    parent = parent_of(instance.facts.started)
-    if completed is None or parent is None:
-        raise ValueError("only a finished child has something to tell")
-    done = completed.executionCompleted
-    event = Event(eventId=-1, timestamp=timestamp(now_ns))
-    if done.workflowStatus == Status.COMPLETED:
-        told = event.childWorkflowInstanceCompleted
-        told.taskScheduledId = parent.taskScheduledId
-        if done.HasField("result"):
-            told.result.value = done.result.value
-        return event
-    failed = event.childWorkflowInstanceFailed
-    failed.taskScheduledId = parent.taskScheduledId
-    if done.HasField("failureDetails"):
-        failed.failureDetails.CopyFrom(done.failureDetails)
-    else:
-        how = Status(done.workflowStatus).name.lower()
-        failed.failureDetails.errorType = "WorkflowTerminated" if how == "terminated" else "WorkflowFailed"
-        failed.failureDetails.errorMessage = f"workflow '{instance.instance_id}' was {how}"
-    return event
-
-
-def child_start(instance: Instance, created: Event, app_id: str, namespace: str, now_ns: int) -> Event:
-    """The start event of a child workflow."""
-    body = created.childWorkflowInstanceCreated
-    started = m.ExecutionStartedEvent(name=body.name)
-    if body.HasField("version"):
-        started.version.value = body.version.value
-    if body.HasField("input"):
-        started.input.value = body.input.value
-    if body.HasField("parentTraceContext"):
-        started.parentTraceContext.CopyFrom(body.parentTraceContext)
-    started.workflowInstance.instanceId = body.instanceId
-    own_id = instance.execution_id
-    if own_id is not None:
-        started.workflowInstance.executionId.value = child_execution(own_id, created.eventId)
-    parent = started.parentInstance
-    parent.taskScheduledId = created.eventId
-    parent.appID = app_id
-    parent.appNamespace = namespace
-    parent.workflowInstance.instanceId = instance.instance_id
-    own = instance.start_event
-    if own is not None:
-        parent.name.value = own.executionStarted.name
-        if own.executionStarted.workflowInstance.HasField("executionId"):
-            parent.workflowInstance.executionId.value = own.executionStarted.workflowInstance.executionId.value
-    router = m.TaskRouter(sourceAppID=app_id)
-    if created.HasField("router") and created.router.HasField("targetAppID"):
-        router.targetAppID = created.router.targetAppID
-    return history.execution_started(now_ns, started, router)
-
-
-def child_execution(execution_id: str, task_id: int) -> str:
-    """The execution id of a child, a UUID: the same however often its creation is tried, and another one's never."""
-    digest = hashlib.blake2b(f"{execution_id} {task_id}".encode(), digest_size=16).digest()
-    return str(uuid.UUID(bytes=digest, version=4))
-
-
-def propagate(instance: Instance, scope: int, app_id: str) -> bytes | None:
-    """The history that goes along with an activity or a child, serialised; None for no propagation (3.9)."""
-    if scope == m.HISTORY_PROPAGATION_SCOPE_NONE:
-        return None
-    made = m.PropagatedHistory(scope=scope)
-    if scope == m.HISTORY_PROPAGATION_SCOPE_LINEAGE and instance.propagated is not None:
-        made.chunks.extend(m.PropagatedHistory.FromString(instance.propagated).chunks)
-    started = instance.facts.started
-    name = started.executionStarted.name if started is not None else ""
-    made.chunks.add(rawEvents=list(instance.rows()), appId=app_id, instanceId=instance.instance_id, workflowName=name)
-    return made.SerializeToString()
-
-
-__all__ = [
-    "MOST_ROUNDS", "PAST", "Decision", "Setting", "Turn", "apply", "begin", "child_start", "detached_id", "force",
-    "pair", "parent_of", "propagate", "stall", "told_to_parent",
-]  # fmt: skip

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pillion.kinds.config import Workflow
     from pillion.wire.messages import taskhub
     from pillion.workflow.gates import Gate, Gated
-    from pillion.workflow.turn import Turn
+    from pillion.workflow.question import Turn
 
 WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
