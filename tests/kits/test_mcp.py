@@ -200,7 +200,7 @@ def test_what_cannot_be_reached(tmp_path: Path) -> None:
             await connect(McpSettings("tools", "streamableHTTP", url="http://u:secret@127.0.0.1:9/mcp?k=secret"), {})
         with pytest.raises(McpError, match="no program 'not-there'"):
             await connect(McpSettings("tools", "stdio", command="not-there"), {})
-        with pytest.raises(McpError, match="the process has (ended|closed its standard input)"):
+        with pytest.raises(McpError, match=r"the process has (ended|closed its standard input)"):
             await connect(McpSettings("tools", "stdio", command="true"), {})
         with pytest.raises(McpError, match="this sidecar has no identity"):
             await connect(McpSettings("tools", "sse", url="http://h", spiffe=Spiffe("a", "b")), {})

@@ -9,7 +9,7 @@ import asyncio
 import base64
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pillion.blocks import actors_faults as faults
 from pillion.errors import ApiError, ComponentError
@@ -27,13 +27,14 @@ from pillion.wire.http1 import HOP_BY_HOP
 from pillion.wire.methods import BadMethod, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Iterable, Sequence
 
     from pillion.errors import Fault
     from pillion.kinds.actors import ActorCall, ActorReply, Actors, Headers, Reminders
     from pillion.kinds.jobs import Scheduler
     from pillion.kinds.state import Delete, Found, Set
 
+T = TypeVar("T")
 FENCE = "pillion.fence"
 _FENCE_OF_ANOTHER = "||" + FENCE
 """The key under which the sidecar marks whose turn it is to write an actor's state; clients cannot see it."""
@@ -225,6 +226,20 @@ def failed(fault: Fault, error: ComponentError) -> ApiError:
             return ApiError(faults.NOT_HOSTED)
         case _:
             return ApiError(fault, error=error)
+
+
+async def done(fault: Fault, work: Awaitable[T]) -> T:
+    """Return what `work` returns; raise `ApiError` when it fails, `fault` where the reason has no code of its own."""
+    try:
+        return await work
+    except ComponentError as error:
+        raise failed(fault, error) from error
+
+
+def check_ttl(metadata: Iterable[str], *, ttl: bool) -> None:
+    """Raise `ValueError` for a time to live among the names of `metadata` where `ttl` says that there are none."""
+    if not ttl and any(name.lower() == "ttlinseconds" for name in metadata):
+        raise ValueError(f'ttlInSeconds is not supported without the "{TTL_FEATURE}" feature enabled')
 
 
 def as_json_text(data: bytes) -> bytes | None:

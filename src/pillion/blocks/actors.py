@@ -13,7 +13,7 @@ import orjson
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.blocks import actors_faults as faults
-from pillion.blocks.actor_access import check_key, check_name, failed
+from pillion.blocks.actor_access import check_key, check_name, check_ttl, done, failed
 from pillion.blocks.actors_rpc import ActorsRpc
 from pillion.errors import ApiError, ComponentError
 from pillion.kinds.actors import ActorCall, NoHost
@@ -129,10 +129,7 @@ class ActorsBlock:
         actor_type, actor_id, key = call.params
         parts = await self._access.parts(actor_type)
         check_key(key)
-        try:
-            found = await parts.state.get(actor_type, actor_id, key)
-        except ComponentError as error:
-            raise failed(faults.STATE_GET, error) from error
+        found = await done(faults.STATE_GET, parts.state.get(actor_type, actor_id, key))
         if not found.value:
             return Response(204)
         headers = [JSON]
@@ -154,10 +151,7 @@ class ActorsBlock:
             operations = [_operation(row, ttl=parts.ttl) for row in rows]
         except ValueError as error:
             raise ApiError(faults.STATE_SAVE, error=error) from error
-        try:
-            await parts.state.transact(actor_type, actor_id, operations)
-        except ComponentError as error:
-            raise failed(faults.STATE_SAVE, error) from error
+        await done(faults.STATE_SAVE, parts.state.transact(actor_type, actor_id, operations))
         return Response(204)
 
     # -- reminders
@@ -186,10 +180,7 @@ class ActorsBlock:
     async def get_reminder(self, call: HttpCall) -> Response:
         actor_type, actor_id, name = call.params
         parts = await self._access.hosting(actor_type)
-        try:
-            job = await parts.reminders.get(actor_type, actor_id, name)
-        except ComponentError as error:
-            raise failed(faults.REMINDER_GET, error) from error
+        job = await done(faults.REMINDER_GET, parts.reminders.get(actor_type, actor_id, name))
         if job is None:
             raise ApiError(faults.REMINDER_NOT_FOUND, name=name)
         return Response(200, [JSON], gojson.escaped(orjson.dumps(_shown(actor_type, actor_id, job))) + b"\n")
@@ -197,10 +188,7 @@ class ActorsBlock:
     async def delete_reminder(self, call: HttpCall) -> Response:
         actor_type, actor_id, name = call.params
         parts = await self._access.hosting(actor_type)
-        try:
-            await parts.reminders.delete(actor_type, actor_id, name)
-        except ComponentError as error:
-            raise failed(faults.REMINDER_DELETE, error) from error
+        await done(faults.REMINDER_DELETE, parts.reminders.delete(actor_type, actor_id, name))
         return Response(204)
 
     # -- timers
@@ -210,13 +198,11 @@ class ActorsBlock:
         parts = await self._access.parts(actor_type)
         check_name(name, "timer")
         fields = _fields(call)
-        try:
-            await parts.timers.create(
-                actor_type, actor_id, name, due_time=_text(fields, "duetime"), period=_text(fields, "period"),
-                ttl=_text(fields, "ttl"), callback=_text(fields, "callback"), data=_data(fields),
-            )  # fmt: skip
-        except ComponentError as error:
-            raise failed(faults.TIMER_CREATE, error) from error
+        setting = parts.timers.create(
+            actor_type, actor_id, name, due_time=_text(fields, "duetime"), period=_text(fields, "period"),
+            ttl=_text(fields, "ttl"), callback=_text(fields, "callback"), data=_data(fields),
+        )  # fmt: skip
+        await done(faults.TIMER_CREATE, setting)
         return Response(204)
 
     async def delete_timer(self, call: HttpCall) -> Response:
@@ -300,8 +286,7 @@ def _operation(row: object, *, ttl: bool) -> Set | Delete:
     metadata = request.get("metadata") or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("metadata must be an object of strings")
-    if not ttl and any(name.lower() == "ttlinseconds" for name in metadata):
-        raise ValueError('ttlInSeconds is not supported without the "ActorStateTTL" feature enabled')
+    check_ttl(metadata, ttl=ttl)
     value = orjson.dumps(request.get("value"), option=orjson.OPT_SORT_KEYS)
     return Set(key, value, etag or None, metadata=metadata, is_json=True)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillion.blocks import actors_faults as faults
-from pillion.blocks.actor_access import OWN, as_json_text, check_key, check_name, failed
+from pillion.blocks.actor_access import OWN, as_json_text, check_key, check_name, check_ttl, done, failed
 from pillion.errors import ApiError, Code, ComponentError
 from pillion.jobs.protocol import policy_of
 from pillion.kinds.actors import ActorCall, NoHost
@@ -60,19 +60,13 @@ class ActorsRpc:
     async def get_state(self, call: RpcCall, request: m.GetActorStateRequest) -> Message:
         parts = await self._access.parts(request.actor_type)
         check_key(request.key)
-        try:
-            found = await parts.state.get(request.actor_type, request.actor_id, request.key)
-        except ComponentError as error:
-            raise failed(faults.STATE_GET, error) from error
+        found = await done(faults.STATE_GET, parts.state.get(request.actor_type, request.actor_id, request.key))
         return m.GetActorStateResponse(data=found.value or b"", metadata=found.metadata)
 
     async def transact(self, call: RpcCall, request: m.ExecuteActorStateTransactionRequest) -> Message:
         parts = await self._access.parts(request.actor_type)
         operations = [_operation(item, ttl=parts.ttl) for item in request.operations]
-        try:
-            await parts.state.transact(request.actor_type, request.actor_id, operations)
-        except ComponentError as error:
-            raise failed(faults.STATE_SAVE, error) from error
+        await done(faults.STATE_SAVE, parts.state.transact(request.actor_type, request.actor_id, operations))
         return EMPTY
 
     # -- reminders
@@ -96,10 +90,7 @@ class ActorsRpc:
 
     async def get_reminder(self, call: RpcCall, request: m.GetActorReminderRequest) -> Message:
         parts = await self._access.hosting(request.actor_type)
-        try:
-            job = await parts.reminders.get(request.actor_type, request.actor_id, request.name)
-        except ComponentError as error:
-            raise failed(faults.REMINDER_GET, error) from error
+        job = await done(faults.REMINDER_GET, parts.reminders.get(request.actor_type, request.actor_id, request.name))
         if job is None:
             raise ApiError(faults.REMINDER_NOT_FOUND, name=request.name)
         reply = m.GetActorReminderResponse(
@@ -112,19 +103,14 @@ class ActorsRpc:
 
     async def delete_reminder(self, call: RpcCall, request: m.UnregisterActorReminderRequest) -> Message:
         parts = await self._access.hosting(request.actor_type)
-        try:
-            await parts.reminders.delete(request.actor_type, request.actor_id, request.name)
-        except ComponentError as error:
-            raise failed(faults.REMINDER_DELETE, error) from error
+        await done(faults.REMINDER_DELETE, parts.reminders.delete(request.actor_type, request.actor_id, request.name))
         return EMPTY
 
     async def delete_reminders(self, call: RpcCall, request: m.UnregisterActorRemindersByTypeRequest) -> Message:
         parts = await self._access.hosting(request.actor_type)
         actor_id = request.actor_id if request.HasField("actor_id") else None
-        try:
-            await parts.scheduler.delete_reminders(parts.namespace, request.actor_type, actor_id)
-        except ComponentError as error:
-            raise failed(faults.REMINDER_DELETE, error) from error
+        removing = parts.scheduler.delete_reminders(parts.namespace, request.actor_type, actor_id)
+        await done(faults.REMINDER_DELETE, removing)
         return m.UnregisterActorRemindersByTypeResponse()
 
     async def list_reminders(self, call: RpcCall, request: m.ListActorRemindersRequest) -> Message:
@@ -140,13 +126,11 @@ class ActorsRpc:
     async def create_timer(self, call: RpcCall, request: m.RegisterActorTimerRequest) -> Message:
         parts = await self._access.parts(request.actor_type)
         check_name(request.name, "timer")
-        try:
-            await parts.timers.create(
-                request.actor_type, request.actor_id, request.name, due_time=request.due_time, period=request.period,
-                ttl=request.ttl, callback=request.callback, data=as_json_text(request.data),
-            )  # fmt: skip
-        except ComponentError as error:
-            raise failed(faults.TIMER_CREATE, error) from error
+        setting = parts.timers.create(
+            request.actor_type, request.actor_id, request.name, due_time=request.due_time, period=request.period,
+            ttl=request.ttl, callback=request.callback, data=as_json_text(request.data),
+        )  # fmt: skip
+        await done(faults.TIMER_CREATE, setting)
         return EMPTY
 
     async def delete_timer(self, call: RpcCall, request: m.UnregisterActorTimerRequest) -> Message:
@@ -183,9 +167,10 @@ def _operation(item: m.TransactionalActorStateOperation, *, ttl: bool) -> Set | 
     if kind == "delete":
         return Delete(item.key)
     metadata = dict(item.metadata)
-    if not ttl and any(name.lower() == "ttlinseconds" for name in metadata):
-        text = 'ttlInSeconds is not supported without the "ActorStateTTL" feature enabled'
-        raise ApiError(faults.STATE_SAVE, error=text)
+    try:
+        check_ttl(metadata, ttl=ttl)
+    except ValueError as error:
+        raise ApiError(faults.STATE_SAVE, error=error) from error
     return Set(item.key, item.value.value, metadata=metadata)
 
 
