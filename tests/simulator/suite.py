@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillion.testing.simulation import tell
-from simulator import counting, placing, spanning, ticking, working
+from simulator import counting, mending, placing, spanning, ticking, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,10 +19,18 @@ STORIES: dict[str, Callable[[int], int]] = {
     "working": working.story,
     "ticking": ticking.story,
     "spanning": spanning.story,
+    "mending": mending.story,
     "placing": placing.story,
 }
 """Each runs one seed and returns the number of its events, or raises `AssertionError` with what was wrong."""
-SEEDS = {"counting": 900, "working": 440, "ticking": 500, "placing": 0}
+SEEDS = {
+    "counting": 900,
+    "working": 440,
+    "ticking": 500,
+    "spanning": 200,
+    "mending": 200,
+    "placing": 0,
+}
 
 
 BLOCK = 40

@@ -143,7 +143,7 @@ class WorkflowActor:
 
     async def _adopt(self, instance_id: str, state: backend.BackendWorkflowState) -> None:
         engine = self._engine
-        events, status = adopt(state, engine.surroundings.now_ns())
+        events, status = adopt(state, engine.surroundings.now_ns(), engine.surroundings.new_id())
         step = Step([], 1, events=events, writes_status=True, custom_status=status)
         if not await adopt_instance(engine, instance_id, step):
             raise RerunExists(f"workflow '{instance_id}' has already been created")

@@ -113,7 +113,9 @@ def _marked(event: Event, source_id: str, new_id: str) -> Event:
 def adopt(state: backend.BackendWorkflowState, now_ns: int, execution_id: str) -> tuple[list[Pair], bytes | None]:
     """Return the history of the new instance, its unfinished part stamped with the present, and its custom status.
 
-    `execution_id` is that of the new instance, unless the state brings one. Raises `RerunRefused` for what no fork makes.
+    `execution_id` is that of the new instance, unless the state brings one.
+
+    Raises `RerunRefused` for what no fork makes.
     """
     if not state.inbox:
         raise RerunRefused("expect rerun workflow inbox to not be empty")
