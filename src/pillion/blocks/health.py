@@ -102,7 +102,7 @@ class HealthBlock:
 
     async def healthz(self, call: HttpCall) -> Response:
         if missing := self._inbound.missing():
-            raise ApiError(NOT_READY, targets=missing)
+            raise ApiError(NOT_READY, targets=_listed(missing))
         asked = call.first("appid")
         if asked and asked != self._app_id:
             raise ApiError(WRONG_APP)
@@ -110,7 +110,7 @@ class HealthBlock:
 
     async def outbound(self, call: HttpCall) -> Response:
         if missing := self._outbound.missing():
-            raise ApiError(OUTBOUND_NOT_READY, targets=missing)
+            raise ApiError(OUTBOUND_NOT_READY, targets=_listed(missing))
         return Response(204)
 
     async def shutdown(self, call: HttpCall) -> Response:
@@ -125,3 +125,8 @@ class HealthBlock:
     def _later(self, force: str) -> None:
         """The reply goes out first; the stop itself is not part of this call."""
         asyncio.get_running_loop().call_later(FORCED_EXIT_DELAY_S, self._stop, force.lower() == "true")
+
+
+def _listed(targets: list[str]) -> str:
+    """Return names as the reference writes a list of them."""
+    return f"[{' '.join(targets)}]"
