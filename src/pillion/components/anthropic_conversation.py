@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.components.anthropic_chat import form_name, messages_body, messages_reply
-from pillion.components.chat_http import ChatServer, ChatSettings, KeptReplies
+from pillion.components.chat_http import ChatModel, ChatServer, ChatSettings
 from pillion.errors import ConfigError
 from pillion.kinds.component import setting
 
@@ -31,7 +31,7 @@ class AnthropicSettings(ChatSettings):
     api_type: str = setting("", choices=("", "anthropic", "foundry"), help="anthropic or foundry")
 
 
-class AnthropicConversation:
+class AnthropicConversation(ChatModel):
     """One model behind the messages API."""
 
     Settings = AnthropicSettings
@@ -40,30 +40,15 @@ class AnthropicConversation:
         where = f"component {context.name}"
         if settings.api_type == "foundry" and not settings.endpoint:
             raise ConfigError("foundry needs endpoint", where=where)
-        self._model = os.environ.get("ANTHROPIC_MODEL") or settings.model or MODEL
-        self._server = ChatServer(
+        server = ChatServer(
             settings.endpoint or ANTHROPIC,
             {"x-api-key": settings.key, "anthropic-version": VERSION},
             timeout_s=settings.request_timeout,
             where=where,
         )
-        self._kept = KeptReplies(settings.response_cache_ttl)
-
-    async def open(self) -> None:
-        await self._server.open()
-
-    async def ping(self) -> None:
-        """Nothing is asked: every question to a provider costs money."""
-
-    async def close(self) -> None:
-        await self._server.close()
-
-    async def converse(self, request: Request) -> Reply:
-        return await self._kept.answer(request, lambda: self._ask(request))
+        model = os.environ.get("ANTHROPIC_MODEL") or settings.model or MODEL
+        super().__init__(server, model, kept_s=settings.response_cache_ttl)
 
     async def _ask(self, request: Request) -> Reply:
         answer = await self._server.post("/messages", messages_body(request, self._model))
         return messages_reply(answer, self._model, form_name(request))
-
-    def __repr__(self) -> str:
-        return f"<AnthropicConversation {self._model} {self._server!r}>"

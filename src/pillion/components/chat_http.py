@@ -141,6 +141,33 @@ def refusal(status: int, body: bytes) -> str:
     return f"{lead}: {message[:MOST_TOLD]}" if isinstance(message, str) and message else lead
 
 
+class ChatModel:
+    """One model behind one server; its replies are kept for `kept_s` seconds."""
+
+    def __init__(self, server: ChatServer, model: str, *, kept_s: float = 0.0) -> None:
+        self._server, self._model = server, model
+        self._kept = KeptReplies(kept_s)
+
+    async def open(self) -> None:
+        await self._server.open()
+
+    async def ping(self) -> None:
+        """Nothing is asked: every question to a provider costs money."""
+
+    async def close(self) -> None:
+        await self._server.close()
+
+    async def converse(self, request: Conversation) -> Reply:
+        return await self._kept.answer(request, lambda: self._ask(request))
+
+    async def _ask(self, request: Conversation) -> Reply:
+        """Put the question to the model, as its protocol has it. Raises `ComponentError`."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._model} {self._server!r}>"
+
+
 class KeptReplies:
     """Answers by what was asked, for `ttl_s` seconds; 0 keeps none. The oldest leave when there are too many."""
 

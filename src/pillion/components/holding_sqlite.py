@@ -11,7 +11,6 @@ import os
 import secrets
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import orjson
 
@@ -44,7 +43,7 @@ class SqliteHolding:
         """
         self._shared = shared
         self._location = Location.parse(connection_string)
-        self._path = unquote(self._location.uri.removeprefix("file:").partition("?")[0])
+        self._path = self._location.path
         self._owner = secrets.token_hex(8)
         self._area = ""
         self._engine: Engine | None = None
@@ -56,11 +55,7 @@ class SqliteHolding:
 
     async def open(self, area: str, stirred: Callable[[], None]) -> None:
         self._area = area
-        if not self._location.memory:
-            try:
-                os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
-            except OSError as error:
-                raise ComponentError(f"the folder of {self._path} cannot be made: {error}") from error
+        self._location.make_folder()
         engine = await open_engine(self._location)
         try:
             await engine.write(_create)

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import orjson
 
@@ -72,7 +70,7 @@ class SqliteJobs:
     def __init__(self, connection_string: str) -> None:
         """Raises `ConfigError` when the text names no database."""
         self._location = Location.parse(connection_string)
-        self._path = unquote(self._location.uri.removeprefix("file:").partition("?")[0])
+        self._path = self._location.path
         self._bell_name = secrets.token_hex(8)
         self._engine: Engine | None = None
         self._doorbell: Doorbell | None = None
@@ -84,11 +82,7 @@ class SqliteJobs:
         self._dead: set[str] = set()
 
     async def open(self) -> None:
-        if not self._location.memory:
-            try:
-                os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
-            except OSError as error:
-                raise ComponentError(f"the folder of {self._path} cannot be made: {error}") from error
+        self._location.make_folder()
         engine = await open_engine(self._location)
         try:
             self._seen = await engine.write(_create)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from pillion.components.chat_http import ChatServer, ChatSettings, KeptReplies
+from pillion.components.chat_http import ChatModel, ChatServer, ChatSettings
 from pillion.components.openai_chat import chat_body, chat_reply
 from pillion.errors import ConfigError
 from pillion.kinds.component import seconds, setting
@@ -25,35 +25,20 @@ DEEPSEEK = "https://api.deepseek.com"
 COMPLETIONS = "/chat/completions"
 
 
-class ChatModel:
-    """One model behind one address. `most_tokens` limits answers, 0: the provider's own limit."""
+class OpenAIModel(ChatModel):
+    """One model that speaks this protocol. `most_tokens` limits answers, 0: the provider's own limit."""
 
     def __init__(
         self, server: ChatServer, model: str, *, path: str = COMPLETIONS, kept_s: float = 0.0, most_tokens: int = 0
     ) -> None:
-        self._server, self._model, self._path, self._most_tokens = server, model, path, most_tokens
-        self._kept = KeptReplies(kept_s)
-
-    async def open(self) -> None:
-        await self._server.open()
-
-    async def ping(self) -> None:
-        """Nothing is asked: every question to a provider costs money."""
-
-    async def close(self) -> None:
-        await self._server.close()
-
-    async def converse(self, request: Request) -> Reply:
-        return await self._kept.answer(request, lambda: self._ask(request))
+        super().__init__(server, model, kept_s=kept_s)
+        self._path, self._most_tokens = path, most_tokens
 
     async def _ask(self, request: Request) -> Reply:
         body = chat_body(request, self._model)
         if self._most_tokens > 0:
             body["max_tokens"] = self._most_tokens
         return chat_reply(await self._server.post(self._path, body), self._model)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._model} {self._server!r}>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +50,7 @@ class OpenAISettings(ChatSettings):
     api_version: str = setting("", help="of azure")
 
 
-class OpenAIConversation(ChatModel):
+class OpenAIConversation(OpenAIModel):
     """OpenAI, Azure OpenAI, and whatever speaks their protocol at another address."""
 
     Settings = OpenAISettings
@@ -100,7 +85,7 @@ class OllamaSettings(ChatSettings):
     endpoint: str = setting(OLLAMA, help="base URL")
 
 
-class OllamaConversation(ChatModel):
+class OllamaConversation(OpenAIModel):
     """Models served by Ollama."""
 
     Settings = OllamaSettings
@@ -130,7 +115,7 @@ class DeepSeekSettings:
     )
 
 
-class DeepSeekConversation(ChatModel):
+class DeepSeekConversation(OpenAIModel):
     """Models of DeepSeek; answers are not kept."""
 
     Settings = DeepSeekSettings

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from pillion.components.configuration_rows import newest
 from pillion.components.file_watch import FileWatch
@@ -71,7 +70,7 @@ class SqliteConfiguration:
             raise ConfigError("configuration.sqlite needs a file that can be written", where=self._where)
         self._engine = await open_engine(location, timeout_s=settings.timeout, busy_timeout_s=settings.busy_timeout)
         await self._engine.write(self._create)
-        path = unquote(location.uri.removeprefix("file:").partition("?")[0])
+        path = location.path
         self._watch = FileWatch(path, partial(self._watching.heard, None), suffixes=("-wal", "-journal"))
         self._watch.open()
 

@@ -13,7 +13,6 @@ import time
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import unquote
 
 from pillion.components import sqlite_queue as queue
 from pillion.components.doorbell import MAX_RING, Doorbell
@@ -67,7 +66,7 @@ class Hub:
         await self.engine.write(queue.create)
         where = self._key[0]
         if not where.memory:
-            path = unquote(where.uri.removeprefix("file:").partition("?")[0])
+            path = where.path
             bell = Doorbell(path, self.owner, self._heard)
             try:
                 await bell.open()

@@ -1,6 +1,6 @@
 """How a `connectionString` names a SQLite database (spec `components.md` 1, row SQLite; sqlite.org/uri.html).
 
-Knows: the text. Never knows: connections; `sqlite_engine` opens them.
+Knows: the text, the file it means. Never knows: connections; `sqlite_engine` opens them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from pillion.errors import ConfigError
+from pillion.errors import ComponentError, ConfigError
 
 _MEMORY = frozenset({":memory:", "file::memory:"})
 
@@ -23,6 +23,19 @@ class Location:
     read_only: bool = False
     wal: bool = True
     pragmas: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The file; only a name where `memory`."""
+        return unquote(self.uri.removeprefix("file:").partition("?")[0])
+
+    def make_folder(self) -> None:
+        """Make the folder of the file, unless there is none or it is there. Raises `ComponentError`."""
+        if not self.memory:
+            try:
+                os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+            except OSError as error:
+                raise ComponentError(f"the folder of {self.path} cannot be made: {error}") from error
 
     @classmethod
     def parse(cls, text: str, *, disable_wal: bool = False) -> Location:
