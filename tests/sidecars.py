@@ -30,6 +30,13 @@ def eventually(holds: Callable[[], bool], timeout_s: float = START_S) -> None:
         time.sleep(0.02)
 
 
+def rewrite(path: Path, text: str) -> None:
+    """Replace a file in one piece, as editors do: who watches it sees what was there, or this, but never half of it."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text)
+    fresh.replace(path)
+
+
 class Reply:
     """An HTTP answer; header names in lower case."""
 

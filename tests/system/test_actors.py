@@ -15,7 +15,7 @@ import planes
 from cli_processes import pillion
 from ledger import TYPE, Ledgers, Load, host
 from ports import free_ports
-from sidecars import SidecarProcess, eventually
+from sidecars import SidecarProcess, eventually, rewrite
 
 if TYPE_CHECKING:
     import subprocess
@@ -193,10 +193,10 @@ def test_the_store_comes_and_goes(tmp_path: Path, plane: list[str], stack: ExitS
     eventually(lambda: "activeActors" not in sidecar.request("GET", "/v1.0/metadata").json()["actorRuntime"])
     refused = sidecar.request("GET", f"/v1.0/actors/{TYPE}/x/state/number")
     assert (refused.status, refused.json()["errorCode"]) == (500, "ERR_ACTOR_RUNTIME_NOT_FOUND")
-    path.write_text(text)
+    rewrite(path, text)
     eventually(lambda: add(sidecar, "x") == 2)
     assert [call.method for call in app.calls].count("DELETE") >= 1
-    path.write_text(text.replace("actorStateStore", "other"))
+    rewrite(path, text.replace("actorStateStore", "other"))
     eventually(lambda: "activeActors" not in sidecar.request("GET", "/v1.0/metadata").json()["actorRuntime"])
 
 

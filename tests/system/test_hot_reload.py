@@ -14,7 +14,7 @@ import grpc
 
 from apps import WAIT_S, HttpApp
 from pillion.wire.messages import runtime as m
-from sidecars import Reply, SidecarProcess, component, eventually
+from sidecars import Reply, SidecarProcess, component, eventually, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,11 +126,11 @@ def test_components_come_change_and_go_while_requests_go_on(tmp_path: Path) -> N
         changing = Caller(sidecar, "POST", "/v1.0/state/changing", save("kept"), 204)
         with quiet(still, changing):
             files = folder(sidecar)
-            (files / "new.yaml").write_text(component("new", "state.in-memory"))
+            rewrite(files / "new.yaml", component("new", "state.in-memory"))
             eventually(lambda: "new" in names(sidecar))
             assert sidecar.request("POST", "/v1.0/state/new", save("new")).status == 204
             for round_ in range(1, 4):
-                (files / "changing.yaml").write_text(component("changing", "state.sqlite", **where, round=str(round_)))
+                rewrite(files / "changing.yaml", component("changing", "state.sqlite", **where, round=str(round_)))
                 sidecar.wait_log("Component loaded: changing", 1 + round_)
             (files / "new.yaml").unlink()
             eventually(lambda: "new" not in names(sidecar))
@@ -146,11 +146,11 @@ def test_a_broken_file_harms_nobody(tmp_path: Path) -> None:
     with SidecarProcess(tmp_path, resources=resources) as sidecar:
         with quiet(Caller(sidecar, "POST", "/v1.0/state/still", save("still"), 204)):
             files = folder(sidecar)
-            (files / "broken.yaml").write_text("apiVersion: dapr.io/v1alpha1\nkind: [Component\n")
+            rewrite(files / "broken.yaml", "apiVersion: dapr.io/v1alpha1\nkind: [Component\n")
             sidecar.wait_log("broken.yaml:")
-            (files / "other.yaml").write_text(component("other", "state.in-memory"))
+            rewrite(files / "other.yaml", component("other", "state.in-memory"))
             eventually(lambda: names(sidecar) == {"still", "other"})
-            (files / "broken.yaml").write_text(component("mended", "state.in-memory"))
+            rewrite(files / "broken.yaml", component("mended", "state.in-memory"))
             eventually(lambda: names(sidecar) == {"still", "other", "mended"})
         assert sidecar.log().count("the document is ignored") == 1
         assert sidecar.log().count("Component loaded: still") == 1
@@ -175,15 +175,15 @@ def test_subscriptions_and_their_broker(tmp_path: Path) -> None:
             assert sidecar.post_json("/v1.0/publish/ps/t", value).status == 204
             app.wait(lambda calls: any(call.path == path and call.json()["data"] == value for call in calls))
 
-        (files / "sub.yaml").write_text(subscription("sub", "t", "/one"))
+        rewrite(files / "sub.yaml", subscription("sub", "t", "/one"))
         sidecar.wait_log("is started")
         arrives(1, "/one")
-        (files / "sub.yaml").write_text(subscription("sub", "t", "/two"))
+        rewrite(files / "sub.yaml", subscription("sub", "t", "/two"))
         sidecar.wait_log("is started", 2)
         arrives(2, "/two")
         publishing = Caller(sidecar, "POST", "/v1.0/publish/ps/t", b"0", 204)
         with quiet(publishing):
-            (files / "ps.yaml").write_text(component("ps", "pubsub.sqlite", **where, maxRetries="5"))
+            rewrite(files / "ps.yaml", component("ps", "pubsub.sqlite", **where, maxRetries="5"))
             sidecar.wait_log("is started", 3)
         arrives(3, "/two")
         app.wait(lambda calls: sum(call.json()["data"] == 0 for call in calls) >= publishing.asked)
@@ -207,7 +207,7 @@ def test_endpoints_without_a_restart(tmp_path: Path) -> None:
         with quiet(Caller(sidecar, "POST", "/v1.0/state/still", save("still"), 204)):
             file = folder(sidecar) / "out.yaml"
             for app in (one, other):
-                file.write_text(endpoint(f"http://127.0.0.1:{app.port}"))
+                rewrite(file, endpoint(f"http://127.0.0.1:{app.port}"))
                 eventually(partial(answered, sidecar, app))
             file.unlink()
             eventually(lambda: not sidecar.request("GET", "/v1.0/metadata").json().get("httpEndpoints"))
@@ -275,7 +275,7 @@ def test_policies_change_while_requests_go_on(tmp_path: Path) -> None:
         )
         with quiet(*callers):
             for retries in (2, 4, 1):
-                (folder(sidecar) / "resiliency.yaml").write_text(resiliency(retries))
+                rewrite(folder(sidecar) / "resiliency.yaml", resiliency(retries))
                 eventually(lambda retries=retries: attempts("/failing") == 1 + retries)  # type: ignore[misc]
                 before = tries("/t")
                 assert sidecar.post_json("/v1.0/publish/ps/t", {}).status == 204
@@ -313,7 +313,7 @@ def test_a_configuration_starts_the_sidecar_anew(tmp_path: Path) -> None:
         return 200, {}, b"held"
 
     config = tmp_path / "config.yaml"
-    config.write_text(configuration("First"))
+    rewrite(config, configuration("First"))
     resources = {"still.yaml": component("still", "state.sqlite", connectionString=str(tmp_path / "still.db"))}
     arguments = ["--config", str(config)]
     with (
@@ -331,15 +331,15 @@ def test_a_configuration_starts_the_sidecar_anew(tmp_path: Path) -> None:
             Caller(sidecar, "GET", "/v1.0/state/still/k", b"", 200, keep=False),
             GrpcCaller(sidecar, "still"),
         ):
-            config.write_text(configuration("Second"))
+            rewrite(config, configuration("Second"))
             sidecar.wait_log("starting anew")
             going_on.set()
             sidecar.wait_log("Init Elapsed", 2)
             assert "Second" in features(sidecar)
-            config.write_text("spec: [\n")
+            rewrite(config, "spec: [\n")
             sidecar.wait_log("the configuration is left as it is")
             sidecar.kill(signal.SIGHUP)
-            config.write_text(configuration("Third"))
+            rewrite(config, configuration("Third"))
             eventually(lambda: "Third" in features(sidecar))
         asking.join()
         assert answers[0].body == b"held"
@@ -351,14 +351,14 @@ def test_what_ends_the_sidecar(tmp_path: Path) -> None:
     resources = {"still.yaml": component("still", "state.in-memory")}
     broken = component("broken", "state.nonesuch")
     with SidecarProcess(tmp_path, "first", resources=resources) as sidecar:
-        (folder(sidecar) / "broken.yaml").write_text(broken.replace("spec:", "spec:\n  ignoreErrors: true"))
+        rewrite(folder(sidecar) / "broken.yaml", broken.replace("spec:", "spec:\n  ignoreErrors: true"))
         sidecar.wait_log("Ignoring error processing component")
-        (folder(sidecar) / "broken.yaml").write_text(broken)
+        rewrite(folder(sidecar) / "broken.yaml", broken)
         assert sidecar.process is not None
         assert sidecar.process.wait(60) == 1
         assert "Fatal error from runtime: [CREATE_COMPONENT_FAILURE]" in sidecar.log()
     with SidecarProcess(tmp_path, "second", resources=resources) as sidecar:
-        (folder(sidecar) / "twice.yaml").write_text(component("still", "state.in-memory"))
+        rewrite(folder(sidecar) / "twice.yaml", component("still", "state.in-memory"))
         assert sidecar.process is not None
         assert sidecar.process.wait(60) == 1
         assert "duplicate definition of Component name still" in sidecar.log()
@@ -368,7 +368,7 @@ def test_a_second_store_for_actors_waits_for_the_first_to_go(tmp_path: Path) -> 
     resources = {"one.yaml": component("one", "state.in-memory", actorStateStore="true")}
     with SidecarProcess(tmp_path, resources=resources) as sidecar:
         files = folder(sidecar)
-        (files / "two.yaml").write_text(component("two", "state.in-memory", actorStateStore="true"))
+        rewrite(files / "two.yaml", component("two", "state.in-memory", actorStateStore="true"))
         sidecar.wait_log("component two is put off")
         assert names(sidecar) == {"one"}
         (files / "one.yaml").unlink()
@@ -383,7 +383,7 @@ def test_what_could_not_start_is_tried_again(tmp_path: Path) -> None:
     arguments = ["--hot-reload-reconcile-interval", "100ms"]
     with SidecarProcess(tmp_path, resources=resources, arguments=arguments) as sidecar:
         sidecar.wait_log("Ignoring error processing component")
-        secrets.write_text('{"k": "hush"}')
+        rewrite(secrets, '{"k": "hush"}')
         eventually(lambda: names(sidecar) == {"vault"})
         assert sidecar.request("GET", "/v1.0/secrets/vault/k").json() == {"k": "hush"}
 
@@ -397,7 +397,7 @@ def test_switched_off(tmp_path: Path) -> None:
     )
     with SidecarProcess(tmp_path, arguments=["--config", str(config)]) as sidecar:
         sidecar.wait("/v1.0/healthz")
-        (folder(sidecar) / "new.yaml").write_text(component("new", "state.in-memory"))
+        rewrite(folder(sidecar) / "new.yaml", component("new", "state.in-memory"))
         assert sidecar.process is not None
         sidecar.kill(1)
         sidecar.wait_log("Init Elapsed", 2)

@@ -18,7 +18,7 @@ from issuer import Issuer
 from mcp_servers import McpProcess, document, journal, program
 from pillion.net.grpc_client import Channel
 from pillion.testing.workflow_worker import Executor, OverGrpc, Worker
-from sidecars import START_S, SidecarProcess, component, eventually
+from sidecars import START_S, SidecarProcess, component, eventually, rewrite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -132,7 +132,7 @@ def test_servers_follow_their_files(tmp_path: Path, flags: Sequence[str]) -> Non
         with processes.sidecar(tmp_path, flags, "reload") as sidecar:
             assert servers(sidecar) == []
             file = tmp_path / "resources-reload" / "m.yaml"
-            file.write_text(document("web", http(first)))
+            rewrite(file, document("web", http(first)))
             eventually(lambda: servers(sidecar) == ["web"])
             sidecar.wait_log("MCP server web offers 7 tools")
             assert len(offered(sidecar, "web")) == 7
@@ -140,7 +140,7 @@ def test_servers_follow_their_files(tmp_path: Path, flags: Sequence[str]) -> Non
             assert len(offered(sidecar, "web")) == 7
             waiting = start(sidecar, "web.CallTool.wait")
             eventually(lambda: any(one.get("tool") == "wait" for one in first.journal()))
-            file.write_text(document("web", http(second)))
+            rewrite(file, document("web", http(second)))
             sidecar.wait_log("MCP server web offers 8 tools")
             assert "more" in offered(sidecar, "web")
             assert "content" in run(sidecar, "web.CallTool.more")
@@ -150,10 +150,10 @@ def test_servers_follow_their_files(tmp_path: Path, flags: Sequence[str]) -> Non
             file.unlink()
             eventually(lambda: servers(sidecar) == [])
             eventually(lambda: second.journal()[-1].get("method") == "DELETE")
-            file.write_text(document("web", {"streamableHTTP": {"url": "http://127.0.0.1:9"}}, ignoreErrors=True))
+            rewrite(file, document("web", {"streamableHTTP": {"url": "http://127.0.0.1:9"}}, ignoreErrors=True))
             sidecar.wait_log("Ignoring error processing MCP server")
             assert servers(sidecar) == ["web"]
-            file.write_text(document("web", {"streamableHTTP": {}}))
+            rewrite(file, document("web", {"streamableHTTP": {}}))
             assert sidecar.process is not None
             assert sidecar.process.wait(START_S) == 1
 
@@ -181,7 +181,7 @@ def test_secrets_of_headers_and_of_client_credentials(tmp_path: Path, flags: Seq
             assert "there is no secret store 'kubernetes'" in sidecar.log()
             assert "s&cret" not in sidecar.log()
             secrets.write_text(secrets.read_text().replace("one", "two"))
-            (tmp_path / "resources-secrets" / "v.yaml").write_text(store + "  initTimeout: 6s\n")
+            rewrite(tmp_path / "resources-secrets" / "v.yaml", store + "  initTimeout: 6s\n")
             eventually(lambda: keys() == {"one", "two"})
 
 

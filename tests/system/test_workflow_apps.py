@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import workflow_processes as processes
-from sidecars import eventually
+from sidecars import eventually, rewrite
 from workflow_client import OWN, noted, output, start, state, until
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_two_applications(tmp_path: Path, flags: Sequence[str]) -> None:
         assert front.request("GET", "/v1.0/workflows/dapr/family-child").status == 404
 
         policy = back.folder / "resources-back" / "policy.yaml"
-        policy.write_text(POLICY.format(caller="somebody-else"))
+        rewrite(policy, POLICY.format(caller="somebody-else"))
         back.wait_log("WorkflowAccessPolicies changed")
         told = back.request("GET", "/v1.0/metadata").json()
         assert (told["workflows"], told["workflowAccessPolicies"]) == ({"connectedWorkers": 1}, [{"name": "guard"}])
@@ -78,7 +78,7 @@ def test_two_applications(tmp_path: Path, flags: Sequence[str]) -> None:
         assert output(back, start(back, "steps", 1)).endswith('/0"]')  # the application itself may do all
         assert output(back, start(back, "one", ["work", "own"])) == '"own"'
 
-        policy.write_text(POLICY.format(caller="front"))
+        rewrite(policy, POLICY.format(caller="front"))
         eventually(lambda: output(front, start(front, "one", ["work", "x", "back"])) == '"x"')
         assert output(front, start(front, "child", ["steps", "back"])).endswith('/1"]')
         assert output(front, start(front, "one", ["slow", 0, "back"])) == denied
