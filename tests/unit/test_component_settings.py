@@ -34,7 +34,17 @@ def test_an_empty_text_duration_or_truth_value_is_a_value() -> None:
     assert (read.style, read.name, read.wait, read.strict) == ("", "", 0.0, False)
 
 
-@pytest.mark.parametrize(("key", "text"), [("count", "x"), ("share", "half"), ("port", "1.5"), ("kind", "star")])
-def test_what_cannot_be_read_names_its_field(key: str, text: str) -> None:
-    with pytest.raises(ConfigError, match=f"metadata field '{key}'"):
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("count", "x", "not a whole number: 'x'"),
+        ("share", "half", "not a number: 'half'"),
+        ("port", "1.5", "not a whole number: '1.5'"),
+        ("kind", "star", "use one of: node, cluster"),
+        ("style", "b", "use one of: a"),
+    ],
+)
+def test_what_cannot_be_read_names_its_field(key: str, text: str, said: str) -> None:
+    """In words for people, not in those of Python."""
+    with pytest.raises(ConfigError, match=f"component c: metadata field '{key}'.*{said}"):
         decode(Settings, {key: text}, where="component c")

@@ -22,7 +22,7 @@ from pillion.components.redis_query import Index, found_rows, read_indexes
 from pillion.components.redis_scripts import DELETE, SET, SET_JSON, TRANSACT
 from pillion.components.redis_settings import RedisSettings
 from pillion.errors import ComponentError, EtagInvalid, EtagMismatch, QueryInvalid, TokenInvalid
-from pillion.kinds.component import setting
+from pillion.kinds.component import setting, whole
 from pillion.kinds.keys import SEPARATOR
 from pillion.kinds.query import parse, select
 from pillion.kinds.state import (
@@ -53,7 +53,7 @@ MAX_SEARCHED = 10_000
 
 
 def _ttl(text: str) -> int | None:
-    return int(text) if text.strip() else None
+    return whole(text) if text.strip() else None
 
 
 @dataclass(frozen=True, slots=True)

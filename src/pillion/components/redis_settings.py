@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pillion.errors import ConfigError
-from pillion.kinds.component import go_bool, milliseconds, setting
+from pillion.kinds.component import go_bool, milliseconds, setting, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def _optional_ms(text: str) -> float | None:
 
 
 def _optional_int(text: str) -> int | None:
-    return int(text) if text.strip() else None
+    return whole(text) if text.strip() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import aiosmtplib
 
 from pillion.errors import ComponentError, ConfigError
-from pillion.kinds.component import setting
+from pillion.kinds.component import setting, whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -33,7 +33,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def _priority(text: str) -> int:
-    value = int(text)
+    value = whole(text)
     if not 1 <= value <= 5:
         raise ValueError("priority value must be between 1 (highest) and 5 (lowest)")
     return value

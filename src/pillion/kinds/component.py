@@ -99,6 +99,21 @@ def setting(
     return field(default=default, metadata=meta)
 
 
+def whole(text: str) -> int:
+    """Read a whole number; raises ValueError with a text for people."""
+    try:
+        return int(text.strip())
+    except ValueError:
+        raise ValueError(f"not a whole number: {text[:100]!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.strip())
+    except ValueError:
+        raise ValueError(f"not a number: {text[:100]!r}") from None
+
+
 def seconds(text: str) -> float:
     """Generic duration of component metadata: Go syntax, else an integer number of seconds; empty is 0."""
     return _duration(text, 1.0)
@@ -160,9 +175,8 @@ def decode(settings: type[S], metadata: Mapping[str, str], *, where: str) -> S:
         except ValueError as error:
             raise ConfigError(f"metadata field {key!r}: {error}", where=where) from error
         if choices and values[item.name] not in choices:
-            raise ConfigError(
-                f"metadata field {key!r} is {text!r}", where=where, mend=f"use one of: {', '.join(choices)}"
-            )
+            known = ", ".join(filter(None, choices))
+            raise ConfigError(f"metadata field {key!r} is {text!r}", where=where, mend=f"use one of: {known}")
     return settings(**values)
 
 
@@ -195,9 +209,9 @@ def _convert(hint: Any, parse: Callable[[str], Any] | None, text: str) -> Any:
     if hint is bool:
         return truthy(text)
     if hint is int:
-        return int(text.strip())
+        return whole(text)
     if hint is float:
-        return float(text.strip())
+        return _number(text)
     if typing.get_origin(hint) is tuple:
         return tuple(text.split(",")) if text else ()
     return text
