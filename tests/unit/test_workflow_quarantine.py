@@ -13,9 +13,10 @@ from pillion.kinds.actors import ActorCall, Tick
 from pillion.wire.messages import backend, wellknown
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
-from pillion.workflow.errands import AGAIN, AWAIT, EXECUTE, LOSSES, RUN_REMINDER, lost_in
+from pillion.workflow.errands import RUN_REMINDER
 from pillion.workflow.faults import InstanceMissing, NothingToMend, NotReady
 from pillion.workflow.hub import Start
+from pillion.workflow.invocations import AGAIN, AWAIT, EXECUTE, LOSSES, lost_in
 from pillion.workflow.losses import MOST_LOSSES, SUSPICIOUS, Lost
 from pillion.workflow.snapshot import Status
 from workflow_support import Bench

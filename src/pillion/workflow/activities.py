@@ -20,17 +20,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
-from pillion.kinds.actors import ActorCall, OutcomeUnknown, RemoteFailure
-from pillion.wire.messages import backend
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history, traces
-from pillion.workflow.errands import AGAIN, AWAIT, EXECUTE, LOSSES, activity_id, key_of, lost_in, request
+from pillion.workflow.elsewhere import run_elsewhere
 from pillion.workflow.family import propagate
-from pillion.workflow.faults import AccessDenied, from_remote
 from pillion.workflow.history import Event
 from pillion.workflow.instance import Mail
+from pillion.workflow.invocations import activity_id, key_of, lost_in, request
 from pillion.workflow.losses import Lost
-from pillion.workflow.policy import ACCESS_DENIED, DENIED_TEXT
 from pillion.workflow.snapshot import Wait
 from pillion.workflow.workers import Item
 
@@ -40,9 +37,6 @@ if TYPE_CHECKING:
     from pillion.workflow.runner import Runner
 
 log = logging.getLogger("pillion.workflow")
-
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
 
 
 class Run:
@@ -121,10 +115,10 @@ class Activities:
                 run.error = str(error)
             else:
                 if owner.local:
-                    self._local(runner, run)
+                    self.local(runner, run)
                     return
         if not runner.closed:
-            run.task = engine.tasks.start(self._remote(runner, run), "activity")
+            run.task = engine.tasks.start(run_elsewhere(engine, runner, run), "activity")
 
     def _trace(self, run: Run, started: Event) -> None:
         """Have the worker go on with the trace that the workflow belongs to."""
@@ -141,7 +135,7 @@ class Activities:
                 told.taskScheduled.parentTraceContext.traceState.value = state
             run.event = told
 
-    def _local(self, runner: Runner, run: Run) -> None:
+    def local(self, runner: Runner, run: Run) -> None:
         """Into the work queue of this process."""
         if runner.closed or runner.activities.get(run.event.eventId) is not run:
             run.leave()
@@ -274,74 +268,8 @@ class Activities:
             if not await runner.tries(run.event.eventId):
                 return
             over = run.over = asyncio.Event()
-            self._local(runner, run)
+            self.local(runner, run)
             await over.wait()
-
-    # --- elsewhere ---
-
-    def _call(self, runner: Runner, run: Run) -> ActorCall:
-        """`Execute`. Its headers say that we wait for the result, and count what is lost."""
-        surroundings = self._engine.surroundings
-        event, instance = run.event, runner.instance
-        scope = event.taskScheduled.historyPropagationScope
-        asked = backend.ActivityInvocation(historyEvent=event)
-        if scope and (carried := propagate(instance, scope, surroundings.names.app_id)) is not None:
-            asked.propagatedHistory.MergeFromString(carried)
-        headers = [AWAIT, *self._engine.calls.caller(), (LOSSES, b"%d" % runner.losses.of(event.eventId).count)]
-        return ActorCall(
-            surroundings.names.activity(run.target), activity_id(instance.instance_id, event.eventId, run.generation),
-            EXECUTE, body=asked.SerializeToString(), headers=headers, content_type=b"application/x-protobuf", verb="",
-            once=True,
-        )  # fmt: skip
-
-    async def _remote(self, runner: Runner, run: Run) -> None:
-        """Have it run by the host that the ring names, until there is a result."""
-        surroundings = self._engine.surroundings
-        event = run.event
-        call = self._call(runner, run)
-        headers = call.headers
-        name, execution_id = event.taskScheduled.name, event.taskScheduled.taskExecutionId
-        pause_s = FIRST_PAUSE_S
-        while not runner.closed:
-            try:
-                if run.is_ours(self._engine):
-                    owner = await surroundings.actors.owner(call.actor_type, call.actor_id)
-                    if owner.local:
-                        run.task = None
-                        self._local(runner, run)
-                        return
-                call.headers = [*headers, AGAIN] if run.unsure else headers
-                reply = await surroundings.actors.invoke(call)
-            except OutcomeUnknown as error:
-                run.unsure, run.error = True, str(error)
-            except RemoteFailure as error:
-                if isinstance(from_remote(error), AccessDenied):
-                    now_ns = surroundings.now_ns()
-                    denied = history.task_failed(now_ns, event.eventId, execution_id, ACCESS_DENIED, DENIED_TEXT)
-                    self.settle(runner, run, denied)
-                    return
-                run.error = str(error)
-            except ComponentError as error:
-                run.error = str(error)
-            except Exception as error:
-                log.exception("activity %s: its dispatch failed and is tried again", call.actor_id)
-                run.error = repr(error)
-            else:
-                if (what := lost_in(reply)) is not None:
-                    self.lost(runner, run, what)
-                elif reply.body:
-                    self.settle(runner, run, Event.FromString(reply.body))
-                else:
-                    run.handed = True
-                return
-            run.attempts += 1
-            surroundings.meter.activity_operation(name, "recoverable", 0.0)
-            run.hurry.clear()
-            try:
-                async with asyncio.timeout(pause_s):
-                    await run.hurry.wait()
-            except TimeoutError:
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     def __repr__(self) -> str:
         return f"<Activities of {self._engine!r}>"

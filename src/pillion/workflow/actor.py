@@ -19,7 +19,6 @@ from pillion.workflow import duties, history
 from pillion.workflow.calls import ADD, CREATE, PROTOBUF, caller_of, execution_of
 from pillion.workflow.creation import adopt as adopt_instance
 from pillion.workflow.creation import create
-from pillion.workflow.errands import unwrapped
 from pillion.workflow.faults import (
     AccessDenied,
     InstanceMissing,
@@ -30,6 +29,7 @@ from pillion.workflow.faults import (
     from_remote,
 )
 from pillion.workflow.history import Event
+from pillion.workflow.invocations import unwrapped
 from pillion.workflow.purge import FORCE, PURGE, PURGE_TREE, purge, purge_tree
 from pillion.workflow.rerun import adopt, fork
 from pillion.workflow.rows import Step

@@ -20,8 +20,8 @@ from pillion.kinds.actors import ActorCall, ActorError, RemoteFailure
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.calls import caller_of
-from pillion.workflow.errands import activity_id
 from pillion.workflow.faults import AccessDenied, InstanceMissing, NothingToMend, from_remote
+from pillion.workflow.invocations import activity_id
 from pillion.workflow.snapshot import Inspection, Wait
 
 if TYPE_CHECKING:
