@@ -75,8 +75,12 @@ async def deactivate_all(kind: Kind, hosted: Hosted, instances: Iterator[Instanc
         nonlocal failed
         failed += not await deactivate(kind, hosted, instance, meter, logging.DEBUG if failed else logging.WARNING)
 
-    async def some() -> None:
+    async def some(more: int) -> None:
+        """Take one instance after the other; whoever finds one lets another look, so that few cost few tasks."""
         for instance in instances:
+            if more:
+                group.create_task(some(more - 1))
+                more = 0
             await one(instance)
 
     first = next(instances, None)
@@ -84,8 +88,7 @@ async def deactivate_all(kind: Kind, hosted: Hosted, instances: Iterator[Instanc
         return
     await one(first)
     async with asyncio.TaskGroup() as group:
-        for _ in range(BESIDE):
-            group.create_task(some())
+        group.create_task(some(BESIDE - 1))
     if failed > 1:
         log.warning("%d actors of type %s could not be told that they end", failed, kind.actor_type)
 
