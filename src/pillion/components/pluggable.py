@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pillion.kinds.component import Context
     from pillion.net.exchange import Metadata
-    from pillion.net.grpc_calls import StreamCall
+    from pillion.net.grpc_streams import StreamCall
     from pillion.net.h2_pool import ClientConnection
 
 log = logging.getLogger("pillion.components.pluggable")

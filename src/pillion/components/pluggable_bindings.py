@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pillion.kinds.bindings import Handler
     from pillion.kinds.component import Context
-    from pillion.net.grpc_calls import StreamCall
+    from pillion.net.grpc_streams import StreamCall
 
 log = logging.getLogger("pillion.components.pluggable")
 INPUT, OUTPUT = "InputBinding", "OutputBinding"

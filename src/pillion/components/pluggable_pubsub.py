@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pillion.components.pluggable import Message
     from pillion.kinds.component import Context
     from pillion.kinds.pubsub import BulkEntry, Publish
-    from pillion.net.grpc_calls import StreamCall
+    from pillion.net.grpc_streams import StreamCall
 
     Handler = Callable[[Delivery], Awaitable[None]]
 

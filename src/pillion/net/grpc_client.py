@@ -1,7 +1,7 @@
 """The gRPC client: `GrpcChannel` on pooled HTTP/2 connections.
 
 Knows: heads of requests, deadlines, the one transparent retry. Never knows: sockets, messages' contents, how the end of
-a stream becomes a status (`grpc_calls`).
+a stream becomes a status (`grpc_calls`, `grpc_streams`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError, UnaryReply
-from pillion.net.grpc_calls import DEADLINE, StreamCall, UnaryCall, Unprocessed
+from pillion.net.grpc_calls import DEADLINE, UnaryCall, Unprocessed
+from pillion.net.grpc_streams import StreamCall
 from pillion.net.h2_pool import CannotConnect, ClientConnection, Pool, PoolClosed, PoolOptions
 from pillion.wire import grpc as g
 from pillion.wire.grpc import StatusError

@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING
 from pillion import REFERENCE_VERSION
 from pillion.api.allow import GrpcRules, HttpRules
 from pillion.app.bindings import bindings_of
-from pillion.app.channel import AppChannel
-from pillion.app.grpc_topics import GrpcTopics
 from pillion.app.jobs import AppJobs
-from pillion.app.topics import HttpTopics
 from pillion.blocks import reserved
 from pillion.blocks.bindings import BindingsBlock, Outputs
 from pillion.blocks.configuration import ConfigurationBlock
@@ -29,7 +26,7 @@ from pillion.blocks.input_bindings import InputBindings
 from pillion.blocks.invoke import InvokeBlock
 from pillion.blocks.jobs import JobsBlock
 from pillion.blocks.lock import LockBlock
-from pillion.blocks.metadata import AppConnection, ComponentRow, Facts, MetadataBlock
+from pillion.blocks.metadata import ComponentRow, Facts, MetadataBlock
 from pillion.blocks.outbox import Outbox
 from pillion.blocks.publish import PublishBlock
 from pillion.blocks.secrets import SecretsBlock
@@ -37,15 +34,12 @@ from pillion.blocks.state import StateBlock
 from pillion.blocks.streaming import StreamingBlock
 from pillion.blocks.subscriptions import Subscriptions
 from pillion.blocks.subtle import SubtleBlock
-from pillion.net import tls
 from pillion.net.grpc_client import Channel
 from pillion.net.grpc_extras import Health, reflection_methods
 from pillion.net.grpc_server import GrpcOptions
-from pillion.net.h2_client import H2Client
 from pillion.net.h2_driver import Keepalive
 from pillion.net.h2_pool import PoolOptions
 from pillion.net.h2_server import H2Server, ServerOptions
-from pillion.net.http_client import HttpClient
 from pillion.net.http_server import HttpServer
 from pillion.observe.binding_delivery import TracedBindings
 from pillion.observe.delivery import TracedTopics
@@ -66,34 +60,29 @@ from pillion.serve.http import HttpApi, HttpSettings
 from pillion.serve.internal import InternalService
 from pillion.serve.public import PublicApi
 from pillion.serve.tracing import traced_proxy
+from pillion.sidecar import application
 from pillion.sidecar.engines_off import EnginesOff
 from pillion.sidecar.ground import Ground
 from pillion.sidecar.holding import holding_for
 from pillion.sidecar.loading import category
 from pillion.sidecar.scheduling import Scheduling
 from pillion.tasks import Tasks
-from pillion.wire.durations import render_duration
 from pillion.wire.h2_limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pillion.app.channel import HttpTransport
     from pillion.blocks.health import Readiness
     from pillion.kinds.config import Configuration
     from pillion.kinds.jobs import Scheduler
     from pillion.kinds.names import Resolver
     from pillion.kinds.resources import SubscriptionResource
-    from pillion.kinds.topics import TopicsOfApp
-    from pillion.net.exchange import ClientStream, GrpcChannel, Metadata
-    from pillion.net.middleware import Pipeline
+    from pillion.net.exchange import GrpcChannel
     from pillion.observe.meters import AccessMeter, Meters
     from pillion.observe.tracing import Tracer
     from pillion.peers.endpoints import Endpoint
-    from pillion.peers.proxy import OpenApp
     from pillion.peers.resolve import Target
     from pillion.resiliency.current import CurrentPolicies
-    from pillion.resiliency.machine import Retry
     from pillion.serve.internal import Authorize
     from pillion.sidecar.components import Components, Loaded
     from pillion.sidecar.engines import Engines
@@ -111,8 +100,6 @@ LAST_TURNS_SHARE = 0.75
 """How much of the time in which actors end their turns may take; the rest is for telling the application."""
 HEADER_LIST = 16
 """A header list of HTTP/2 may be so many times longer than a head of HTTP/1.1: metadata carries more."""
-HEAD_SLACK = 64
-"""Response heads of the application may be this many times longer than request heads are allowed to be."""
 
 
 class Surface:
@@ -148,16 +135,16 @@ class Surface:
         app_id, namespace = options.app_id, environment.namespace
 
         # To the application, to other sidecars, to servers outside.
-        self.channel = _channel(options, environment, meters, pipelines.app)
+        self.channel = application.channel_of(options, environment, meters, pipelines.app)
         channel = self.channel
         self._external = External(
-            endpoints, max_head=options.read_buffer_size * HEAD_SLACK, pipeline=pipelines.app,
+            endpoints, max_head=options.read_buffer_size * application.HEAD_SLACK, pipeline=pipelines.app,
             retry=lambda: policies.retry(BuiltIn.SERVICE),
         )  # fmt: skip
         self._directory = Directory(resolver)
 
         def dial(address: str, target: Target) -> GrpcChannel:
-            opened = Channel(address, max_receive=_no_limit(options.max_body_size), options=PEER_POOL)
+            opened = Channel(address, max_receive=application.no_limit(options.max_body_size), options=PEER_POOL)
             return opened if meters.grpc_client is None else CountedChannel(opened, meters.grpc_client)
 
         pool = Pool(dial)
@@ -167,14 +154,14 @@ class Surface:
         )  # fmt: skip
         authorize = _authorize(config, options.app_protocol, meters.access)
         proxy = Proxy(
-            app_id, namespace, lambda: _opener(channel), self._peers, policies=policies, authorize=authorize,
+            app_id, namespace, lambda: application.opener(channel), self._peers, policies=policies, authorize=authorize,
             endpoints=endpoints,
         )  # fmt: skip
 
         passed_on = traced_proxy(proxy.serve, tracer) if tracer is not None else proxy.serve
 
         # Messages to the application.
-        topics = _topics(channel, app_id, lambda: policies.retry(BuiltIn.INITIALIZATION))
+        topics = application.topics_of(channel, app_id, lambda: policies.retry(BuiltIn.INITIALIZATION))
         if topics is not None and tracer is not None:
             topics = TracedTopics(topics, tracer)
         self.subscriptions = Subscriptions(
@@ -245,7 +232,7 @@ class Surface:
             actors=self.engines.facts,
             workflows=self.engines.workflow_facts,
             extended=lambda: policies.notes,
-            app=_connection(options) if channel is not None else None,
+            app=application.connection(options) if channel is not None else None,
         )
         metadata = MetadataBlock(facts).operations()
         health = HealthBlock(app_id, inbound, outbound, stop).operations()
@@ -314,7 +301,8 @@ class Surface:
         )
 
         # The servers.
-        limits = GrpcOptions(max_receive=_no_limit(options.max_body_size), max_send=_no_limit(options.max_body_size))
+        size = application.no_limit(options.max_body_size)
+        limits = GrpcOptions(max_receive=size, max_send=size)
         server_options = ServerOptions(
             limits=Limits(header_list=options.read_buffer_size * HEADER_LIST),
             grpc=limits,
@@ -411,73 +399,9 @@ class Surface:
             await self.channel.close()
 
 
-def _channel(
-    options: Options, environment: Environment, meters: Meters, pipeline: Pipeline | None
-) -> AppChannel | None:
-    """The way to the application, None when no port is given."""
-    if options.app_port <= 0:
-        return None
-    host, port, protocol = options.app_channel_address, options.app_port, options.app_protocol
-    secure = protocol in ("https", "grpcs")
-    http: HttpTransport | None = None
-    grpc: GrpcChannel | None = None
-    if protocol in ("grpc", "grpcs"):
-        context = tls.unverified_client_context(alpn=("h2",)) if secure else None
-        grpc = Channel(f"{host}:{port}", tls=context, max_receive=_no_limit(options.max_body_size))
-    elif protocol == "h2c":
-        http = H2Client(f"{host}:{port}")
-    else:
-        context = tls.unverified_client_context() if secure else None
-        http = HttpClient(host, port, tls=context, max_head=options.read_buffer_size * HEAD_SLACK)
-    return AppChannel(
-        protocol, http=http, grpc=grpc, token=environment.app_api_token, limit=options.app_max_concurrency,
-        address=host, port=port, pipeline=pipeline, meter_http=meters.http_client, meter_grpc=meters.grpc_client,
-    )  # fmt: skip
-
-
 def _authorize(config: Configuration, protocol: str, meter: AccessMeter | None) -> Authorize | None:
     """What admits calls from other applications, None when nothing could be denied."""
     for doubt in acl.doubts(config.access_control, protocol):
         log.warning("%s", doubt)
     rules = acl.access_rules(config.access_control, protocol)
     return None if rules is None else acl.guard(rules, meter.decided if meter is not None else None)
-
-
-def _opener(channel: AppChannel | None) -> OpenApp | None:
-    if channel is None or channel.grpc is None:
-        return None
-    opened = channel
-
-    def open_app(method: str, metadata: Metadata, timeout_s: float | None) -> ClientStream:
-        return opened.stream(method, metadata=metadata, timeout_s=timeout_s)
-
-    return open_app
-
-
-def _topics(channel: AppChannel | None, app_id: str, retry: Callable[[], Retry]) -> TopicsOfApp | None:
-    if channel is None:
-        return None
-    return HttpTopics(channel, app_id, retry=retry) if channel.http is not None else GrpcTopics(channel, retry=retry)
-
-
-def _no_limit(size: int) -> int:
-    """A body size of 0 or less means no limit; a message still has to fit into 32 bits."""
-    return size if size > 0 else 2**31 - 1
-
-
-def _connection(options: Options) -> AppConnection:
-    if not options.enable_app_health_check:
-        return AppConnection(
-            options.app_port, options.app_protocol, options.app_channel_address, max(options.app_max_concurrency, 0)
-        )
-    http = options.app_protocol not in ("grpc", "grpcs")
-    return AppConnection(
-        options.app_port,
-        options.app_protocol,
-        options.app_channel_address,
-        max(options.app_max_concurrency, 0),
-        health_path=options.app_health_check_path if http else "",
-        health_interval=render_duration(options.app_health_probe_interval),
-        health_timeout=render_duration(options.app_health_probe_timeout / 1000),
-        health_threshold=options.app_health_threshold,
-    )
