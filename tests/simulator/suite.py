@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillion.testing.simulation import tell
-from simulator import counting, mending, placing, spanning, ticking, working
+from simulator import counting, limiting, mending, placing, spanning, ticking, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ STORIES: dict[str, Callable[[int], int]] = {
     "ticking": ticking.story,
     "spanning": spanning.story,
     "mending": mending.story,
+    "limiting": limiting.story,
     "placing": placing.story,
 }
 """Each runs one seed and returns the number of its events, or raises `AssertionError` with what was wrong."""
@@ -29,6 +30,7 @@ SEEDS = {
     "ticking": 500,
     "spanning": 200,
     "mending": 200,
+    "limiting": 200,
     "placing": 0,
 }
 

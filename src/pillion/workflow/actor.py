@@ -30,7 +30,7 @@ from pillion.workflow.faults import (
 )
 from pillion.workflow.history import Event
 from pillion.workflow.invocations import unwrapped
-from pillion.workflow.purge import FORCE, PURGE, PURGE_TREE, purge, purge_tree
+from pillion.workflow.purge import ENDED, FORCE, PURGE, PURGE_TREE, ended_of, purge, purge_tree
 from pillion.workflow.rerun import adopt, fork
 from pillion.workflow.rows import Step
 from pillion.workflow.surroundings import RETENTION, WAKE
@@ -83,7 +83,7 @@ class WorkflowActor:
                 await create(engine, instance_id, request)
             case "PurgeWorkflowState":
                 await self._check(call, "purge")
-                await purge(engine, instance_id, force=_forced(call))
+                await purge(engine, instance_id, force=_forced(call), ended=ended_of(call))
             case "RecursivePurgeWorkflowState":
                 await self._check(call, "purge")
                 await engine.calls.check_parent(call)
@@ -219,9 +219,10 @@ class Retentioner:
         if tick.name != RETENTION:
             return False
         engine = self._engine
-        call = ActorCall(
-            engine.workflow_type, tick.actor_id, PURGE, headers=engine.calls.caller(), content_type=PROTOBUF, verb=""
-        )
+        headers, ended = engine.calls.caller(), wellknown.Timestamp()
+        if tick.payload and wellknown.Any.FromString(tick.payload).Unpack(ended):
+            headers.append((ENDED, str(history.nanoseconds(ended)).encode()))
+        call = ActorCall(engine.workflow_type, tick.actor_id, PURGE, headers=headers, content_type=PROTOBUF, verb="")
         try:
             await engine.surroundings.actors.invoke(call)
         except RemoteFailure as error:

@@ -256,7 +256,7 @@ async def _retain(engine: Engine, runner: Runner) -> None:
         return
     due = history.nanoseconds(completed.timestamp) / 1e9 + after_s
     held = wellknown.Any()
-    held.Pack(wellknown.Empty())
+    held.Pack(completed.timestamp)  # which end it is for: the id may have been used again when it fires
     job = Job(due_time=moment(due), payload=held.SerializeToString(), failure_policy=Constant(1.0, None))
     key = engine.key(engine.surroundings.names.retentioner(), instance.instance_id, RETENTION)
     await _until_done(lambda: engine.surroundings.scheduler.schedule(key, job, overwrite=True))

@@ -13,6 +13,7 @@ from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.wire.messages import taskhub as m
 from pillion.workflow.duties import FINISH_WAIT_S
 from pillion.workflow.faults import InstanceMissing, InstanceStalled, NotCompleted, NotReady, from_remote
+from pillion.workflow.history import nanoseconds
 from pillion.workflow.surroundings import RETENTION, WAKE
 
 if TYPE_CHECKING:
@@ -21,13 +22,27 @@ if TYPE_CHECKING:
     from pillion.workflow.runner import Runner
 
 PURGE, PURGE_TREE = "PurgeWorkflowState", "RecursivePurgeWorkflowState"
-FORCE = b"purgeforce"
-"""Header of a call: delete whatever the state is."""
+FORCE, ENDED = b"purgeforce", b"pillion-ended"
+"""Headers of a call: delete whatever the state is; delete what ended at this moment."""
 
 
-async def purge(engine: Engine, instance_id: str, *, force: bool = False) -> None:
-    """Delete one instance that lives here. Raises `InstanceMissing`, `NotCompleted`, `InstanceStalled`."""
-    await _delete(engine, await _deletable(engine, instance_id, force=force), force=force)
+async def purge(engine: Engine, instance_id: str, *, force: bool = False, ended: int | None = None) -> None:
+    """Delete one instance that lives here; `ended`: if it ended at this moment, and has not been begun anew since.
+
+    Raises `InstanceMissing`, `NotCompleted`, `InstanceStalled`.
+    """
+    runner = await _deletable(engine, instance_id, force=force)
+    completed = runner.instance.facts.completed
+    if ended is not None and (completed is None or nanoseconds(completed.timestamp) != ended):
+        engine.rest(runner)
+        raise NotCompleted
+    await _delete(engine, runner, force=force)
+
+
+def ended_of(call: ActorCall) -> int | None:
+    """The end, in nanoseconds since 1970, of the execution that is to be deleted; None for whichever there is."""
+    found = next((value for name, value in call.headers if name == ENDED), b"")
+    return int(found) if found.isdigit() else None
 
 
 async def purge_tree(engine: Engine, instance_id: str, *, force: bool = False) -> int:

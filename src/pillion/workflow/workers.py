@@ -224,6 +224,7 @@ class Workers:
             if held:
                 self._release(item)
             if item.gone:
+                self._leave(item)
                 continue
             if held and not left:
                 item.gone = True
@@ -278,12 +279,13 @@ class Workers:
             self._ready(item)
 
     def withdraw(self, item: Item) -> None:
-        """The item is not wanted any more; an answer to it will be ignored."""
-        if item.gone:
-            return
-        item.gone = True
-        self._release(item)
-        self._leave(item)
+        """The item is not wanted any more; an answer to it will be ignored. A worker that has it is busy with it all
+        the same: its places at the gates and in the worker's window are free when that answers, or is lost.
+        """
+        if not item.gone:
+            item.gone = True
+            if item.holder is None:
+                self._leave(item)
 
     def _ready(self, item: Item) -> None:
         if item.name.startswith(INTERNAL):
@@ -377,7 +379,7 @@ class Workers:
         if item is None or item.turn is None:
             return
         stream = item.holder
-        if stream is not None and stream.stateful:
+        if stream is not None and stream.stateful and not item.gone:
             if any(action.HasField("completeWorkflow") for action in answer.actions):
                 stream.cached.pop(item.instance_id, None)
             else:
@@ -398,10 +400,11 @@ class Workers:
         return item if item is not None and item.instance_id == instance_id and item.task_id == task_id else None
 
     def _finish(self, item: Item, answer: taskhub.WorkflowResponse | taskhub.ActivityResponse) -> None:
-        item.gone = True
+        withdrawn, item.gone = item.gone, True
         self._release(item)
         self._leave(item)
-        item.done(answer)
+        if not withdrawn:
+            item.done(answer)
 
     def _release(self, item: Item) -> None:
         """The item is with nobody any more."""
