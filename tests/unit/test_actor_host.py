@@ -533,8 +533,8 @@ def test_types_come_and_go_by_who_names_them() -> None:
     play(story)
 
 
-def test_nothing_is_hosted_without_a_store() -> None:
-    """Added: advertised; removed: drained and suspended (1.1). Actors elsewhere can be called all the same."""
+def test_nothing_is_hosted_without_a_store(caplog: pytest.LogCaptureFixture) -> None:
+    """Added: advertised; removed: drained, suspended, and said (1.1). Actors elsewhere can be called all the same."""
 
     async def story(cluster: Cluster) -> None:
         host, app = cluster.hosts["a"], Tales()
@@ -548,8 +548,13 @@ def test_nothing_is_hosted_without_a_store() -> None:
         cluster.hosts["b"].host("app", [hosted(app)])
         cluster.owner = lambda _type, _id: "b"
         await host.invoke(call())
+        host.host("stream", [hosted(app), hosted(app, "U")])
         host.store_changed(True)
-        assert cluster.places["a"].told[-1] == ["T"]
+        assert cluster.places["a"].told[-1] == ["T", "U"]
+        texts = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert texts == [
+            f'actors of {each} are not hosted until a state store here has actorStateStore "true"' for each in "TU"
+        ]
 
     play(story, "a", "b")
 

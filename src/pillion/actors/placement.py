@@ -19,6 +19,7 @@ from pillion.actors import membership as p
 from pillion.actors.membership import Membership, Operation, Standing
 from pillion.actors.table import BadTable, Reader
 from pillion.kinds.actors import NoPlacement
+from pillion.repeats import Repeats
 from pillion.tasks import Tasks
 from pillion.wire.messages import placement as m
 
@@ -35,6 +36,8 @@ API_LEVEL = 20
 """What the reference of today sends."""
 PAUSE_S = (0.25, 0.75)
 """Between two attempts to reach a server: 500 ms, give or take 250 ms (spec 1.2)."""
+SILENT_S = 5.0
+"""For so long nobody is told that no server leads: one that is started again, or begins with us, is there by then."""
 HEALTH_TARGET = "internal-placement-service"
 
 
@@ -131,6 +134,8 @@ class Placement:
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._next = 0
+        self._alone_since, self._why = clock.monotonic(), ""
+        self._repeats = Repeats(log, clock.monotonic)
         self.ready = False
         """Whether a table has ever been unlocked here: the health target `internal-placement-service`. An outage of
         placement does not take it back: a sidecar that still serves must not be restarted for it."""
@@ -309,6 +314,8 @@ class Placement:
             if refused is None:
                 continue  # a stream was lost: begin with the next address, at once if the table may be kept
             self._feed(p.Passed(refused))
+            if self._clock.monotonic() - self._alone_since >= SILENT_S:
+                self._repeats.warning("no placement service serves at %s: %s", ", ".join(self._addresses), self._why)
             await self._pause()
 
     async def _pass(self) -> bool | None:
@@ -338,6 +345,7 @@ class Placement:
             link = await self._dial(address)
         except LinkLost as lost:
             log.debug("placement at %s: %s", address, lost)
+            self._why = str(lost)
             return False, lost.gone
         self._link, self._sending, served = link, False, False
         self._outbox.clear()
@@ -352,11 +360,13 @@ class Placement:
                 await self._obey(await link.receive())
         except LinkLost as lost:
             (log.info if served else log.debug)("placement at %s: %s", address, lost)
-            gone = lost.gone
+            self._why, gone = str(lost), lost.gone
         except BadTable as error:
             log.error("placement at %s: %s", address, error)
             gone = False
         finally:
+            if served:
+                self._alone_since = self._clock.monotonic()
             self._link, self.connected = None, False
             await link.close()
         if self._machine.phase is not p.Phase.AWAY:

@@ -46,6 +46,7 @@ class Residents:
         self.meter: Meter = meter or Uncounted()
         self._roster = Roster()
         self._kinds: dict[str, Kind] = {}
+        self._lacking: frozenset[str] = frozenset()
         self._closed = False
         self._tasks = Tasks("actors")
         self._idle = Idle(self._sweep, self._tasks)
@@ -183,6 +184,11 @@ class Residents:
         """Host what the roster says; return the tasks in which actors of other types come to their end."""
         if self._closed:
             return []
+        lacking = self._roster.lacking()
+        if news := lacking - self._lacking:
+            names = ", ".join(sorted(news))
+            log.warning('actors of %s are not hosted until a state store here has actorStateStore "true"', names)
+        self._lacking = lacking
         effective = self._roster.effective()
         withdrawn = []
         for actor_type, kind in self._kinds.items():

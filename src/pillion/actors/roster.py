@@ -29,6 +29,10 @@ class Roster:
         self._has_store = there
         return news
 
+    def lacking(self) -> frozenset[str]:
+        """The types that are wanted, while there is no store."""
+        return frozenset() if self._has_store else frozenset(name for types in self._wanted.values() for name in types)
+
     def effective(self) -> dict[str, Hosted]:
         """Return what is to be hosted. Of a type that several name, the one who came last runs it."""
         found: dict[str, Hosted] = {}
