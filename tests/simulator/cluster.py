@@ -139,7 +139,7 @@ class Cluster:
 
     @property
     def up(self) -> list[Sidecar]:
-        return [sidecar for sidecar in self.sidecars.values() if sidecar.host.alive]
+        return [sidecar for sidecar in self.sidecars.values() if sidecar.host.alive and not sidecar.leaving]
 
 
 class Sidecar:
@@ -152,6 +152,7 @@ class Sidecar:
         self.address = f"{host.name}:50002"
         self._host_types = host_types
         self.booted = asyncio.Event()
+        self.leaving = False
 
     async def boot(self) -> None:
         cluster, host = self.cluster, self.host
@@ -180,6 +181,16 @@ class Sidecar:
         self.actors.host("app", self._host_types(self))
         await self.placement.open()
         self.booted.set()
+
+    async def leave(self) -> None:
+        """End in order, as `sidecar/actors.py` does: turns end, then the place is left, then the process ends."""
+        if not self.leaving:
+            self.leaving = True
+            self.cluster.world.tell(f"{self.name} leaves")
+            await self.actors.close()
+            await self.placement.close()
+            await asyncio.sleep(self.host.random.uniform(0.0, 2.0))  # all else that a sidecar closes
+            self.cluster.kill(self.host, process=True)
 
     async def _dial(self, address: str) -> GrpcLink:
         channel = self.cluster.network.channel(self.host, address)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, ActorReply, Hosted, Tick
 from pillion.kinds.state import Set
+from simulator.calls import Calls
 from simulator.cluster import APP, Cluster
 from simulator.faults import heal, trouble
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 TYPE = "counter"
 THINKS_S = (0.0, 0.002, 0.3) * 12 + (9.0,)
-"""How long a turn may take. The longest does not end within any time that it is given to leave."""
+"""How long a turn may take. The longest does not end within any time that it is given to leave; in some stories there
+are many of them."""
 NOTICES_S = 0.5
 """A host that goes on hears within this time what happened meanwhile; it may begin turns until then."""
 
@@ -44,10 +46,27 @@ class Counting:
         """Name to due time (true, of the world) and whether it fired."""
         self.calls = self.answers = 0
         self.stopping = False
+        self.drain_s = cluster.world.random.choice((1.0, 1.0, 6.0))
+        self.thinks_s = cluster.world.random.choice((THINKS_S, THINKS_S, (0.0, 0.3, 9.0)))
+        self.idle_s = cluster.world.random.choice((0.5, 8.0))
+        self.made = Calls(cluster, self.stood_still)
         cluster.rows.judges.append(self._judge)
 
     def types(self, sidecar: Sidecar) -> list[Hosted]:
-        return [Hosted(TYPE, _OnHost(self, sidecar), idle_timeout_s=8.0, drain_timeout_s=1.0)]
+        return [Hosted(TYPE, _OnHost(self, sidecar), idle_timeout_s=self.idle_s, drain_timeout_s=self.drain_s)]
+
+    def leave(self) -> None:
+        """Let a sidecar end in order."""
+        if up := [sidecar for sidecar in self.cluster.up if sidecar.booted.is_set() and not sidecar.host.paused]:
+            sidecar = self.cluster.world.random.choice(up)
+            sidecar.host.start(sidecar.leave())
+
+    def part(self) -> None:
+        """Cut a sidecar off from placement for longer than it is counted on."""
+        if self.cluster.up:
+            one = self.cluster.world.random.choice(self.cluster.up)
+            self.cluster.network.cut(one.name, "control")
+            self.cluster.world.later(16.0, self.cluster.network.mend)
 
     def start(self, name: str) -> None:
         sidecar = self.cluster.start(name, self.types)
@@ -93,7 +112,7 @@ class Counting:
                     if random.random() < 0.1:
                         await self._remind(sidecar, actor_id)
                     else:
-                        await sidecar.actors.invoke(ActorCall(TYPE, actor_id, "count"))
+                        await sidecar.actors.invoke(self.made.make(TYPE, actor_id, "count"))
                         self.answers += 1
             except (ComponentError, TimeoutError) as error:
                 world.tell(f"{sidecar.name}: {actor_id}: {str(error) or type(error).__name__}")
@@ -126,7 +145,7 @@ class Counting:
         async def ask(sidecar: Sidecar) -> None:
             await sidecar.booted.wait()
             for actor_id in self.ids:
-                await sidecar.actors.invoke(ActorCall(TYPE, actor_id, "look"))
+                await sidecar.actors.invoke(self.made.make(TYPE, actor_id, "look"))
             done[0] += 1
 
         world.run_for(15)
@@ -135,6 +154,8 @@ class Counting:
             sidecar.host.start(ask(sidecar))
         world.run(lambda: done[0] == len(asked), seconds=120)
         world.run(lambda: all(fired for _, fired in self.reminded.values()), seconds=120)
+        if len(asked) > 1 and world.random.random() < 0.5:
+            self.made.one_ends(TYPE, self.ids, world.random.choice(asked), process=world.random.random() < 0.7)
         for actor_id in self.ids:
             value = int(cluster.rows.value(f"{APP}||{TYPE}||{actor_id}||n") or b"0")
             if value != self.written[actor_id]:
@@ -151,14 +172,19 @@ class _OnHost:
     async def invoke(self, call: ActorCall) -> ActorReply:
         state, host = self.sidecar.state, self.sidecar.host
         turn = self.counting.begin(call.actor_id, host)
+        run, error = self.counting.made.begin(call, host), None
         try:
             found = await state.get(TYPE, call.actor_id, "n")
-            await asyncio.sleep(host.random.choice(THINKS_S))
+            await asyncio.sleep(host.random.choice(self.counting.thinks_s))
             if call.method == "count":
                 number = int(found.value or b"0") + 1
                 await state.transact(TYPE, call.actor_id, [Set("n", b"%d" % number)])
             return ActorReply(json.dumps(found.value is not None).encode())
+        except BaseException as failure:
+            error = failure
+            raise
         finally:
+            self.counting.made.end(run, error)
             self.counting.end(call.actor_id, turn)
 
     async def tick(self, tick: Tick) -> bool:
@@ -171,7 +197,10 @@ class _OnHost:
         return False
 
     async def deactivate(self, actor_type: str, actor_id: str) -> None:
-        await asyncio.sleep(0.001)
+        host = self.sidecar.host
+        if any(other is host for other, _ in self.counting.running[actor_id]):
+            self.counting.cluster.wrong.append(f"{actor_id} is deactivated in the middle of a turn on {host.name}")
+        await asyncio.sleep(host.random.choice((0.001, 0.001, 0.3)))
 
 
 def story(seed: int, *, seconds: float = 40.0) -> int:
@@ -184,6 +213,6 @@ def story(seed: int, *, seconds: float = 40.0) -> int:
     names = ["one", "two", "three"]
     for name in names:
         counting.start(name)
-    trouble(cluster, names, counting.start, seconds)
+    trouble(cluster, names, counting.start, seconds, {"leave": counting.leave, "part": counting.part})
     counting.finish()
     return world.events

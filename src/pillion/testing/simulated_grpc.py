@@ -58,6 +58,9 @@ class Network:
         """For methods with a keepalive of their own: what holds instead of `notice_s`."""
         self.calls: dict[_Call, None] = {}
         """The calls of which one end is still open."""
+        self.broken = 0
+        """How often something came between two hosts: an end heard that its connection is gone, or could not be made, or
+        the hosts were cut apart."""
         self._cut: dict[frozenset[str], float] = {}
         self._ended: set[Host] = set()
         self._servers: dict[str, tuple[Host, GrpcService]] = {}
@@ -88,6 +91,7 @@ class Network:
     def cut(self, one: str, other: str) -> None:
         """Let nothing pass between two hosts from now on."""
         self.world.tell(f"{one} and {other} are cut apart")
+        self.broken += 1
         self._cut.setdefault(frozenset((one, other)), self.world.now)
 
     def mend(self) -> None:
@@ -169,12 +173,14 @@ class _Call:
         def arrive() -> None:
             found = self.network.find(address)
             if found is None and self.network.refuses(address):
-                refused = RpcError(Code.UNAVAILABLE, f"{address} cannot be reached: connection refused")
+                refused = RpcError(Code.UNAVAILABLE, f"connection error: {address} refuses it")
+                self.network.broken += 1
                 self._later("down", lambda: self._at_client(lambda: self.client.end(refused)))
                 return
             if found is None or self.network.cut_since(self.source, found[0]) is not None:
-                late = RpcError(Code.UNAVAILABLE, f"{address} cannot be reached: timed out")
+                late = RpcError(Code.UNAVAILABLE, f"connection error: {address} does not answer")
                 self.client.silence_s = self.notice_s
+                self.network.broken += 1
                 self.world.later(self.notice_s, lambda: self._at_client(lambda: self.client.end(late)))
                 return
             self.target, service = found
@@ -261,6 +267,7 @@ class _Call:
         self.world.later(self.world.random.uniform(*self.network.delay_s), arrive)
 
     def _broken_client(self) -> None:
+        self.network.broken += 1
         self.client.end(RpcError(Code.UNAVAILABLE, "the connection broke"))
 
     def _look(self) -> None:
@@ -289,6 +296,7 @@ class _Call:
         self.up(self._cancel_server)
 
     def _break_server(self) -> None:
+        self.network.broken += 1
         if self.server is not None:
             self.server.broken = True
             self.server.drop()

@@ -6,9 +6,9 @@ change of the stories moves them, `python -m simulator.mutations` looks again an
 
 from __future__ import annotations
 
-from simulator.mutations import actors, jobs, workflows
+from simulator.mutations import actors, calls, jobs, placing, workflows
 from simulator.mutations.mutation import Mutation, caught
 
-MUTATIONS = (*actors.MUTATIONS, *jobs.MUTATIONS, *workflows.MUTATIONS)
+MUTATIONS = (*actors.MUTATIONS, *calls.MUTATIONS, *jobs.MUTATIONS, *placing.MUTATIONS, *workflows.MUTATIONS)
 
 __all__ = ["MUTATIONS", "Mutation", "caught"]

@@ -66,10 +66,10 @@ def the_moved_are_served(patch: Patch) -> None:
 
 
 MUTATIONS = (
-    Mutation("state is not fenced", "counting", 28, no_fence),
-    Mutation("a table is acknowledged before the drain", "counting", 44, acknowledge_before_the_drain),
-    Mutation("actors go on when the place is lost", "counting", 102, keep_actors_when_the_place_is_lost),
-    Mutation("a new leader does not wait", "counting", 27, a_new_leader_does_not_wait),
+    Mutation("state is not fenced", "counting", 322, no_fence),
+    Mutation("a table is acknowledged before the drain", "counting", 13, acknowledge_before_the_drain),
+    Mutation("actors go on when the place is lost", "counting", 152, keep_actors_when_the_place_is_lost),
+    Mutation("a new leader does not wait", "counting", 16, a_new_leader_does_not_wait),
     Mutation("turns overlap", "counting", 0, turns_overlap),
-    Mutation("what moves is not drained", "counting", 30, the_moved_are_served),
+    Mutation("what moves is not drained", "counting", 11, the_moved_are_served),
 )  # fmt: skip
