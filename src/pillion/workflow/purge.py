@@ -31,12 +31,7 @@ async def purge(engine: Engine, instance_id: str, *, force: bool = False, ended:
 
     Raises `InstanceMissing`, `NotCompleted`, `InstanceStalled`.
     """
-    runner = await _deletable(engine, instance_id, force=force)
-    completed = runner.instance.facts.completed
-    if ended is not None and (completed is None or nanoseconds(completed.timestamp) != ended):
-        engine.rest(runner)
-        raise NotCompleted
-    await _delete(engine, runner, force=force)
+    await _delete(engine, await _deletable(engine, instance_id, force=force), force=force, ended=ended)
 
 
 def ended_of(call: ActorCall) -> int | None:
@@ -83,12 +78,18 @@ async def _deletable(engine: Engine, instance_id: str, *, force: bool) -> Runner
     return runner
 
 
-async def _delete(engine: Engine, runner: Runner, *, force: bool) -> None:
+async def _delete(engine: Engine, runner: Runner, *, force: bool, ended: int | None = None) -> None:
     """Delete the rows, then the jobs: a job without an instance deletes itself when it fires."""
     instance_id = runner.instance_id
     async with runner.lock:
         if runner.closed:
             raise NotReady(f"workflow '{instance_id}' has just been put away")
+        completed = runner.instance.facts.completed  # it may have been begun anew since it was looked at
+        if not force and completed is None:
+            raise NotCompleted
+        if ended is not None and (completed is None or nanoseconds(completed.timestamp) != ended):
+            engine.rest(runner)
+            raise NotCompleted
         try:
             await engine.rows.delete(runner.instance)
         except ComponentError as error:
