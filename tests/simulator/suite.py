@@ -31,7 +31,7 @@ SEEDS = {
     "spanning": 200,
     "mending": 200,
     "limiting": 200,
-    "placing": 0,
+    "placing": 240,
 }
 
 
