@@ -47,9 +47,11 @@ def free_port() -> int:
 class Process:
     """A child process whose CPU time and memory can be read (Linux)."""
 
-    def __init__(self, command: Sequence[str], *, cwd: Path | None = None) -> None:
+    def __init__(self, command: Sequence[str], *, cwd: Path | None = None, home: Path | None = None) -> None:
+        """`home`: where `pillion` keeps its own files."""
         self.log = tempfile.NamedTemporaryFile(suffix=".log")  # noqa: SIM115 - closed by `end`
-        self._child = subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd=cwd)
+        environment = None if home is None else {**os.environ, "PILLION_HOME": str(home)}
+        self._child = subprocess.Popen(command, stdout=self.log, stderr=self.log, cwd=cwd, env=environment)
 
     def cpu_s(self) -> float:
         fields = Path(f"/proc/{self._child.pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -1,6 +1,7 @@
 """What a workflow costs: CPU of the engine (placement, scheduler and sidecar processes), latency, activities a second.
 
     python bench/workflows.py [--store sqlite|redis] [--worker sdk|raw] [--workflows 600]
+    python bench/workflows.py --inside ...               all of the engine in one process, as `pillion run` has it
     python bench/workflows.py --burst [--sidecars 2]     10,000 workflows of 15 activities
     python bench/workflows.py --long 5000                one instance, so many activities: a long history
 
@@ -42,21 +43,21 @@ spec:
 class Engine:
     """Placement, scheduler and sidecars on one store."""
 
-    def __init__(self, folder: Path, store: str, sidecars: int = 1) -> None:
+    def __init__(self, folder: Path, store: str, sidecars: int = 1, *, inside: bool = False) -> None:
         self.processes: list[Process] = []
         self.driven: list[Process] = []
         self.folder, self.store = folder, store
         self.ports: list[int] = []
         self._flags: list[str] = []
         try:
-            self._open(sidecars)
+            self._open(sidecars, inside=inside)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, sidecars: int) -> None:
+    def _open(self, sidecars: int, *, inside: bool) -> None:
         folder, store = self.folder, self.store
-        plane = {"placement": "placement_main", "scheduler": "scheduler_main"}
+        plane = {} if inside else {"placement": "placement_main", "scheduler": "scheduler_main"}
         for name, module in plane.items():
             port, health = free_port(), free_port()
             more = ["--etcd-data-dir", str(folder / "jobs")] if name == "scheduler" else []
@@ -74,11 +75,24 @@ class Engine:
             text = COMPONENT.format(kind="state.sqlite", name="connectionString", value=folder / "actors.db")
         (folder / "resources").mkdir()
         (folder / "resources" / "actors.yaml").write_text(text)
+        if inside:
+            self._run()
+            return
         for _ in range(sidecars):
             self.join()
 
-    def _start(self, *command: str) -> Process:
-        process = Process([sys.executable, *command], cwd=self.folder)
+    def _run(self) -> None:
+        """Start `pillion run`, which has placement, scheduler and sidecar in one process."""
+        http, grpc = free_port(), free_port()
+        process = self._start(
+            "-m", "pillion.cli.main", "run", "--app-id", "bench", "--dapr-http-port", str(http), "--dapr-grpc-port",
+            str(grpc), "--resources-path", str(self.folder / "resources"), home=self.folder,
+        )  # fmt: skip
+        wait_http(http, "/v1.0/healthz/outbound", 204, process)
+        self.ports.append(grpc)
+
+    def _start(self, *command: str, home: Path | None = None) -> Process:
+        process = Process([sys.executable, *command], cwd=self.folder, home=home)
         self.processes.append(process)
         return process
 
@@ -178,6 +192,7 @@ def main() -> None:
     parser.add_argument("--activities", type=int, default=5)
     parser.add_argument("--at-once", type=int, default=30)
     parser.add_argument("--sidecars", type=int, default=1)
+    parser.add_argument("--inside", action="store_true", help="placement, scheduler and sidecar in one process")
     parser.add_argument("--burst", action="store_true", help="10,000 workflows of 15 activities, all at once")
     parser.add_argument("--long", type=int, default=0, help="one instance of so many activities")
     given = parser.parse_args()
@@ -186,7 +201,7 @@ def main() -> None:
     if given.long:
         given.workflows, given.activities, given.at_once = 1, given.long, 1
     with tempfile.TemporaryDirectory(prefix="pillion-bench-") as folder:
-        engine = Engine(Path(folder), given.store, given.sidecars)
+        engine = Engine(Path(folder), given.store, given.sidecars, inside=given.inside)
         helpers = [
             subprocess.Popen(
                 [sys.executable, str(HERE / "workflow_driver.py"), "raw", str(port), "0", str(given.activities), "0"],
@@ -225,7 +240,7 @@ def report(engine: Engine, given: argparse.Namespace) -> int:
         f"{activities / spent:,.0f} for each CPU second; {found['seconds']:.1f} s in all "
         f"({time.perf_counter() - begin:.1f} with the driver's start)\n"
         f"largest process, MB, tenth by tenth: {memory}\n"
-        f"CPU of placement, scheduler, sidecars: {', '.join(parts)} s; "
+        f"CPU of {'all in one' if given.inside else 'placement, scheduler, sidecars'}: {', '.join(parts)} s; "
         f"{sum(process.user_s() for process in engine.processes) - user:.2f} s of it not the kernel's"
     )
     if marks := found.get("marks"):
