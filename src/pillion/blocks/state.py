@@ -6,7 +6,6 @@ store, or how bytes travel. HTTP values are JSON documents that are re-encoded, 
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,9 @@ import orjson
 from pillion.api.operation import Http, Operation, Rpc
 from pillion.api.render import JSON
 from pillion.blocks import state_faults as faults
+from pillion.blocks.state_bodies import fields_of, kind_of, metadata_of, read_operation, read_set
 from pillion.blocks.state_keys import StateKeys
+from pillion.blocks.state_many import PARALLEL, each, gather
 from pillion.blocks.state_query import StateQuery, as_json
 from pillion.blocks.state_stores import Stores
 from pillion.errors import ApiError, Code, ComponentError, EtagInvalid, EtagMismatch
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from pillion.blocks.state_stores import Store
     from pillion.observe.meters import Timed
 
-PARALLEL = 100
-"""Single operations in flight for one bulk request, where the store has no bulk of its own."""
 CONCURRENCY = ("", "first-write", "last-write")
 CONSISTENCY = ("", "eventual", "strong")
 EMPTY = wellknown.Empty()
@@ -101,7 +100,7 @@ class StateBlock:
     async def _set(self, store: Store, requests: Sequence[Set]) -> None:
         component = store.component
         try:
-            work = component.set(requests[0]) if len(requests) == 1 else _each(component.set, requests)
+            work = component.set(requests[0]) if len(requests) == 1 else each(component.set, requests)
             await self._timed("set", store.name, work)
         except ComponentError as error:
             raise _etag(faults.SAVE, error, store=store.name) from error
@@ -116,7 +115,7 @@ class StateBlock:
             except ComponentError as error:
                 return Found(request.key, error=str(error))
 
-        work = _gather(one, requests, parallelism if 0 < parallelism < PARALLEL else PARALLEL)
+        work = gather(one, requests, parallelism if 0 < parallelism < PARALLEL else PARALLEL)
         return await self._timed("bulk_get", store.name, work)
 
     @staticmethod
@@ -177,43 +176,14 @@ class StateBlock:
             if items is None:
                 items = []
             if not isinstance(items, list):
-                raise ValueError(f"json: cannot unmarshal {_kind(items)} into Go value of type []state.SetRequest")
+                raise ValueError(f"json: cannot unmarshal {kind_of(items)} into Go value of type []state.SetRequest")
             shared = call.metadata()
-            requests = [self._set_request(store, item, shared) for item in items]
+            requests = [read_set(self._stores, store, item, shared) for item in items]
         except (ValueError, BodyTooLarge, BodyIncomplete) as error:
             raise ApiError(faults.MALFORMED, text=str(error)) from error
         if requests:
             await self._set(store, requests)
         return Response(204)
-
-    def _set_request(
-        self, store: Store, item: object, shared: dict[str, str], *, named: bool = True, may_be_empty: bool = False
-    ) -> Set:
-        if item is not None and not isinstance(item, dict):
-            raise _no_object(item)
-        key = etag = content_type = concurrency = consistency = ""
-        value: object = None
-        metadata = shared
-        for given, part in (item or {}).items():
-            name = given.lower()
-            if name == "key":
-                key = _string(part, name)
-            elif name == "value":
-                value = part
-            elif name == "etag":
-                etag = _string(part, name)
-            elif name == "metadata":
-                metadata = {**_strings(part), **shared}
-            elif name == "options":
-                concurrency, consistency = _options(part)
-            elif name == "contenttype":
-                content_type = _string(part, name)
-        if not key and not may_be_empty:
-            raise ApiError(faults.EMPTY_KEY)
-        return Set(
-            self._stores.key(store, key, http=True, named=named), orjson.dumps(value, option=orjson.OPT_SORT_KEYS),
-            etag or None, concurrency, consistency, metadata, content_type, True,
-        )  # fmt: skip
 
     async def delete(self, call: HttpCall) -> Response:
         name, key = call.params
@@ -231,14 +201,14 @@ class StateBlock:
     async def bulk_get(self, call: HttpCall) -> Response:
         store = self._stores.find(call.params[0], http=True)
         try:
-            fields = _fields(gojson.loads(call.body()))
+            fields = fields_of(gojson.loads(call.body()))
             keys = fields.get("keys") or []
             parallelism = fields.get("parallelism") or 0
             if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
                 raise ValueError("keys must be a list of strings")
             if not isinstance(parallelism, int):
                 raise ValueError("parallelism must be an integer")
-            metadata = {**_metadata(fields), **call.metadata()}
+            metadata = {**metadata_of(fields), **call.metadata()}
         except (ValueError, BodyTooLarge, BodyIncomplete) as error:
             raise ApiError(faults.MALFORMED, text=f"failed deserializing HTTP body: {error}") from error
         if not keys:
@@ -266,31 +236,18 @@ class StateBlock:
         store = self._stores.find(call.params[0], http=True)
         self._transactional(store)
         try:
-            fields = _fields(gojson.loads_spelled(call.body()))
+            fields = fields_of(gojson.loads_spelled(call.body()))
             rows = fields.get("operations") or []
             if not isinstance(rows, list):
                 raise ValueError("operations must be a list")
             shared = call.metadata()
-            operations = [self._operation(store, row, shared) for row in rows]
-            metadata = {**_metadata(fields), **shared}
+            operations = [read_operation(self._stores, store, row, shared) for row in rows]
+            metadata = {**metadata_of(fields), **shared}
         except (ValueError, BodyTooLarge, BodyIncomplete) as error:
             raise ApiError(faults.MALFORMED, text=f"failed deserializing HTTP body: {error}") from error
         if operations:
             await self._transact(store, operations, metadata, call)
         return Response(204)
-
-    def _operation(self, store: Store, row: object, shared: dict[str, str]) -> Set | Delete:
-        fields = _fields(row)
-        kind = _text(fields, "operation")
-        request = fields.get("request")
-        if kind == "upsert":
-            return self._set_request(store, request, shared, named=False, may_be_empty=True)
-        if kind != "delete":
-            raise ApiError(faults.UNKNOWN_OPERATION, operation=kind)
-        inner = _fields(request)
-        concurrency, consistency = _options(inner.get("options"))
-        key = self._stores.key(store, _text(inner, "key"), http=True, named=False)
-        return Delete(key, _text(inner, "etag") or None, concurrency, consistency, {**_metadata(inner), **shared})
 
     # -- gRPC
 
@@ -361,7 +318,7 @@ class StateBlock:
         store = self._stores.find(request.store_name, http=False)
         deletions = [self._rpc_deletion(store, item) for item in request.states]
         try:
-            await self._timed("bulk_delete", store.name, _each(store.component.delete, deletions))
+            await self._timed("bulk_delete", store.name, each(store.component.delete, deletions))
         except ComponentError as error:
             raise _etag(faults.BULK_DELETE, error, store=store.name) from error
         return EMPTY
@@ -382,46 +339,6 @@ class StateBlock:
         return EMPTY
 
 
-async def _gather(work: Any, requests: Sequence[Any], limit: int) -> list[Any]:
-    """Run `work` over `requests`, at most `limit` at once, answers in order; the first error ends the rest."""
-    if len(requests) == 1:
-        return [await work(requests[0])]
-    slots = asyncio.Semaphore(limit)
-
-    async def one(request: Any) -> Any:
-        async with slots:
-            return await work(request)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(request)) for request in requests]
-    except* ComponentError as errors:
-        raise _leaf(errors) from errors
-    return [task.result() for task in tasks]
-
-
-async def _each(work: Any, requests: Sequence[Any]) -> None:
-    """Run a write for every request and let all of them end before the first error is raised, ETag conflicts first."""
-    slots = asyncio.Semaphore(PARALLEL)
-
-    async def one(request: Any) -> BaseException | None:
-        async with slots:
-            try:
-                await work(request)
-            except ComponentError as error:
-                return error
-        return None
-
-    failures = [error for error in await asyncio.gather(*map(one, requests)) if error is not None]
-    if failures:
-        raise next((e for e in failures if isinstance(e, (EtagMismatch, EtagInvalid))), failures[0])
-
-
-def _leaf(errors: BaseExceptionGroup[ComponentError]) -> ComponentError:
-    first = errors.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
-
-
 def _etag(fault: Any, error: ComponentError, **values: Any) -> ApiError:
     """The statuses of ETag conflicts override those of the row (spec `http-api.md` 3.2)."""
     if isinstance(error, EtagMismatch):
@@ -429,50 +346,3 @@ def _etag(fault: Any, error: ComponentError, **values: Any) -> ApiError:
     elif isinstance(error, EtagInvalid):
         fault = replace(fault, http_status=400, grpc_status=Code.INVALID_ARGUMENT)
     return ApiError(fault, error=error, **values)
-
-
-def _kind(value: object) -> str:
-    return {dict: "object", list: "array", str: "string", bool: "bool"}.get(type(value), "number")
-
-
-def _fields(item: object) -> dict[str, Any]:
-    if item is None:
-        return {}
-    if not isinstance(item, dict):
-        raise _no_object(item)
-    return {name.lower(): value for name, value in item.items()}
-
-
-def _no_object(item: object) -> ValueError:
-    return ValueError(f"json: cannot unmarshal {_kind(item)} where an object is expected")
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    return _string(fields.get(name), name)
-
-
-def _string(value: object, name: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"json: cannot unmarshal {_kind(value)} into field {name} of type string")
-    return value
-
-
-def _metadata(fields: dict[str, Any]) -> dict[str, str]:
-    return _strings(fields.get("metadata"))
-
-
-def _strings(value: object) -> dict[str, str]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise ValueError("json: metadata must be an object of strings")
-    return dict(value)
-
-
-def _options(item: object) -> tuple[str, str]:
-    options = _fields(item)
-    if not options:
-        return "", ""
-    return _text(options, "concurrency"), _text(options, "consistency")
