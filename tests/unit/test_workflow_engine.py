@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from pillion.wire.messages import backend
 from pillion.wire.messages import taskhub as m
 from pillion.workflow.faults import (
     DescendantsActive,
+    IdInvalid,
     InstanceActive,
     InstanceMissing,
     InstanceStalled,
@@ -316,6 +318,29 @@ def test_a_child_whose_id_is_taken_fails_in_its_parent() -> None:
             await b.hub.start(Start("waits", "taken"))
             await b.hub.start(Start("parent", "p"))
             assert (await b.done("p")).output == '"WorkflowInstanceAlreadyExists"'
+
+    run(test())
+
+
+@pytest.mark.parametrize("child_id", ["a/b", "a#b", "x" * 600, "a\x00b"])
+def test_a_child_whose_id_cannot_be_fails_in_its_parent(child_id: str) -> None:
+    """Nothing could wake it: rather than to be asked for without end, it has failed."""
+
+    def parent(ctx: Context, _: Any) -> Generator[Any, Any, Any]:
+        try:
+            yield ctx.call_child("waits", instance_id=child_id)
+        except ActivityFailed as error:
+            return [error.details.errorType, error.details.errorMessage]
+
+    async def test() -> None:
+        async with bench({"parent": parent}) as b:
+            with pytest.raises(IdInvalid, match="no workflow can have the ID"):
+                await b.hub.start(Start("parent", child_id))
+            await b.hub.start(Start("parent", "p"))
+            kind, text = json.loads((await b.done("p")).output)
+            assert kind == "WorkflowInstanceIdInvalid"
+            assert text.startswith("no workflow can have the ID")
+            assert await b.hub.get(child_id) is None
 
     run(test())
 

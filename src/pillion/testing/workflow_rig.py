@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 from pillion.clock import SystemClock
+from pillion.jobs.validate import check_key
 from pillion.kinds.actors import ActorReply, NoHost, Owner, Tick
 from pillion.kinds.config import Workflow
 from pillion.kinds.jobs import JobExists
@@ -89,6 +90,7 @@ class JobsInMemory:
         self.scheduled = 0
 
     async def schedule(self, key: JobKey, job: Job, *, overwrite: bool = False) -> None:
+        check_key(key)
         if key in self.jobs and not overwrite:
             raise JobExists(f"job {key.text} exists")
         self.scheduled += 1

@@ -10,9 +10,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
+from pillion.kinds.jobs import JobInvalid
 from pillion.workflow import duties, history
 from pillion.workflow.family import parent_of
-from pillion.workflow.faults import DescendantsActive, InstanceActive, NotReady
+from pillion.workflow.faults import DescendantsActive, IdInvalid, InstanceActive, NotReady
 from pillion.workflow.instance import Instance, Mail
 from pillion.workflow.rows import Step
 from pillion.workflow.runner import Runner
@@ -59,7 +60,10 @@ async def _try(
     due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
     if start.HasField("scheduledStartTimestamp"):
         due = max(due, history.nanoseconds(start.scheduledStartTimestamp) / 1e9)
-    await engine.put_wake(instance_id, due, 0)
+    try:
+        await engine.put_wake(instance_id, due, 0)
+    except JobInvalid as error:
+        raise IdInvalid(f"no workflow can have the ID '{instance_id}': {error}") from error
     if runner is None:
         if instance_id in engine.runners or instance_id in engine.reading:
             return False

@@ -21,6 +21,7 @@ from pillion.workflow.family import child_start, is_child_of, parent_of, propaga
 from pillion.workflow.faults import (
     AccessDenied,
     DescendantsUnknown,
+    IdInvalid,
     InstanceActive,
     InstanceMissing,
     NotReady,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion.workflow")
 
 ALREADY_EXISTS = "WorkflowInstanceAlreadyExists"
+ID_INVALID = "WorkflowInstanceIdInvalid"
+"""Our own: the reference asks for such a child for ever."""
 FINISH_WAIT_S = 5.0
 """So long a request that needs a finished instance waits for its last duties."""
 OVER, YES = "pillion.IsOver", b"1"
@@ -111,6 +114,9 @@ async def _create_child(engine: Engine, runner: Runner, created: Event) -> None:
     except InstanceActive as error:
         failed = history.child_failed(now_ns, created.eventId, ALREADY_EXISTS, str(error))
         runner.deliver(Mail.of(failed))
+    except IdInvalid as error:
+        failed = history.child_failed(now_ns, created.eventId, ID_INVALID, str(error))
+        runner.deliver(Mail.of(failed))
     except AccessDenied:
         failed = history.child_failed(now_ns, created.eventId, ACCESS_DENIED, DENIED_TEXT)
         runner.deliver(Mail.of(failed))
@@ -130,7 +136,7 @@ async def _send(engine: Engine, runner: Runner, one: Send) -> None:
             await create(engine, app_id, instance_id, event)
         else:
             await engine.calls.tell(names.workflow(app_id), instance_id, event)
-    except (InstanceMissing, InstanceActive, AccessDenied) as error:
+    except (InstanceMissing, InstanceActive, IdInvalid, AccessDenied) as error:
         log.warning("workflow '%s': what it sent to '%s' is dropped: %s", runner.instance_id, instance_id, error)
     await runner.sent(one)
 

@@ -32,6 +32,12 @@ class NothingToMend(InstanceMissing):
     """The instance is there, but not what should be retried or skipped."""
 
 
+class IdInvalid(WorkflowFault):
+    """No job can be named after an instance of this id, so there cannot be one."""
+
+    status = Code.INVALID_ARGUMENT
+
+
 class InstanceActive(WorkflowFault):
     """An instance of this id is there and not finished."""
 
@@ -114,6 +120,7 @@ _BY_FORM: tuple[tuple[re.Pattern[str], type[WorkflowFault]], ...] = tuple(
     (re.compile(f"(?:{form})$", re.DOTALL), fault)
     for form, fault in (
         ("an active workflow with ID '.*' already exists", InstanceActive),
+        ("no workflow can have the ID '.*': .*", IdInvalid),
         (r"workflow '.*' waits for no activity -?\d+|no turn of workflow '.*' is put aside", NothingToMend),
         ("a workflow with ID '.*' has finished, but its child '.*' has not", DescendantsActive),
         ("how the child '.*' stands could not be found out: .*", DescendantsUnknown),
