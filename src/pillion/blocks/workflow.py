@@ -45,7 +45,7 @@ _UNKNOWN = "UNKNOWN"
 _SHOWN = frozenset(Status) - {Status.STALLED}
 _ZERO = "0001-01-01T00:00:00Z"
 """How a time that is not known is written: Go's zero value."""
-_ZERO_S = -62_135_596_800
+_ZERO_S, _LAST_S = -62_135_596_800, 253_402_300_799
 _NANOS = 1_000_000_000
 _VERSIONS = ("v1.0", "v1.0-beta1", "v1.0-alpha1")
 _DONE = b"{}"
@@ -301,11 +301,13 @@ def properties(found: Snapshot) -> dict[str, str]:
 
 
 def time_text(ns: int | None) -> str:
-    """A time as Go's JSON writes it: RFC 3339 with as many digits as needed."""
+    """A time as Go's JSON writes it: RFC 3339 with as many digits as needed. Workers and clients may name times beyond
+    the years that this can write: they are shown as the first and the last one.
+    """
     if ns is None:
         return _ZERO
-    seconds, nanos = divmod(ns, _NANOS)
-    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    seconds, nanos = divmod(min(max(ns, _ZERO_S * _NANOS), _LAST_S * _NANOS), _NANOS)
+    whole = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
     fraction = f".{nanos:09d}".rstrip("0") if nanos else ""
     return f"{whole}{fraction}Z"
 

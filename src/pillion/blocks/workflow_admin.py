@@ -262,11 +262,23 @@ def _wait(wait: Wait) -> dict[str, object]:
     return document
 
 
+_TIMES = {"executionStarted": "scheduledStartTimestamp", "timerCreated": "fireAt", "timerFired": "fireAt"}
+
+
 def event_document(data: bytes) -> dict[str, object]:
     """An event of a history as JSON: its type, number and time, and its own fields."""
     event = taskhub.HistoryEvent.FromString(data)
     kind = event.WhichOneof("eventType") or ""
-    fields = json_format.MessageToDict(getattr(event, kind)) if kind else {}
+    try:
+        fields = json_format.MessageToDict(getattr(event, kind)) if kind else {}
+    except (ValueError, json_format.Error):  # a time beyond the years that JSON has
+        if kind not in _TIMES:
+            raise
+        body, name = getattr(event, kind), _TIMES[kind]
+        stamp = getattr(body, name)
+        shown = time_text(stamp.seconds * _NANOS + stamp.nanos)
+        body.ClearField(name)
+        fields = json_format.MessageToDict(body) | {name: shown}
     stamp = event.timestamp
     return {
         "id": event.eventId, "type": kind, "time": time_text(stamp.seconds * _NANOS + stamp.nanos), "fields": fields,
