@@ -29,7 +29,8 @@ def test_times_are_written_as_far_as_there_are_words_for_them() -> None:
 
 @pytest.mark.parametrize("seconds", FAR)
 def test_events_of_histories(seconds: int) -> None:
-    event = m.HistoryEvent(eventId=3, timestamp={"seconds": seconds})
+    event = m.HistoryEvent(eventId=3)
+    event.timestamp.seconds = seconds
     event.timerCreated.fireAt.seconds = seconds
     event.timerCreated.name = "far"
     fields = event_document(event.SerializeToString())["fields"]
@@ -56,7 +57,7 @@ def test_starts_and_timers(seconds: int) -> None:
         answer.actions.add(id=0).createTimer.fireAt.seconds = seconds
         bench.hub.complete_workflow(answer)
         if seconds > 0:
-            while bench.hub.engine.status("timed") is not Status.RUNNING:
+            while bench.hub.engine.status("timed") is not Status.RUNNING:  # noqa: ASYNC110 - nobody announces it
                 await asyncio.sleep(0)
             found = await bench.hub.inspect("timed")
             assert found is not None

@@ -26,8 +26,8 @@ LAST_S = 253402300799.0
 
 
 def moment(seconds: float) -> str:
-    """A due time for the scheduler: RFC 3339 in UTC, with its milliseconds; never earlier than asked, but not beyond the
-    years that RFC 3339 has: clients and workers may name any.
+    """A due time for the scheduler: RFC 3339 in UTC, with its milliseconds; never earlier than asked, but not beyond
+    the years that RFC 3339 has: clients and workers may name any.
     """
     whole, part = divmod(-(-min(max(seconds, 0.0), LAST_S) * 1000 // 1), 1000)
     return f"{rfc3339(whole)[:-1]}.{int(part):03d}Z"
