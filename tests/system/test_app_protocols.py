@@ -150,3 +150,4 @@ def test_reflection_and_health(tmp_path: Path) -> None:
         listing = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
         (reply,) = listing(iter([b"\x3a\x00"]), timeout=60)
         assert b"dapr.proto.runtime.v1.Dapr" in reply
+        assert b"grpc.health.v1.Health" in reply

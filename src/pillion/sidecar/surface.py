@@ -35,7 +35,7 @@ from pillion.blocks.streaming import StreamingBlock
 from pillion.blocks.subscriptions import Subscriptions
 from pillion.blocks.subtle import SubtleBlock
 from pillion.net.grpc_client import Channel
-from pillion.net.grpc_extras import Health, reflection_methods
+from pillion.net.grpc_extras import HEALTH, Health, reflection_methods
 from pillion.net.grpc_server import GrpcOptions
 from pillion.net.h2_driver import Keepalive
 from pillion.net.h2_pool import PoolOptions
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion.sidecar")
 PEER_POOL = PoolOptions(connect_timeout_s=30.0, keepalive=Keepalive(ping_after_s=10.0, idle_s=180.0, always=True))
 """Towards other sidecars: pings also without calls, connections kept for three idle minutes (spec `grpc-api.md` 1)."""
-OFFERED = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService", "pillion.state.v1.State")
+OFFERED = ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService", "pillion.state.v1.State", HEALTH)
 INTERNAL = ("dapr.proto.internals.v1.ServiceInvocation",)
 LAST_TURNS_SHARE = 0.75
 """How much of the time in which actors end their turns may take; the rest is for telling the application."""
