@@ -14,11 +14,12 @@ from pillion.kinds.config import Retention, Workflow
 from pillion.testing.workflow_rig import Rig
 from pillion.wire.messages import taskhub as m
 from pillion.workflow.hub import Start
-from pillion.workflow.workers import Item, Workers
+from pillion.workflow.items import Item
+from pillion.workflow.workers import Workers
 from workflow_support import WAIT_S, bench, memory_store
 
 if TYPE_CHECKING:
-    from pillion.workflow.workers import Stream
+    from pillion.workflow.streams import Stream
 
 
 def activity(name: str, heard: list[str]) -> Item:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping, Sequence
 
     from pillion.kinds.state import Operation
-    from pillion.workflow.workers import Stream
+    from pillion.workflow.streams import Stream
 
 LATER = b"\xb2\x09\x03abc"
 """Field 150, which no message of ours has."""

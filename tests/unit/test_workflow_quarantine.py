@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pillion.kinds.actors import ActorReply
     from pillion.testing.workflow_worker import Context
     from pillion.workflow.snapshot import Wait
-    from pillion.workflow.workers import Stream
+    from pillion.workflow.streams import Stream
 
 
 def both(ctx: Context, _: Any) -> Generator[Any, Any, Any]:

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from pillion.kinds.mcp import McpError
 from pillion.wire.messages import workflows as m
 from pillion.workflow.builtin import Activity, Child, WorkflowFailed
-from pillion.workflow.workers import INTERNAL
+from pillion.workflow.items import INTERNAL
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence

@@ -27,9 +27,9 @@ from pillion.workflow.family import propagate
 from pillion.workflow.history import Event
 from pillion.workflow.instance import Mail
 from pillion.workflow.invocations import activity_id, key_of, lost_in, request
+from pillion.workflow.items import Item
 from pillion.workflow.losses import Lost
 from pillion.workflow.snapshot import Wait
-from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:
     from pillion.observe.tracing import Span

@@ -22,7 +22,7 @@ from pillion.workflow import history
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pillion.workflow.workers import Item
+    from pillion.workflow.items import Item
 
 log = logging.getLogger("pillion.workflow")
 

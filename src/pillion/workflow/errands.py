@@ -26,10 +26,10 @@ from pillion.workflow import history
 from pillion.workflow.faults import InstanceMissing, NotReady
 from pillion.workflow.history import Event
 from pillion.workflow.invocations import AGAIN, AWAIT, EXECUTE, LOSSES, LOST, WasLost, key_of, request, unwrapped
+from pillion.workflow.items import Item
 from pillion.workflow.losses import MOST_LOSSES, NOTHING, SUSPICIOUS, Lost, Tally
 from pillion.workflow.snapshot import Wait
 from pillion.workflow.surroundings import moment
-from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -24,9 +24,9 @@ from pillion.workflow import turn as turns
 from pillion.workflow.faults import InstanceStalled, StoreUnfit
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.instance import Mail, has_heard, heard_by_now, mark_of
+from pillion.workflow.items import Item
 from pillion.workflow.losses import TURN, Losses, Lost
 from pillion.workflow.rows import Step
-from pillion.workflow.workers import Item
 
 if TYPE_CHECKING:
     from pillion.workflow.activities import Run

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from pillion.workflow.builtin import Run, Workflow
     from pillion.workflow.history import Event
     from pillion.workflow.hub import Rerun, Start
+    from pillion.workflow.streams import Stream
     from pillion.workflow.surroundings import Surroundings
-    from pillion.workflow.workers import Limits, Stream
+    from pillion.workflow.workers import Limits
 
 HOST_NAME = "workflow"
 FOREVER_S = 10.0 * 365 * 86400

@@ -12,8 +12,8 @@ from pillion.workflow.snapshot import Wait
 
 if TYPE_CHECKING:
     from pillion.workflow.history import Event
+    from pillion.workflow.items import Item
     from pillion.workflow.runner import Runner
-    from pillion.workflow.workers import Item
 
 
 def waiting(runner: Runner) -> tuple[Wait, ...]:

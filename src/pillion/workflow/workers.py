@@ -9,14 +9,15 @@ Knows: items, streams, limits. Never knows: instances' states, stores, gRPC.
 
 from __future__ import annotations
 
-import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pillion.workflow.gates import Gates, share
 from pillion.workflow.history import frame
-from pillion.workflow.hub import STATEFUL_HISTORY, StreamEnded
+from pillion.workflow.hub import STATEFUL_HISTORY
+from pillion.workflow.items import INTERNAL, Item
+from pillion.workflow.streams import Stream
 
 if TYPE_CHECKING:
     import random
@@ -25,56 +26,12 @@ if TYPE_CHECKING:
     from pillion.clock import Clock
     from pillion.kinds.config import Workflow
     from pillion.wire.messages import taskhub
-    from pillion.workflow.gates import Gate, Gated
-    from pillion.workflow.question import Turn
+    from pillion.workflow.gates import Gated
 
 WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
-REMEMBERED = 4096
-"""So many instances are known to be in the cache of a worker with STATEFUL_HISTORY."""
 ALONE = (0, 1)
 """The rank of a host that knows of no other one."""
-INTERNAL = "dapr.internal."
-"""Workflows and activities whose names begin so are the sidecar's own: no worker is ever given one."""
-
-
-class Item:
-    """One piece of work. `turn` for a workflow's turn, `payload` (a serialised `ActivityRequest`) for an activity.
-
-    `done` is called once with the worker's answer, or `lost` when the worker is lost that holds it; neither, if the
-    item is withdrawn before.
-    """
-
-    __slots__ = (
-        "done", "gates", "gone", "holder", "instance_id", "lost", "mark", "name", "offered", "payload", "since",
-        "task_id", "token", "turn",
-    )  # fmt: skip
-
-    def __init__(
-        self, instance_id: str, name: str, done: Callable[[taskhub.WorkflowResponse | taskhub.ActivityResponse], None],
-        lost: Callable[[], None], *, turn: Turn | None = None, mark: tuple[int, int] = (0, 0), task_id: int = -1,
-        payload: bytes = b"",
-    ) -> None:  # fmt: skip
-        self.instance_id = instance_id
-        self.name = name
-        self.done = done
-        self.lost = lost
-        self.turn = turn
-        self.mark = mark
-        """Events and bytes that were the past in the turn before: what its worker keeps."""
-        self.task_id = task_id
-        self.payload = payload
-        self.gates: list[Gate] = []
-        self.gone = False
-        self.holder: Stream | None = None
-        self.offered = 0.0
-        self.since = 0.0
-        """When the present worker took it, seconds since 1970."""
-        self.token = ""
-
-    def __repr__(self) -> str:
-        what = f"turn of {self.instance_id!r}" if self.turn is not None else f"{self.instance_id!r}/{self.task_id}"
-        return f"<Item {what}{' held' if self.holder else ''}>"
 
 
 @dataclass(slots=True)
@@ -82,51 +39,6 @@ class Limits:
     """What bounds the queue; see the constant above."""
 
     window: int = WINDOW
-
-
-class Stream:
-    """One worker's stream; satisfies `hub.WorkStream`."""
-
-    def __init__(self, workers: Workers, *, stateful: bool) -> None:
-        self._workers = workers
-        self.stateful = stateful
-        self.items: dict[str, Item] = {}
-        self.turns = 0
-        self.activities = 0
-        self.own: deque[Item] = deque()
-        """Turns of instances whose history this worker has."""
-        self.cached: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        """Generation and number of events that the worker has of an instance."""
-        self.waiter: asyncio.Future[None] | None = None
-        self.closed = False
-
-    async def next(self) -> bytes:
-        loop = asyncio.get_running_loop()
-        while True:
-            if self.closed:
-                raise StreamEnded("shutting down")
-            item = self._workers.take(self)
-            if item is not None:
-                return self._workers.hand(self, item)
-            self.waiter = loop.create_future()
-            self._workers.idle(self)
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
-
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    def close(self, *, left: bool = False) -> None:
-        if not self.closed:
-            self.closed = True
-            self.wake()
-            self._workers.lost(self, left=left)
-
-    def __repr__(self) -> str:
-        return f"<Stream {self.turns} turns, {self.activities} activities{', closed' if self.closed else ''}>"
 
 
 class Workers:
@@ -365,11 +277,7 @@ class Workers:
             stream.activities += 1
             return frame(0x12, item.payload) + tail
         stream.turns += 1
-        known = None
-        if stream.stateful:
-            has = stream.cached.pop(item.instance_id, None)
-            if has is not None and has == (turn.generation, item.mark[0]) and item.mark[0]:
-                known = item.mark
+        known = stream.known(item, turn) if stream.stateful else None
         return frame(0x0A, turn.request(known)) + tail
 
     # --- answers ---
@@ -380,12 +288,7 @@ class Workers:
             return
         stream = item.holder
         if stream is not None and stream.stateful and not item.gone:
-            if any(action.HasField("completeWorkflow") for action in answer.actions):
-                stream.cached.pop(item.instance_id, None)
-            else:
-                stream.cached[item.instance_id] = (item.turn.generation, item.turn.past_count)
-                if len(stream.cached) > REMEMBERED:
-                    stream.cached.popitem(last=False)
+            stream.answered(item, item.turn, answer)
         self._finish(item, answer)
 
     def complete_activity(self, answer: taskhub.ActivityResponse) -> None:
