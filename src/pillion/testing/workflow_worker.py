@@ -126,8 +126,12 @@ class Context:
         self.open[number] = waiting
         return waiting
 
-    def call_child(self, name: str, input: Any = None, *, instance_id: str = "", app_id: str = "") -> Waitable:
+    def call_child(
+        self, name: str, input: Any = None, *, instance_id: str = "", app_id: str = "", scope: int = 0
+    ) -> Waitable:
         body = m.CreateChildWorkflowAction(name=name, input=_text(input), instanceId=instance_id)
+        if scope:
+            body.historyPropagationScope = scope
         number, waiting = self._action(createChildWorkflow=body, router=_router(app_id))
         self.open[number] = waiting
         return waiting

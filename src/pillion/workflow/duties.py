@@ -186,13 +186,36 @@ async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) ->
     done = not runner.closed
     if done:
         await _retain(engine, runner)
-        await _until_done(
-            lambda: surroundings.scheduler.delete(engine.key(engine.workflow_type, instance.instance_id, WAKE))
-        )
+        # Not in this task, which ends when the instance leaves: what was asked for may be done after that.
+        await asyncio.shield(engine.tasks.start(end_wake(engine, runner), "wake"))
     runner.finishing = None
     if not runner.closed:
         engine.release(runner)
     return done
+
+
+async def end_wake(engine: Engine, runner: Runner) -> None:
+    """Delete the job of a finished instance.
+
+    When the instance has left meanwhile, its new owner may have let the id be used again, and the job that went may
+    have been the one of that: then it is put again.
+    """
+    instance_id = runner.instance_id
+    surroundings = engine.surroundings
+    await _until_done(
+        lambda: surroundings.scheduler.delete(engine.key(engine.workflow_type, instance_id, WAKE)),
+        lambda: not runner.closed,
+    )
+    if runner.closed:
+        await _until_done(lambda: restore_wake(engine, instance_id))
+
+
+async def restore_wake(engine: Engine, instance_id: str) -> None:
+    """Put the job of an instance that goes on."""
+    instance = await engine.rows.load(instance_id)
+    if instance is not None and instance.exists and not instance.status.terminal:
+        due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
+        await engine.put_wake(instance_id, due, 0)
 
 
 async def see_through(engine: Engine, runner: Runner) -> None:
@@ -268,9 +291,9 @@ async def _retain(engine: Engine, runner: Runner) -> None:
     await _until_done(lambda: engine.surroundings.scheduler.schedule(key, job, overwrite=True))
 
 
-async def _until_done(call: Callable[[], Awaitable[None]]) -> None:
+async def _until_done(call: Callable[[], Awaitable[None]], wanted: Callable[[], bool] = lambda: True) -> None:
     pause_s = 0.2
-    while True:
+    while wanted():
         try:
             await call()
         except ComponentError as error:

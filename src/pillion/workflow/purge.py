@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.wire.messages import taskhub as m
-from pillion.workflow.duties import FINISH_WAIT_S
+from pillion.workflow.duties import FINISH_WAIT_S, restore_wake
 from pillion.workflow.faults import InstanceMissing, InstanceStalled, NotCompleted, NotReady, from_remote
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.surroundings import RETENTION, WAKE
@@ -79,8 +79,8 @@ async def _deletable(engine: Engine, instance_id: str, *, force: bool) -> Runner
 
 
 async def _delete(engine: Engine, runner: Runner, *, force: bool, ended: int | None = None) -> None:
-    """Delete the rows, then the jobs: a job without an instance deletes itself when it fires."""
-    instance_id = runner.instance_id
+    """Delete the rows, and the jobs: a `wake` without an instance deletes itself when it fires."""
+    instance_id, surroundings = runner.instance_id, engine.surroundings
     async with runner.lock:
         if runner.closed:
             raise NotReady(f"workflow '{instance_id}' has just been put away")
@@ -90,6 +90,8 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool, ended: int | N
         if ended is not None and (completed is None or nanoseconds(completed.timestamp) != ended):
             engine.rest(runner)
             raise NotCompleted
+        if force or surroundings.config.retention != type(surroundings.config.retention)():
+            await surroundings.scheduler.delete(engine.key(surroundings.names.retentioner(), instance_id, RETENTION))
         try:
             await engine.rows.delete(runner.instance)
         except ComponentError as error:
@@ -98,10 +100,8 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool, ended: int | N
             raise
         engine.release(runner)
     engine.watchers.changed(instance_id)
-    surroundings = engine.surroundings
     await surroundings.scheduler.delete(engine.key(engine.workflow_type, instance_id, WAKE))
-    if force or surroundings.config.retention != type(surroundings.config.retention)():
-        await surroundings.scheduler.delete(engine.key(surroundings.names.retentioner(), instance_id, RETENTION))
+    await restore_wake(engine, instance_id)  # somebody may have used the id again at once
 
 
 async def _purge_child(engine: Engine, parent_id: str, child: Child, *, force: bool) -> int:

@@ -40,7 +40,7 @@ def no_job_wakes(patch: Patch) -> None:
 
 
 def the_job_stays(patch: Patch) -> None:
-    async def nothing(call: Any) -> None:
+    async def nothing(call: Any, wanted: Any = None) -> None:
         return None
 
     patch.setattr(duties, "_until_done", nothing)
