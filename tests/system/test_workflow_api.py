@@ -188,6 +188,12 @@ def test_the_command(sidecar: SidecarProcess) -> None:
     run("run", "waits", "-i", "cli-4")
     run("terminate", "cli-4", "-o", '"enough"', "--alone")
     until(sidecar, "cli-4", "TERMINATED")
+    run("run", "unheard-of", "-i", "cli-5")  # begun by nobody: it has no name but that of its start
+    until(sidecar, "cli-5", "UNKNOWN")
+    (unborn,) = json.loads(run("list", "--name", "unheard-of", "--json").stdout)
+    assert (unborn["instanceID"], unborn["name"], unborn["status"]) == ("cli-5", "unheard-of", "STALLED")
+    assert unborn["createdAt"] > "2020"
+    assert "unheard-of" in run("show", "cli-5").stdout
     assert "3 workflows" in run("purge", "cli-1", "cli-2", "cli-3").stderr
     missing = pillion(["workflow", "show", "cli-1"], home=sidecar.folder / "home", folder=sidecar.folder)
     assert missing.returncode != 0

@@ -567,7 +567,7 @@ def test_a_stalled_workflow_can_be_terminated() -> None:
             await until(lambda: b.hub.engine.status("c") is Status.STALLED)
             found = await b.hub.inspect("c")
             assert found is not None
-            assert (found.snapshot.name, found.snapshot.created_ns is None) == ("chain", False)
+            assert (found.snapshot.name, found.snapshot.asked_name) == ("", "chain")
             await b.hub.terminate("c", wait=True)
             assert (await b.done("c")).status is Status.TERMINATED
 

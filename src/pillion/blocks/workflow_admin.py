@@ -215,13 +215,15 @@ def _activity(call: HttpCall) -> tuple[str, int]:
 
 
 def _matches(found: Snapshot, wanted: frozenset[Status], name: str) -> bool:
-    return (not wanted or found.status in wanted) and (not name or found.name == name)
+    return (not wanted or found.status in wanted) and (not name or name in (found.name, found.asked_name))
 
 
 def _brief(found: Snapshot) -> dict[str, object]:
-    times = (("createdAt", found.created_ns), ("updatedAt", found.updated_ns), ("completedAt", found.completed_ns),
+    created_ns = found.asked_ns if found.created_ns is None else found.created_ns
+    times = (("createdAt", created_ns), ("updatedAt", found.updated_ns), ("completedAt", found.completed_ns),
              ("scheduledAt", found.scheduled_ns))  # fmt: skip
-    document: dict[str, object] = {"instanceID": found.instance_id, "name": found.name, "status": found.status.name}
+    document: dict[str, object] = {"instanceID": found.instance_id, "name": found.name or found.asked_name}
+    document["status"] = found.status.name
     document |= {key: time_text(ns) for key, ns in times if ns is not None}
     texts = (("version", found.version), ("customStatus", found.custom_status), ("parentID", found.parent_id or None),
              ("parentApp", found.parent_app or None))  # fmt: skip

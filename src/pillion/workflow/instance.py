@@ -297,10 +297,14 @@ class Instance:
         facts = self.facts
         if facts.started is None:
             waiting = self.start_event
-            scheduled = None
-            if waiting is not None and waiting.executionStarted.HasField("scheduledStartTimestamp"):
-                scheduled = nanoseconds(waiting.executionStarted.scheduledStartTimestamp)
-            return Snapshot(self.instance_id, facts.status, scheduled_ns=scheduled)
+            if waiting is None:
+                return Snapshot(self.instance_id, facts.status)
+            asked = waiting.executionStarted
+            scheduled = asked.HasField("scheduledStartTimestamp")
+            return Snapshot(
+                self.instance_id, facts.status, asked_name=asked.name, asked_ns=nanoseconds(waiting.timestamp),
+                scheduled_ns=nanoseconds(asked.scheduledStartTimestamp) if scheduled else None,
+            )  # fmt: skip
         started = facts.started.executionStarted
         done = None if facts.completed is None else facts.completed.executionCompleted
         parent = started.parentInstance if started.HasField("parentInstance") else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -231,10 +231,7 @@ def _packed(waiting: tuple[Wait, ...]) -> bytes:
 
 
 def _inspection(instance: Instance, waiting: tuple[Wait, ...], owner: str) -> Inspection:
-    found, begins = instance.snapshot(), instance.start_event
-    if not found.name and begins is not None:  # before its first turn the API tells no name, but people ask for it
-        found = replace(found, name=begins.executionStarted.name, created_ns=history.nanoseconds(begins.timestamp))
     return Inspection(
-        found, waiting, instance.generation, instance.facts.length, len(instance.inbox), instance.size,
+        instance.snapshot(), waiting, instance.generation, instance.facts.length, len(instance.inbox), instance.size,
         owner,
     )  # fmt: skip

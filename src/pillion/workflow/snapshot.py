@@ -37,7 +37,8 @@ TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.T
 class Snapshot:
     """One instance as it was committed. Times are nanoseconds since 1970, None: not yet, or not known.
 
-    Texts that are None were never set; an empty text was set to nothing. While PENDING the name may be "".
+    Texts that are None were never set; an empty text was set to nothing. Before its first turn an instance has, as in
+    the reference, neither name nor times: `asked_name` and `asked_ns` are what its start says.
     """
 
     instance_id: str
@@ -57,6 +58,8 @@ class Snapshot:
     parent_id: str = ""
     parent_app: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    asked_name: str = ""
+    asked_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
