@@ -13,26 +13,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pillion.errors import ComponentError
-from pillion.kinds.actors import LostPlace, Moved
+from pillion.kinds.actors import LostPlace
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import outbox, waits
 from pillion.workflow import turn as turns
-from pillion.workflow.faults import InstanceStalled, StoreUnfit
+from pillion.workflow.faults import StoreUnfit
 from pillion.workflow.history import nanoseconds
-from pillion.workflow.instance import Mail, has_heard, heard_by_now, mark_of
+from pillion.workflow.instance import Mail, heard_by_now
 from pillion.workflow.items import Item
-from pillion.workflow.losses import TURN, Losses, Lost
+from pillion.workflow.losses import TURN, Lost
+from pillion.workflow.reception import Reception, precious
 from pillion.workflow.rows import Step
+from pillion.workflow.writing import Gone
 
 if TYPE_CHECKING:
     from pillion.workflow.activities import Run
     from pillion.workflow.deliveries import Delivery
     from pillion.workflow.engine import Engine
-    from pillion.workflow.history import Event
     from pillion.workflow.instance import Instance
     from pillion.workflow.outbox import Send
     from pillion.workflow.question import Decision, Turn
@@ -40,27 +39,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pillion.workflow")
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
-RAISED = 1024
-"""So many raised events are known again although they are no longer, or not yet, in the history."""
 _RESULTS = frozenset({
     "taskCompleted", "taskFailed", "timerFired", "childWorkflowInstanceCompleted", "childWorkflowInstanceFailed",
 })  # fmt: skip
-
-
-@dataclass(slots=True)
-class Trouble:
-    """Why the instance does not get on: since when (seconds since 1970), how often it was tried."""
-
-    kind: str
-    since: float
-    error: str
-    attempts: int = 1
-
-
-class Gone(Exception):
-    """The runner was closed while it waited: another host, or nobody, has the instance now."""
 
 
 class Forced(Exception):
@@ -71,48 +52,34 @@ class Again(Exception):
     """The turn is to be offered to workers again: one was lost that had it, or it is given another chance."""
 
 
-class Runner:
-    """Drives one committed instance. `mail` is what waits for a turn, in its order."""
+class Runner(Reception):
+    """Drives one committed instance."""
 
     __slots__ = (
-        "_raised", "activities", "answer", "closed", "deliveries", "driving", "engine", "finishing", "flushing",
-        "in_turn", "incoming", "instance", "item", "leaving", "lock", "losses", "mail", "sends", "serial", "settled",
-        "slow", "trouble", "turn_since", "wake_due",
+        "activities", "answer", "deliveries", "driving", "finishing", "item", "leaving", "sends", "serial", "settled",
+        "turn_since", "wake_due",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, instance: Instance) -> None:
-        self.engine = engine
-        self.instance = instance
-        self.losses = Losses.unpack(instance.losses)
-        self.mail: list[Mail] = list(instance.inbox)
-        self._raised: dict[tuple[str, int], asyncio.Future[None] | None] = {
-            _mark(one.event): None for one in instance.inbox if one.event.HasField("eventRaised")
-        }
-        self.in_turn: list[Mail] = []
-        self.incoming: list[tuple[Mail, asyncio.Future[None]]] = []
+        super().__init__(engine, instance)
         self.activities: dict[int, Run] = {}
         self.deliveries: dict[str, Delivery] = {}
         self.settled: list[asyncio.Future[None]] = []
         self.sends: list[Send] = []
-        self.lock = asyncio.Lock()
         self.item: Item | None = None
         self.answer: asyncio.Future[m.WorkflowResponse] | None = None
         self.finishing: asyncio.Task[bool] | None = None
-        self.trouble: Trouble | None = None
         self.leaving: asyncio.Future[None] | None = None
         self.wake_due = 0.0
         self.serial = 0
         self.turn_since = 0.0
-        self.slow = False
         self.driving = False
-        self.flushing = False
-        self.closed = False
 
-    # --- what comes ---
+    def dropped(self, error: Exception) -> None:
+        self.engine.drop(self, error)
 
-    @property
-    def instance_id(self) -> str:
-        return self.instance.instance_id
+    def rested(self) -> None:
+        self.engine.rest(self)
 
     @property
     def idle(self) -> bool:
@@ -121,87 +88,6 @@ class Runner:
             self.driving or self.flushing or self.mail or self.activities or self.deliveries or self.finishing
             or self.incoming
         )  # fmt: skip
-
-    async def add(self, event: Event, execution: str | None = None) -> None:
-        """Take an event from outside: durable when this returns. What was seen before, what comes too late, and what is
-        for another `execution` of the instance, is taken without effect. Raises `InstanceStalled`, `Moved`.
-        """
-        facts = self.instance.facts
-        mail = Mail.of(event, execution)
-        if facts.completed is not None or not self.instance.is_for(mail):
-            return
-        done: asyncio.Future[None] = self.engine.loop.create_future()
-        if event.HasField("eventRaised"):
-            if facts.stalled is not None:
-                raise InstanceStalled
-            mark = _mark(event)
-            heard = self.instance.heard
-            if mark in facts.raised or (heard and has_heard(heard, mark_of(*mark))):
-                return
-            if mark in self._raised:
-                # The sender heard no answer and tries again: it hears one when the first is durable.
-                first = self._raised[mark]
-                if first is not None:
-                    await asyncio.shield(first)
-                return
-            self._raised[mark] = done
-            if len(self._raised) > RAISED:
-                del self._raised[next(iter(self._raised))]
-        self.incoming.append((mail, done))
-        if not self.flushing:
-            self.flushing = True
-            self.engine.tasks.start(self._flush(), "inbox")
-        await asyncio.shield(done)
-
-    async def _flush(self) -> None:
-        """Write what came to the inbox, all of it at once, and let its senders go."""
-        taken: list[tuple[Mail, asyncio.Future[None]]] = []
-        try:
-            while self.incoming and not self.closed:
-                async with self.lock:
-                    most = self.engine.rows.most_mail
-                    taken, self.incoming = self.incoming[:most], self.incoming[most:]
-                    if self.instance.facts.completed is None:
-                        mail = [one for one, _ in taken if self.instance.is_for(one)]  # it may have begun anew
-                        await self._write(Step([*self.instance.inbox, *mail], self.instance.generation))
-                        self.mail += mail
-                for _, done in taken:
-                    if not done.done():
-                        done.set_result(None)
-                taken = []
-                self.kick()
-        except (Gone, LostPlace) as error:
-            self.engine.drop(self, error)
-        finally:
-            self.flushing = False
-            for _, done in taken:
-                if not done.done():
-                    _refuse(done, Moved(f"workflow '{self.instance_id}' has moved"))
-        self.engine.rest(self)
-
-    def deliver(self, mail: Mail) -> None:
-        """Take an event that is not durable and need not be: a result that would be made again, a timer."""
-        if self.closed:
-            return
-        self.mail.append(mail)
-        if self.slow:
-            self.persist()
-        self.kick()
-
-    def persist(self) -> None:
-        """Write what came and has no row yet: the turn takes long."""
-        self.slow = True
-        if not self.closed and any(_precious(one) for one in (*self.in_turn, *self.mail)):
-            self.engine.tasks.start(self._persist(), "inbox")
-
-    async def _persist(self) -> None:
-        try:
-            async with self.lock:
-                loose = [one for one in (*self.in_turn, *self.mail) if _precious(one)]
-                if loose and not self.closed:
-                    await self._write(Step([*self.instance.inbox, *loose], self.instance.generation))
-        except (Gone, LostPlace) as error:
-            self.engine.drop(self, error)
 
     # --- turns ---
 
@@ -277,7 +163,7 @@ class Runner:
         if turn.terminating is not None and turn.facts.started is None and due is not None and due > now_ns:
             decision = turns.force(turn, now_ns)
         else:
-            if any(_precious(one) for one in mail):
+            if any(precious(one) for one in mail):
                 self.engine.slow.watch(self)
             try:
                 turn, decision = await self._ask(turn)
@@ -394,7 +280,7 @@ class Runner:
                 self.losses.forget(TURN)
                 # The past may have been given up in memory only: what is written down is that it stalled, and all
                 # that came, for this may take days.
-                loose = [one for one in (*mail, *self.mail) if _precious(one)]
+                loose = [one for one in (*mail, *self.mail) if precious(one)]
                 if decision.events or loose:
                     step = Step([*instance.inbox, *loose], instance.generation, events=decision.events)
                     await self._write(step)
@@ -432,59 +318,6 @@ class Runner:
         }
         return self.instance.facts.tasks.keys() - done
 
-    async def record(self, *, always: bool = False) -> bool:
-        """See that what was lost is written down, with all that others lost meanwhile; False: the instance has gone."""
-        try:
-            async with self.lock:
-                if not self.closed and (always or self.losses.pack() != self.instance.losses):
-                    await self._write(Step(self.instance.inbox, self.instance.generation))
-        except (Gone, LostPlace) as error:
-            self.engine.drop(self, error)
-        return not self.closed
-
-    async def tries(self, task_id: int) -> bool:
-        """Write that a suspect is about to be given to a worker; False: the instance has gone."""
-        self.losses.trying(task_id)
-        return await self.record()
-
-    async def _write(self, step: Step) -> None:
-        """Write a step, for as long as it takes; only the store's own failures are tried again.
-
-        Raises `LostPlace`, `StoreUnfit`, and `Gone` when the runner is closed meanwhile.
-        """
-        if self.losses.tallies or self.instance.losses:
-            step.losses = self.losses.pack()
-        prepared = self.engine.rows.prepare(self.instance, step)
-        pause_s = FIRST_PAUSE_S
-        while True:
-            if self.closed:
-                raise Gone
-            try:
-                await self.engine.rows.write(self.instance, step, prepared)
-            except (LostPlace, StoreUnfit):
-                raise
-            except ComponentError as error:
-                now = self.engine.surroundings.clock.now()
-                if self.trouble is None:
-                    self.trouble = Trouble("store", now, str(error))
-                    log.warning("workflow '%s': the state store fails, trying again: %s", self.instance_id, error)
-                else:
-                    self.trouble.attempts += 1
-                    self.trouble.error = str(error)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            else:
-                self.trouble = None
-                return
-
-    async def begin(self, step: Step) -> None:
-        """Write the step that creates the instance; the caller holds `lock`. Raises `Moved` when it has to leave."""
-        self.losses = Losses()
-        try:
-            await self._write(step)
-        except Gone:
-            raise Moved(f"workflow '{self.instance_id}' has moved while it was created") from None
-
     async def sent(self, done: Send) -> None:
         """One of `sends` has arrived; when it was the last, the row goes."""
         self.sends.remove(done)
@@ -508,10 +341,7 @@ class Runner:
         self._interrupt(Gone())
         if self.finishing is not None and self.finishing is not asyncio.current_task():
             self.finishing.cancel()
-        for _, done in self.incoming:
-            if not done.done():
-                _refuse(done, Moved(str(error)))
-        self.incoming.clear()
+        self.refuse_all(error)
 
     def waiting(self) -> tuple[Wait, ...]:
         """What the instance waits for; never empty while it is not finished."""
@@ -519,22 +349,6 @@ class Runner:
 
     def __repr__(self) -> str:
         return f"<Runner {self.instance!r}{' driving' if self.driving else ''}{' closed' if self.closed else ''}>"
-
-
-def _mark(event: Event) -> tuple[str, int]:
-    """What tells one raised event from another."""
-    return event.eventRaised.name, nanoseconds(event.timestamp)
-
-
-def _refuse(done: asyncio.Future[None], error: Exception) -> None:
-    """End a wait; its caller may have gone already."""
-    done.set_exception(error)
-    done.exception()
-
-
-def _precious(mail: Mail) -> bool:
-    """Whether losing it would cost work: a result without a row. Timers fire again by themselves."""
-    return not mail.stored and not mail.event.HasField("timerFired")
 
 
 def _is_result(mail: Mail) -> bool:
