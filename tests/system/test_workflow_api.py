@@ -82,8 +82,9 @@ def test_what_is_refused(sidecar: SidecarProcess) -> None:
     assert start(sidecar, "steps", 0, "%C3%A9t%C3%A9_1-2") == "été_1-2"
     waiting = start(sidecar, "waits")
     refused(
-        sidecar.post_json(f"{API}/waits/start?instanceID={waiting}", None), 500, "ERR_START_WORKFLOW", "already exists"
-    )
+        sidecar.post_json(f"{API}/waits/start?instanceID={waiting}", None), 500, "ERR_START_WORKFLOW",
+        f"rpc error: code = AlreadyExists desc = an active workflow with ID '{waiting}' already exists",
+    )  # fmt: skip
     refused(
         sidecar.request("GET", f"{API}/nobody"), 404, "ERR_INSTANCE_ID_NOT_FOUND",
         "unable to find workflow with the provided instance ID: nobody",

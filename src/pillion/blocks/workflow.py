@@ -23,7 +23,7 @@ from pillion.wire.gojson import escaped
 from pillion.wire.iso8601 import parse_rfc3339
 from pillion.wire.messages import runtime as m
 from pillion.wire.messages import wellknown
-from pillion.workflow.faults import InstanceMissing
+from pillion.workflow.faults import DescendantsActive, InstanceActive, InstanceMissing
 from pillion.workflow.hub import Start
 from pillion.workflow.snapshot import Status
 
@@ -105,6 +105,9 @@ class WorkflowBlock:
             return await workflows.start(order)
         except NoStateStore as error:
             raise ApiError(NO_STATE_STORE) from error
+        except (InstanceActive, DescendantsActive) as error:  # SDKs look for the name of the status
+            text = f"rpc error: code = AlreadyExists desc = {error}"
+            raise ApiError(faults.START, name=order.name, error=text) from error
         except ComponentError as error:
             raise ApiError(faults.START, name=order.name, error=error) from error
 
