@@ -87,24 +87,11 @@ def test_an_application_from_start_to_end(tmp_path: Path) -> None:
     assert (tmp_path / "state.sqlite").exists()
 
 
-SLOW = """
-import http.server, json, os, sys, time
-
-TOPICS = [{"pubsubname": "pubsub", "topic": "work", "route": "/work", "deadLetterTopic": "dead"},
-          {"pubsubname": "pubsub", "topic": "dead", "route": "/dead"}]
+ANSWERING = """
+import http.server, json, os, signal, sys, time
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.answer(TOPICS if self.path == "/dapr/subscribe" else {})
-
-    def do_POST(self):
-        number = json.loads(self.rfile.read(int(self.headers["content-length"])))["data"]
-        sys.stdout.write(f"begun {self.path} {number}\\n")  # in one piece: many threads write
-        time.sleep(0.5)
-        sys.stdout.write(f"handled {self.path} {number}\\n")
-        self.answer({"status": "SUCCESS"})
-
+class Answering(http.server.BaseHTTPRequestHandler):
     def answer(self, document):
         body = json.dumps(document).encode()
         self.send_response(200)
@@ -116,8 +103,32 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), Handler).serve_forever()
+def serve(handler):
+    http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), handler).serve_forever()
 """
+"""How the applications below begin: they answer in JSON and say nothing of their requests."""
+SLOW = (
+    ANSWERING
+    + """
+TOPICS = [{"pubsubname": "pubsub", "topic": "work", "route": "/work", "deadLetterTopic": "dead"},
+          {"pubsubname": "pubsub", "topic": "dead", "route": "/dead"}]
+
+
+class Handler(Answering):
+    def do_GET(self):
+        self.answer(TOPICS if self.path == "/dapr/subscribe" else {})
+
+    def do_POST(self):
+        number = json.loads(self.rfile.read(int(self.headers["content-length"])))["data"]
+        sys.stdout.write(f"begun {self.path} {number}\\n")  # in one piece: many threads write
+        time.sleep(0.5)
+        sys.stdout.write(f"handled {self.path} {number}\\n")
+        self.answer({"status": "SUCCESS"})
+
+
+serve(Handler)
+"""
+)
 """Takes half a second for a message, and ends at once when it is told to."""
 
 
@@ -142,11 +153,11 @@ def test_messages_are_finished_before_the_application_ends(tmp_path: Path) -> No
         assert again.wait() == 130
 
 
-HOSTING = """
-import http.server, json, os, signal, sys
+HOSTING = (
+    ANSWERING
+    + """
 
-
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(Answering):
     def do_GET(self):
         self.answer({"entities": ["Cat"]} if self.path == "/dapr/config" else [])
 
@@ -157,16 +168,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         sys.stdout.write(f"gone {self.path}\\n")
         self.answer({})
 
-    def answer(self, document):
-        body = json.dumps(document).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
 
 def end(*_):
     sys.stdout.write("told to end\\n")
@@ -175,8 +176,9 @@ def end(*_):
 
 
 signal.signal(signal.SIGTERM, end)
-http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), Handler).serve_forever()
+serve(Handler)
 """
+)
 """Hosts cats, and says which of them it was told to forget."""
 
 
