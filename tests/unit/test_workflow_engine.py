@@ -341,6 +341,8 @@ def test_a_child_whose_id_cannot_be_fails_in_its_parent(child_id: str) -> None:
             assert kind == "WorkflowInstanceIdInvalid"
             assert text.startswith("no workflow can have the ID")
             assert await b.hub.get(child_id) is None
+            with pytest.raises(IdInvalid):
+                await b.hub.rerun(Rerun("p", 0, child_id))
 
     run(test())
 
@@ -917,6 +919,6 @@ def test_what_has_begun_ends_before_more_begins() -> None:
                 await b.hub.raise_event(f"p{number}", "go")
             assert [(await b.done(one)).output for one in ids] == [str(number + 3) for number in range(40)]
             assert most <= 8
-            assert not b.hub.engine.outside
+            assert not b.hub.engine.admission
 
     run(test())

@@ -60,10 +60,7 @@ async def _try(
     due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
     if start.HasField("scheduledStartTimestamp"):
         due = max(due, history.nanoseconds(start.scheduledStartTimestamp) / 1e9)
-    try:
-        await engine.put_wake(instance_id, due, 0)
-    except JobInvalid as error:
-        raise IdInvalid(f"no workflow can have the ID '{instance_id}': {error}") from error
+    await _first_wake(engine, instance_id, due)
     if runner is None:
         if instance_id in engine.runners or instance_id in engine.reading:
             return False
@@ -90,13 +87,21 @@ async def _try(
             raise
     runner.mail = [mail]
     engine.watchers.changed(instance_id)
-    if engine.full:
+    if engine.admission.full:
         runner.mail = []
-        engine.outside[instance_id] = None
+        engine.admission.wait(instance_id)
         engine.release(runner)
     else:
         runner.kick()
     return True
+
+
+async def _first_wake(engine: Engine, instance_id: str, due: float) -> None:
+    """Raises `IdInvalid` for an id that no job can be named after."""
+    try:
+        await engine.put_wake(instance_id, due, 0)
+    except JobInvalid as error:
+        raise IdInvalid(f"no workflow can have the ID '{instance_id}': {error}") from error
 
 
 def _is_there(instance: Instance, event: Event) -> bool:
@@ -145,7 +150,7 @@ async def adopt(engine: Engine, instance_id: str, step: Step) -> bool:
     if runner is not None:
         return False
     due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
-    await engine.put_wake(instance_id, due, 0)
+    await _first_wake(engine, instance_id, due)
     if await engine.find(instance_id) is not None:
         return False
     runner = engine.runners[instance_id] = Runner(engine, Instance(instance_id))
