@@ -19,7 +19,7 @@ from pillion.sidecar.presence import running
 from ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from pillion.cli.plan import Launch
@@ -94,6 +94,34 @@ async def until(true: Callable[[], bool]) -> None:
     """Wait for something that real processes do, of which nothing tells us."""
     while not true():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+
+
+def test_messages_and_actors_end_before_any_application(tmp_path: Path) -> None:
+    """All messages first, then all actors, both while every application can answer; then the applications."""
+    note = tmp_path / "notes"
+    script = f"trap 'echo end >> {note}; exit 0' TERM; echo up >> {note}; while :; do sleep .02; done"
+    rig = Rig(tmp_path, ("a", script), ("b", script))
+    seen: list[str] = []
+
+    def noting(what: str) -> Callable[[], Coroutine[None, None, None]]:
+        async def told() -> None:
+            assert "end" not in note.read_text()
+            seen.append(what)
+
+        return told
+
+    async def main() -> int:
+        task = await rig.start()
+        await until(lambda: note.exists() and note.read_text().count("up") == 2)
+        for sidecar in rig.sidecars.values():
+            sidecar.end_messages = noting("messages")  # type: ignore[method-assign]
+            sidecar.release = noting("actors")  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await task
+
+    assert asyncio.run(asyncio.wait_for(main(), 30)) == 0
+    assert seen == ["messages", "messages", "actors", "actors"]
+    assert note.read_text().count("end") == 2
 
 
 def test_sidecars_are_there_first_and_last(tmp_path: Path) -> None:
