@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
@@ -20,11 +19,13 @@ from pillion.kinds.actors import LostPlace, Moved, NoHost
 from pillion.tasks import Tasks
 from pillion.workflow import duties, history, traces, wake
 from pillion.workflow.activities import Activities
+from pillion.workflow.admission import Admission
 from pillion.workflow.calls import Calls
 from pillion.workflow.custody import lay_down, take_up
 from pillion.workflow.deliveries import Deliveries
 from pillion.workflow.errands import Errands
 from pillion.workflow.faults import InstanceMissing, NotReady
+from pillion.workflow.idle import Idle
 from pillion.workflow.instance import Instance, Mail
 from pillion.workflow.outbox import unpack
 from pillion.workflow.question import Setting
@@ -62,9 +63,10 @@ class Engine:
         self.activity_type = names.activity()
         self.setting = Setting(names.app_id, surroundings.new_id)
         self.rows = Rows(names.app_id, self.workflow_type, surroundings.store, surroundings.random)
+        self.admission = Admission(self)
         self.workers = Workers(
             surroundings.clock, surroundings.random, surroundings.config, limits=limits, changed=changed,
-            taken=self._taken,
+            taken=self.admission.room,
         )  # fmt: skip
         self.tasks = Tasks("workflow engine")
         self.timers = Timers(surroundings.clock, surroundings.bounds.near_timer_s, self._ring)
@@ -76,19 +78,15 @@ class Engine:
         self.runners: dict[str, Runner] = {}
         self.creating: set[str] = set()
         self.reading: dict[str, asyncio.Future[Runner | None]] = {}
-        self._idle: OrderedDict[str, int] = OrderedDict()
-        self._idle_bytes = 0
+        self.idle = Idle(surroundings.bounds.idle_instances, surroundings.bounds.idle_bytes)
         self.watchers = Watchers()
         self.slow = SlowTurns(surroundings.bounds.slow_turn_s)
         self.calls = Calls(self)
         self._failures: dict[str, int] = {}
-        self._admitting: set[str] = set()
-        self.outside: dict[str, None] = {}
-        """Instances that are to begin and wait in the store, for the queue of work is long."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._departures = 0
         """How often instances had to leave: what was read meanwhile may be another host's by now."""
-        self._closed = False
+        self.closed = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -115,7 +113,7 @@ class Engine:
         while True:
             runner = self.runners.get(instance_id)
             if runner is not None:
-                self._in_use(instance_id)
+                self.idle.take(instance_id)
                 return runner
             reading = self.reading.get(instance_id)
             if reading is None:
@@ -123,7 +121,7 @@ class Engine:
             await asyncio.wait([reading])
 
     async def _read(self, instance_id: str) -> Runner | None:
-        if self._closed:
+        if self.closed:
             raise NotReady("the workflow engine is shutting down")
         future: asyncio.Future[Runner | None] = asyncio.get_running_loop().create_future()
         self.reading[instance_id] = future
@@ -179,38 +177,26 @@ class Engine:
             if instance_id not in self.creating:  # it is about to begin anew: what is known of it stays known
                 self.release(runner)
             return
-        self._in_use(instance_id)
-        size = runner.instance.size + 2000
-        self._idle[instance_id] = size
-        self._idle_bytes += size
-        bounds = self.surroundings.bounds
-        while len(self._idle) > bounds.idle_instances or (self._idle_bytes > bounds.idle_bytes and len(self._idle) > 1):
-            oldest = next(iter(self._idle))
+        self.idle.put(instance_id, runner.instance.size)
+        while (oldest := self.idle.surplus) is not None:
             found = self.runners.get(oldest)
             if found is None or not found.idle:
-                self._in_use(oldest)
+                self.idle.take(oldest)
             else:
                 self.release(found)
-        if self.outside:
-            self._taken()
-
-    def _in_use(self, instance_id: str) -> None:
-        size = self._idle.pop(instance_id, None)
-        if size is not None:
-            self._idle_bytes -= size
+        self.admission.room()
 
     def release(self, runner: Runner) -> None:
         """Forget an instance that nothing is done for; it is read again when something comes."""
         instance_id = runner.instance_id
         if self.runners.get(instance_id) is runner:
             del self.runners[instance_id]
-        self._in_use(instance_id)
+        self.idle.take(instance_id)
         runner.close(Moved(f"workflow '{instance_id}' is not in memory"))
         self.watchers.changed(instance_id)
-        if not self._closed:
+        if not self.closed:
             self.tasks.start(self._halt(instance_id), "halt")
-            if self.outside:
-                self._taken()
+            self.admission.room()
 
     async def _halt(self, instance_id: str) -> None:
         if instance_id not in self.runners:
@@ -232,7 +218,7 @@ class Engine:
     def discard(self, runner: Runner, error: Exception) -> None:
         if self.runners.get(runner.instance_id) is runner:
             del self.runners[runner.instance_id]
-        self._in_use(runner.instance_id)
+        self.idle.take(runner.instance_id)
         runner.close(error)
         self.watchers.changed(runner.instance_id)
 
@@ -242,7 +228,7 @@ class Engine:
         self.resume_later(runner.instance_id)
 
     def resume_later(self, instance_id: str) -> None:
-        if self._closed:
+        if self.closed:
             return
         count = self._failures[instance_id] = self._failures.get(instance_id, 0) + 1
         pause_s = min(0.5 * 2 ** min(count, 10), 60.0)
@@ -375,33 +361,6 @@ class Engine:
 
     # --- requests ---
 
-    @property
-    def full(self) -> bool:
-        """Whether instances that begin wait in the store: the queue of work is long, or as much is in progress here as
-        the workers' streams may hold."""
-        bounds, workers = self.surroundings.bounds, self.workers
-        in_progress = len(self.runners) - len(self._idle) + len(self._admitting)
-        return workers.queued >= bounds.queued_items or in_progress >= bounds.in_progress * max(1, workers.count)
-
-    def _taken(self) -> None:
-        """A worker took an item, or an instance came to rest: there may be room for some that wait in the store."""
-        while self.outside and len(self._admitting) < self.surroundings.bounds.resuming and not self.full:
-            instance_id = next(iter(self.outside))
-            del self.outside[instance_id]
-            if instance_id not in self.runners and not self._closed:
-                self._admitting.add(instance_id)
-                self.tasks.start(self._admit(instance_id), "admit")
-
-    async def _admit(self, instance_id: str) -> None:
-        try:
-            await self.find(instance_id)
-        except ComponentError as error:
-            log.warning("workflow '%s' cannot be read: %s", instance_id, error)
-            self.resume_later(instance_id)
-        finally:
-            self._admitting.discard(instance_id)
-            self._taken()
-
     def finish(self, runner: Runner, last_tasks: set[int] | None = None) -> None:
         """See to the last duties of a finished instance, unless that is being done."""
         if (runner.finishing is None or runner.finishing.done()) and not runner.closed:
@@ -463,7 +422,7 @@ class Engine:
 
     def waiting_unread(self, instance: Instance) -> tuple[Wait, ...]:
         """What an instance waits for that is not driven here."""
-        if instance.instance_id in self.outside:
+        if instance.instance_id in self.admission:
             return (Wait("worker", error=f"{self.workers.queued} turns and activities wait before it"),)
         return Runner(self, instance).waiting()
 
@@ -475,7 +434,7 @@ class Engine:
 
     async def close(self) -> None:
         """End everything; what is under way is taken up again by whoever owns the instances next."""
-        self._closed = True
+        self.closed = True
         self.workers.close()
         self.timers.close()
         self.slow.close()
@@ -486,4 +445,4 @@ class Engine:
         await self.tasks.close()
 
     def __repr__(self) -> str:
-        return f"<Engine {len(self.runners)} instances in memory, {len(self._idle)} idle, {self.workers!r}>"
+        return f"<Engine {len(self.runners)} instances in memory, {len(self.idle)} idle, {self.workers!r}>"
