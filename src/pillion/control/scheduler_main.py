@@ -123,8 +123,9 @@ def _check_addresses(options: Options) -> None:
         raise ConfigError(f"does not name this scheduler, {options.id}", where="--etcd-initial-cluster")
     if len(names) > 1 and options.pillion_store == "sqlite":
         raise ConfigError(
-            "several schedulers need a database that they share", where="--etcd-initial-cluster", mend=_USE
-        )
+            "several schedulers need a database that they share", where="--etcd-initial-cluster",
+            mend=f"{_USE}; on one machine leave it out and give all of them the same --etcd-data-dir",
+        )  # fmt: skip
 
 
 def store_of(options: Options) -> JobStore:
