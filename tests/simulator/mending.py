@@ -276,6 +276,10 @@ class Mending(Workshop):
                 continue
             if not found.waiting:
                 self.cluster.wrong.append(f"{instance_id} is not over, and waits for nothing")
+            committed = self.histories.instances.get(instance_id)
+            stalls = committed is not None and committed.events and committed.events[-1].HasField("executionStalled")
+            if stalls and not any(one.kind == "stalled" for one in found.waiting):
+                self.cluster.wrong.append(f"{instance_id} has stalled, and says {found.waiting}")
             aside = [one for one in found.waiting if one.kind == "quarantine"]
             if instance_id in self.patients.deaths and not any("were lost" in one.error for one in aside):
                 self.cluster.wrong.append(f"{instance_id} takes workers down, and says {found.waiting}")
