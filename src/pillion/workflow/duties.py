@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pillion.workflow.engine import Engine
+    from pillion.workflow.facts import Child
     from pillion.workflow.history import Event
-    from pillion.workflow.instance import Child
     from pillion.workflow.outbox import Send
     from pillion.workflow.runner import Runner
 

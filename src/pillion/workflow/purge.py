@@ -18,7 +18,7 @@ from pillion.workflow.surroundings import RETENTION, WAKE
 
 if TYPE_CHECKING:
     from pillion.workflow.engine import Engine
-    from pillion.workflow.instance import Child
+    from pillion.workflow.facts import Child
     from pillion.workflow.runner import Runner
 
 PURGE, PURGE_TREE = "PurgeWorkflowState", "RecursivePurgeWorkflowState"

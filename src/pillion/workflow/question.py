@@ -11,7 +11,8 @@ from pillion.workflow.history import NEW, Event, frame, frames
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pillion.workflow.instance import Facts, Mail
+    from pillion.workflow.facts import Facts
+    from pillion.workflow.instance import Mail
     from pillion.workflow.snapshot import Status
 
 Pair = tuple[Event, bytes]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from pillion.wire.messages import taskhub as m
 from pillion.workflow import history
 from pillion.workflow.actions import event_of
+from pillion.workflow.facts import Facts
 from pillion.workflow.history import Event, nanoseconds, timestamp
-from pillion.workflow.instance import Facts, Mail
+from pillion.workflow.instance import Mail
 from pillion.workflow.question import Decision, Setting, Turn, pair
 from pillion.workflow.snapshot import Status
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pillion.wire.messages import taskhub as m
-from pillion.workflow import actor, instance, rerun
+from pillion.workflow import actor, facts, rerun
 from pillion.workflow.losses import Losses
 from pillion.workflow.runner import Runner
 from simulator.mutations.mutation import Mutation
@@ -38,7 +38,7 @@ def a_rerun_forgets_what_was_open(patch: Patch) -> None:
 
 
 def a_stall_is_forgotten(patch: Patch) -> None:
-    patch.delitem(instance._FOLD, "executionStalled")
+    patch.delitem(facts._FOLD, "executionStalled")
 
 
 def what_stalled_stays_so(patch: Patch) -> None:
