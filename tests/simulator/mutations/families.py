@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pillion.wire.messages import taskhub as m
-from pillion.workflow import activities, duties, faults
+from pillion.workflow import activities, duties, elsewhere, faults
 from pillion.workflow.calls import Calls
 from pillion.workflow.instance import Instance
 from pillion.workflow.snapshot import Status
@@ -46,7 +46,7 @@ def the_next_owner_begins_no_children(patch: Patch) -> None:
 
 
 def only_the_own_history_is_handed_down(patch: Patch) -> None:
-    for module in (duties, activities):
+    for module in (duties, activities, elsewhere):
         real = module.propagate
 
         def propagate(instance: Any, scope: int, app_id: str, real: Any = real) -> bytes | None:
