@@ -94,11 +94,11 @@ def a_child_that_is_not_there_is_not_terminated(patch: Patch) -> None:
 
 MUTATIONS = (
     Mutation("results are taken twice", "working", 13, results_are_taken_twice),
-    Mutation("a save goes over another host's", "working", 71, save_over_another_host),
-    Mutation("no job wakes an instance", "working", 3, no_job_wakes),
+    Mutation("a save goes over another host's", "working", 56, save_over_another_host),
+    Mutation("no job wakes an instance", "working", 0, no_job_wakes),
     Mutation("the job of a finished instance stays", "working", 1, the_job_stays),
-    Mutation("activities are not dispatched again", "working", 5, activities_are_not_dispatched_again),
-    Mutation("timers of an old generation fire", "working", 1, timers_of_an_old_generation_fire),
-    Mutation("events are acknowledged too early", "working", 20, events_are_acknowledged_before_they_are_written),
+    Mutation("activities are not dispatched again", "working", 9, activities_are_not_dispatched_again),
+    Mutation("timers of an old generation fire", "working", 0, timers_of_an_old_generation_fire),
+    Mutation("events are acknowledged too early", "working", 16, events_are_acknowledged_before_they_are_written),
     Mutation("a child is told before it is there", "working", 37, a_child_that_is_not_there_is_not_terminated),
 )  # fmt: skip
