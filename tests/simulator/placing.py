@@ -6,7 +6,8 @@ from the store of the engine and not from the sidecars, and the other way round;
 clocks of servers are an hour apart. Judged after every event, besides what counting judges:
 - one server at most vouches for its leadership;
 - versions grow: each table that a sidecar takes up is newer than all it had, and no fence is taken with an older one;
-- a version has one table, whoever takes it up, and nobody has it before all of its hosts were told of the round.
+- a version has one table, whoever takes it up, and nobody has it before all of its hosts were told of the round, unless
+  it says what the one before said: a round that came to nothing takes a number, too.
 In the end, also after whoever leads has gone for good, one server leads, every actor answers, and all reminders fire.
 """
 
@@ -156,7 +157,8 @@ class Placed(Cluster):
             self.wrong.append(f"{name} takes up version {version} after {newest}")
         if self.agreed.setdefault(version, members) != members:
             self.wrong.append(f"{name} has another table {version} than {self.agreed[version]}: {members}")
-        if untold := set().union(*members.values()) - self._told[version]:
+        before = self.agreed.get(max((one for one in self.agreed if one < version), default=0))
+        if members != before and (untold := set().union(*members.values()) - self._told[version]):
             self.wrong.append(f"{name} takes up version {version}, of which {untold} have not been told")
 
     def _judge_fences(self, before: dict[str, bytes | None], value: Callable[[str], bytes | None]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillion.testing.simulation import tell
-from simulator import counting, limiting, mending, placing, spanning, ticking, working
+from simulator import counting, hearing, limiting, mending, placing, spanning, ticking, working
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,7 @@ STORIES: dict[str, Callable[[int], int]] = {
     "mending": mending.story,
     "limiting": limiting.story,
     "placing": placing.story,
+    "hearing": hearing.story,
 }
 """Each runs one seed and returns the number of its events, or raises `AssertionError` with what was wrong."""
 SEEDS = {
@@ -32,6 +33,7 @@ SEEDS = {
     "mending": 200,
     "limiting": 200,
     "placing": 240,
+    "hearing": 120,
 }
 
 

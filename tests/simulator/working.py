@@ -110,7 +110,7 @@ class Working(Workshop):
             await asyncio.sleep(random.choice((0.0, 0.01, 1.5)))
             case.sent.append(number)
             try:
-                await self.ask(partial(_raise, case.instance_id, "GO", number))
+                await self.ask(partial(raise_event, case.instance_id, "GO", number))
             except (ComponentError, TimeoutError):
                 continue
             case.acknowledged.append(number)
@@ -190,7 +190,7 @@ class Working(Workshop):
                 # Of a client's tries to suspend one was heard late, after it had been resumed.
                 await self.surely(partial(_resume, case.instance_id))
             if case.name.startswith("collect"):
-                await self.surely(partial(_raise, case.instance_id, "go", "end"))
+                await self.surely(partial(raise_event, case.instance_id, "go", "end"))
             elif case.name == "forever":
                 case.terminating = True
                 await self.surely(partial(_terminate, case.instance_id))
@@ -245,7 +245,7 @@ class Working(Workshop):
             await self.surely(partial(_purge, instance_id))
 
 
-async def _raise(instance_id: str, name: str, data: Any, hub: Hub) -> None:
+async def raise_event(instance_id: str, name: str, data: Any, hub: Hub) -> None:
     await hub.raise_event(instance_id, name, json.dumps(data))
 
 

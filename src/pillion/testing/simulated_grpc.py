@@ -56,11 +56,13 @@ class Network:
         self.notice_s = notice_s
         self.notices: dict[str, tuple[float, float]] = {}
         """For methods with a keepalive of their own: what holds instead of `notice_s`."""
+        self.breaks: dict[str, float] = {}
+        """For methods whose connections break more often: what holds instead of `breaking`, unless that is 0."""
         self.calls: dict[_Call, None] = {}
         """The calls of which one end is still open."""
         self.broken = 0
-        """How often something came between two hosts: an end heard that its connection is gone, or could not be made, or
-        the hosts were cut apart."""
+        """How often something came between two hosts: an end heard that its connection is gone, or could not be made,
+        or the hosts were cut apart."""
         self._cut: dict[frozenset[str], float] = {}
         self._ended: set[Host] = set()
         self._servers: dict[str, tuple[Host, GrpcService]] = {}
@@ -82,6 +84,12 @@ class Network:
             if call.source is host or call.target is host:
                 call.reset()
         self._ended.add(host)
+
+    def tear(self, method: str) -> None:
+        """Reset the connections of all calls of this method that are under way."""
+        for call in list(self.calls):
+            if call.method == method and not call.over:
+                call.reset()
 
     def refuses(self, address: str) -> bool:
         """Whether a machine is there that says that nobody listens at `address`."""
@@ -156,6 +164,7 @@ class _Call:
         self.world = network.world
         self.source = source
         self.target: Host | None = None
+        self.method = method
         self.ended: Callable[[_Call], object] = lambda call: None
         self.over = False
         self._gone = False
@@ -215,7 +224,7 @@ class _Call:
 
     def _later(self, way: str, arrive: Callable[[], None]) -> None:
         network, world = self.network, self.world
-        if network.breaking and world.random.random() < network.breaking:
+        if network.breaking and world.random.random() < network.breaks.get(self.method, network.breaking):
             self.reset()
         if self._gone:
             return

@@ -362,13 +362,15 @@ class Disk:
         self.world = world
         self.failing = failing
         self.delay_s = delay_s
+        self.down = False
+        """Whether no operation takes effect at present."""
 
     async def do(self, host: Host, act: Callable[[], T]) -> T:
         """Run the plain function `act` at one moment on its way there and back; what it raises reaches the caller."""
         world = self.world
         answer: asyncio.Future[T] = host.loop.create_future()
         fate = world.random.random()
-        never, unheard = fate < self.failing / 2, self.failing / 2 <= fate < self.failing
+        never, unheard = self.down or fate < self.failing / 2, self.failing / 2 <= fate < self.failing
 
         def take_effect() -> None:
             result: T | None = None
