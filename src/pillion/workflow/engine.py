@@ -409,11 +409,17 @@ class Engine:
 
     async def look(self, instance_id: str) -> Snapshot | None:
         """How the instance stands, as committed."""
-        runner = self.runners.get(instance_id)
-        if runner is not None and not runner.closed and runner.instance.exists:
-            return runner.instance.snapshot()
-        instance = await self.rows.load(instance_id)
+        instance = await self.read(instance_id)
         return None if instance is None else instance.snapshot()
+
+    async def read(self, instance_id: str) -> Instance | None:
+        """The instance as committed. While a step is written only the store knows whether it is there: others may have
+        read it already, and what was seen once must not be unseen.
+        """
+        runner = self.runners.get(instance_id)
+        if runner is not None and not runner.closed and runner.instance.exists and not runner.lock.locked():
+            return runner.instance
+        return await self.rows.load(instance_id)
 
     def status(self, instance_id: str) -> Status | None:
         """The status of an instance in memory, None for another one."""

@@ -273,10 +273,7 @@ class Hub:
         return await self.engine.rows.list_ids(token, page_size)
 
     async def history(self, instance_id: str) -> list[bytes] | None:
-        runner = self.engine.runners.get(instance_id)
-        if runner is not None and not runner.closed and runner.instance.exists:
-            return list(runner.instance.rows())
-        instance = await self.engine.rows.load(instance_id)
+        instance = await self.engine.read(instance_id)
         return None if instance is None else list(instance.rows())
 
     async def inspect(self, instance_id: str) -> Inspection | None:
