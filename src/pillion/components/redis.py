@@ -309,13 +309,10 @@ class RedisState:
                 link = self._strong.get(shared)
                 if link is None:
                     link = self._strong[shared] = await self._client.own_link(key)
-        written = link.call(b"EVALSHA", script.sha, 1, key, *arguments)
-        waited = link.call("WAIT", self._replicas, REPLICATION_WAIT_MS, safe=True)
-        outcomes: Sequence[Any] = await asyncio.gather(written, waited, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return outcomes[0]
+        outcome = await link.call(b"EVALSHA", script.sha, 1, key, *arguments)
+        # Only now: a script that the server did not know has been sent again, behind all that was sent with it.
+        await link.call("WAIT", self._replicas, REPLICATION_WAIT_MS, safe=True)
+        return outcome
 
     def __repr__(self) -> str:
         return f"<RedisState {self._client}>"

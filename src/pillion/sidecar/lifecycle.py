@@ -53,6 +53,7 @@ async def _serve(options: Options, environment: Environment) -> int:
     sidecar = RenewableSidecar(lambda restart, doors: Sidecar(options, environment, restart=restart, doors=doors))
     signals = _Signals()
     await sidecar.start()
+    signals.sidecar = sidecar  # it serves: from here on a signal asks for an orderly end
     # What start-up made lives as long as the process: the collector need not look at it again.
     gc.collect()
     gc.freeze()
@@ -65,7 +66,6 @@ async def _serve(options: Options, environment: Environment) -> int:
     )
     announced = await asyncio.to_thread(presence.announce, record, presence.home(environment.variables))
     try:
-        signals.sidecar = sidecar
         return await sidecar.ended
     finally:
         announced.withdraw()
