@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -17,12 +18,22 @@ import pillion
 from pillion import blocks
 from pillion.api.render import http_error, rpc_error
 from pillion.blocks import reserved
+from pillion.blocks.actor_access import ActorAccess, Gate
+from pillion.blocks.actors import ActorsBlock
+from pillion.blocks.workflow import WorkflowBlock
 from pillion.components.catalog import COMPONENTS, Entry
 from pillion.errors import ApiError, Fault
 from pillion.kinds.component import wire_key
 from pillion.sidecar.catalogue import implementation
 from pillion.wire import gojson
 from pillion.wire.messages import services
+from rows import offered
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pillion.api.operation import Operation
+    from pillion.workflow.hub import Workflows
 
 ROOT = Path(pillion.__file__).parents[2]
 FORBIDDEN = re.compile(
@@ -68,6 +79,27 @@ def test_every_method_of_the_contract_has_a_row() -> None:
     served = {(row.rpc.service, method) for row in rows if row.rpc for method in row.rpc.methods}
     for service in ("dapr.proto.runtime.v1.Dapr", "TaskHubSidecarService"):
         assert {(service, name) for name in services.methods(service)} <= served
+
+
+def named(operations: Iterable[Operation]) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """Return name, group and version by verb and path, whatever the path's parameters are called."""
+    return {
+        (verb, re.sub(r"{\w+", "{", row.path)): (operation.name, operation.group, operation.version)
+        for operation in operations
+        for row in operation.http
+        for verb in row.verbs
+    }
+
+
+def test_a_reserved_place_is_named_as_the_block_that_takes_it(tmp_path: Path) -> None:
+    """Logs and rules of `spec.api` have one name for an operation, whether it is offered or not."""
+    gate = Gate(enabled=False)
+    engines = [
+        *ActorsBlock(ActorAccess(gate, None)).operations(),
+        *WorkflowBlock(cast("Workflows", None), gate).operations(),
+    ]
+    served = named([*offered(tmp_path), *engines])
+    assert named(reserved.operations([])).items() <= served.items()
 
 
 SAME_PAGE = {

@@ -226,6 +226,8 @@ def test_the_api_log_names_operations_where_urls_are_hidden(tmp_path: Path) -> N
         "/v1.0/state/orders/card-4711": "GetState",
         "/v1.0/invoke/app/method/card-4711": "InvokeService/app",
         "/v1.0/actors/Card/4711/method/pay": "InvokeActor/Card.4711",
+        "/v1.0/actors/Card/4711/state/card-4711": "GetActorState",  # by the same name without a placement service
+        "/v1.0-beta1/workflows/dapr/card-4711": "GetWorkflow",
         "/card-4711": "InvokeService",
         "/v1.0/state/orders/card-4711%zz": "InvokeService",
     }
