@@ -337,17 +337,23 @@ def test_the_limit_of_bodies(remote: bool) -> None:
 
 @both
 def test_event_streams(remote: bool) -> None:
-    """`Accept: text/event-stream`: live, with the type and no caching."""
+    """`Accept: text/event-stream`: live, with the type, no caching, and a connection that is said to be kept."""
 
     async def test(s: Setup) -> None:
         async with s.client.get(s.invoke + "/events", headers={"Accept": " Text/Event-Stream"}) as answer:
             assert answer.status == 200
             assert answer.headers["Content-Type"] == "text/event-stream"
             assert answer.headers["Cache-Control"] == "no-cache"
+            assert answer.headers["Connection"] == "keep-alive"
             assert answer.headers["X-Kind"] == "live"
             assert await answer.content.readany() == b"data: 1\n\n"
             s.app.gate.set()
             assert await answer.content.read() == b"data: 2\n\n"
+        async with s.client.get(s.invoke + "/big/5", headers={"Accept": "text/event-stream"}) as answer:
+            assert (answer.headers["Connection"], await answer.text()) == ("keep-alive", "xxxxx")
+        last = {"Accept": "text/event-stream", "Connection": "close"}
+        async with s.client.get(s.invoke + "/big/5", headers=last) as answer:
+            assert (answer.headers["Connection"], len(await answer.read())) == ("close", 5)
         async with s.client.get(s.invoke + "/status/404", headers={"Accept": "text/event-stream"}) as answer:
             # Across sidecars an event stream has no status of its own: the failure is the invocation's.
             assert answer.status == (500 if s.remote else 404)

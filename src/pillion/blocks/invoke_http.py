@@ -108,8 +108,10 @@ async def http_response(reply: Reply, *, sse: bool, buffered: bool) -> Response:
         raise ComponentError(f"the application answered with the interim status {reply.code}")
     if sse and 200 <= reply.code < 300:
         headers = [pair for pair in headers if pair[0] != b"cache-control"]
-        headers += [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
-        return Response(reply.code, headers, body)
+        headers += [
+            (b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), (b"connection", b"keep-alive"),
+        ]  # fmt: skip
+        return Response(reply.code, headers, one_piece(body) if isinstance(body, bytes) else body)
     content_type = reply.content_type
     if not 200 <= reply.code < 400 and buffered:
         if not isinstance(body, bytes):
@@ -118,6 +120,11 @@ async def http_response(reply: Reply, *, sse: bool, buffered: bool) -> Response:
     if content_type:
         headers.append((b"content-type", content_type))
     return Response(reply.code, headers, body)
+
+
+async def one_piece(body: bytes) -> AsyncIterator[bytes]:
+    """A stream of one piece: what came at once is an event stream like those that last."""
+    yield body
 
 
 async def collect(body: AsyncIterator[bytes]) -> bytes | AsyncIterator[bytes]:

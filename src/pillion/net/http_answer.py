@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from pillion.net.exchange import Headers, Request, Response
 
-_KEEP_OLD = b"\r\nConnection: keep-alive"
-"""What a client of HTTP/1.0 has to hear, or it expects the end of the connection."""
+_KEEP = b"\r\nConnection: keep-alive"
+"""What a client of HTTP/1.0 has to hear, or it expects the end of the connection; others when the service says it."""
+_SAID = (b"connection", b"keep-alive")
 
 
 @record
@@ -56,7 +57,10 @@ def write_whole(
 
 
 def begin(request: Request, response: Response, body: AsyncIterator[bytes], *, keep: bool) -> Begun:
-    """Return how an answer begins whose body comes in pieces. Raises `ValueError` as `write_whole`."""
+    """Return how an answer begins whose body comes in pieces. Raises `ValueError` as `write_whole`.
+
+    `Connection: keep-alive` among the service's headers is said where it is true.
+    """
     status = response.status
     if status in (204, 304) or request.method == "HEAD":
         tail = http1.END if status == 204 else _bodiless_tail(response, body)
@@ -71,7 +75,8 @@ def begin(request: Request, response: Response, body: AsyncIterator[bytes], *, k
         tail = http1.CHUNKED
     else:
         tail, keep = http1.END, False
-    head = http1.response_head(status, response.headers, dated(response.headers, _tail(request, tail, keep=keep)))
+    tail = _tail(request, tail, keep=keep, said=_SAID in response.headers)
+    head = http1.response_head(status, response.headers, dated(response.headers, tail))
     return Begun(head, has_body=True, length=length, chunked=chunked, keep=keep)
 
 
@@ -83,10 +88,10 @@ def dated(headers: Headers, tail: bytes) -> bytes:
     return http1.date_line(int(time())) + tail
 
 
-def _tail(request: Request, tail: bytes, *, keep: bool) -> bytes:
+def _tail(request: Request, tail: bytes, *, keep: bool, said: bool = False) -> bytes:
     if not keep:
         return http1.CLOSE + tail
-    return tail if request.version != "1.0" else _KEEP_OLD + tail
+    return _KEEP + tail if said or request.version == "1.0" else tail
 
 
 def _bodiless_tail(response: Response, body: bytes | AsyncIterator[bytes]) -> bytes:
