@@ -325,7 +325,7 @@ async def _purge(instance_id: str, hub: Hub) -> int:
     return await hub.purge(instance_id)
 
 
-def story(seed: int, *, seconds: float = 22.0) -> int:
+def story(seed: int, *, seconds: float = 14.0) -> int:
     """Run one seed. Returns the number of events; raises `AssertionError` with its story."""
     cluster = Cluster(seed, failing=0.01, breaking=0.0005)
     spanning = Spanning(cluster)

@@ -72,6 +72,8 @@ async def _try(
         instance = runner.instance
         if runner.closed or (instance.exists, instance.generation) != (known or (False, instance.generation)):
             return False  # another request for the same instance was faster
+        if runner.finishing is not None and not runner.finishing.done():
+            return False  # somebody has just begun to see to its last duties, which would be done to the new one
         reset = instance.facts.length > 0
         mail = Mail.of(event)
         propagated = request.propagatedHistory.SerializeToString() if request.HasField("propagatedHistory") else None
@@ -80,11 +82,14 @@ async def _try(
             writes_outbox=reset, propagated=propagated, drops_propagated=reset and propagated is None,
             heard=b"",
         )  # fmt: skip
+        runner.renewing = reset
         try:
             await runner.begin(step)
         except BaseException as error:
             engine.discard(runner, NotReady(str(error)))
             raise
+        finally:
+            runner.renewing = False
     runner.mail = [mail]
     engine.watchers.changed(instance_id)
     if engine.admission.full:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pillion.workflow.engine import Engine
     from pillion.workflow.facts import Child
     from pillion.workflow.history import Event
+    from pillion.workflow.instance import Instance
     from pillion.workflow.outbox import Send
     from pillion.workflow.runner import Runner
 
@@ -185,7 +186,7 @@ async def finish(engine: Engine, runner: Runner, last_tasks: set[int] | None) ->
         await engine.activities.settled(runner)
     done = not runner.closed
     if done:
-        await _retain(engine, runner)
+        await _retain(engine, instance)
         # Not in this task, which ends when the instance leaves: what was asked for may be done after that.
         await asyncio.shield(engine.tasks.start(end_wake(engine, runner), "wake"))
     runner.finishing = None
@@ -207,13 +208,17 @@ async def end_wake(engine: Engine, runner: Runner) -> None:
         lambda: not runner.closed,
     )
     if runner.closed:
-        await _until_done(lambda: restore_wake(engine, instance_id))
+        await _until_done(lambda: restore_jobs(engine, instance_id))
 
 
-async def restore_wake(engine: Engine, instance_id: str) -> None:
-    """Put the job of an instance that goes on."""
+async def restore_jobs(engine: Engine, instance_id: str) -> None:
+    """Put the jobs of an instance again that there may be under an id whose jobs were deleted."""
     instance = await engine.rows.load(instance_id)
-    if instance is not None and instance.exists and not instance.status.terminal:
+    if instance is None or not instance.exists:
+        return
+    if instance.status.terminal:
+        await _retain(engine, instance)
+    else:
         due = engine.surroundings.clock.now() + engine.surroundings.bounds.first_wake_s
         await engine.put_wake(instance_id, due, 0)
 
@@ -270,9 +275,8 @@ async def _tell(
         log.warning("workflow '%s' takes no word from here: %s", instance_id, error)
 
 
-async def _retain(engine: Engine, runner: Runner) -> None:
+async def _retain(engine: Engine, instance: Instance) -> None:
     """Register when the finished instance is to be deleted (3.9)."""
-    instance = runner.instance
     completed = instance.facts.completed
     retention = engine.surroundings.config.retention
     after_s = {

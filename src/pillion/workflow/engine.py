@@ -363,7 +363,7 @@ class Engine:
 
     def finish(self, runner: Runner, last_tasks: set[int] | None = None) -> None:
         """See to the last duties of a finished instance, unless that is being done."""
-        if (runner.finishing is None or runner.finishing.done()) and not runner.closed:
+        if (runner.finishing is None or runner.finishing.done()) and not runner.closed and not runner.renewing:
             runner.finishing = self.tasks.start(duties.finish(self, runner, last_tasks), "finish")
 
     def moved(self, instance_id: str) -> None:

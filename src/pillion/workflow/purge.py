@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pillion.errors import ComponentError
 from pillion.kinds.actors import ActorCall, RemoteFailure
 from pillion.wire.messages import taskhub as m
-from pillion.workflow.duties import FINISH_WAIT_S, restore_wake
+from pillion.workflow.duties import FINISH_WAIT_S, restore_jobs
 from pillion.workflow.faults import InstanceMissing, InstanceStalled, NotCompleted, NotReady, from_remote
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.surroundings import RETENTION, WAKE
@@ -90,8 +90,6 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool, ended: int | N
         if ended is not None and (completed is None or nanoseconds(completed.timestamp) != ended):
             engine.rest(runner)
             raise NotCompleted
-        if force or surroundings.config.retention != type(surroundings.config.retention)():
-            await surroundings.scheduler.delete(engine.key(surroundings.names.retentioner(), instance_id, RETENTION))
         try:
             await engine.rows.delete(runner.instance)
         except ComponentError as error:
@@ -101,7 +99,10 @@ async def _delete(engine: Engine, runner: Runner, *, force: bool, ended: int | N
         engine.release(runner)
     engine.watchers.changed(instance_id)
     await surroundings.scheduler.delete(engine.key(engine.workflow_type, instance_id, WAKE))
-    await restore_wake(engine, instance_id)  # somebody may have used the id again at once
+    kept = surroundings.config.retention != type(surroundings.config.retention)()
+    if ended is None and (force or kept):  # else it is the job of the retention that asks, and goes by itself
+        await surroundings.scheduler.delete(engine.key(surroundings.names.retentioner(), instance_id, RETENTION))
+    await restore_jobs(engine, instance_id)  # somebody may have used the id again at once
 
 
 async def _purge_child(engine: Engine, parent_id: str, child: Child, *, force: bool) -> int:

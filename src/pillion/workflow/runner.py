@@ -56,8 +56,8 @@ class Runner(Reception):
     """Drives one committed instance."""
 
     __slots__ = (
-        "activities", "answer", "deliveries", "driving", "finishing", "item", "leaving", "sends", "serial", "settled",
-        "turn_since", "wake_due",
+        "activities", "answer", "deliveries", "driving", "finishing", "item", "leaving", "renewing", "sends", "serial",
+        "settled", "turn_since", "wake_due",
     )  # fmt: skip
 
     def __init__(self, engine: Engine, instance: Instance) -> None:
@@ -70,6 +70,8 @@ class Runner(Reception):
         self.answer: asyncio.Future[m.WorkflowResponse] | None = None
         self.finishing: asyncio.Task[bool] | None = None
         self.leaving: asyncio.Future[None] | None = None
+        self.renewing = False
+        """Whether it has ended and is being begun anew: its last duties are done, nobody is to do them again."""
         self.wake_due = 0.0
         self.serial = 0
         self.turn_since = 0.0

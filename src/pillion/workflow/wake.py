@@ -83,7 +83,7 @@ async def woken(engine: Engine, instance_id: str, payload: bytes | None) -> None
         await engine.put_wake(instance_id, now + bounds.first_wake_s, 0)
         if runner.closed:  # the duties ended meanwhile, and with them the job that has just been put
             await surroundings.scheduler.delete(engine.key(engine.workflow_type, instance_id, WAKE))
-            await duties.restore_wake(engine, instance_id)
+            await duties.restore_jobs(engine, instance_id)
         return
     count = _count_of(payload)
     pause_s = min(bounds.first_wake_s * 2 ** min(count, 20), bounds.last_wake_s)

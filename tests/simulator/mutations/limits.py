@@ -51,12 +51,12 @@ def the_next_owner_does_not_retain(patch: Patch) -> None:
 
     async def finish(engine: Any, runner: Any, last_tasks: Any) -> bool:
         if last_tasks is not None:
-            ended_here.add(id(runner))
+            ended_here.add(id(runner.instance))
         return await real(engine, runner, last_tasks)
 
-    async def first_alone(engine: Any, runner: Any) -> None:
-        if id(runner) in ended_here:
-            await retain(engine, runner)
+    async def first_alone(engine: Any, instance: Any) -> None:
+        if id(instance) in ended_here:
+            await retain(engine, instance)
 
     patch.setattr(duties, "finish", finish)
     patch.setattr(duties, "_retain", first_alone)
@@ -66,8 +66,8 @@ def a_job_that_went_is_not_put_again(patch: Patch) -> None:
     async def nothing(engine: Any, instance_id: str) -> None:
         return None
 
-    patch.setattr(duties, "restore_wake", nothing)
-    patch.setattr(purge, "restore_wake", nothing)
+    patch.setattr(duties, "restore_jobs", nothing)
+    patch.setattr(purge, "restore_jobs", nothing)
 
 
 MUTATIONS = (
