@@ -100,6 +100,7 @@ _ALL = (
     *_counters("runtime_actor_deactivated_failed_total", "app_id actor_type", "Actors that could not be put to rest."),
     *_gauges("runtime_actor_pending_actor_calls", "app_id actor_type", "Calls that wait for their turn."),
     *_gauges("runtime_actor_timers", "app_id actor_type", "Timers that are set."),
+    # Nobody sets the next one, here or in the reference: the scheduler keeps the reminders, and no sidecar counts them.
     *_gauges("runtime_actor_reminders", "app_id actor_type", "Reminders that are set."),
     *_counters("runtime_actor_reminders_fired_total", "app_id actor_type success", "Reminders that fired."),
     *_counters("runtime_actor_timers_fired_total", "app_id actor_type success", "Timers that fired."),
