@@ -243,6 +243,8 @@ def document_of(job: m.Job) -> dict[str, Any]:
     except (TypeError, KeyError, ValueError, json_format.Error):
         whole = json_format.MessageToDict(wellknown.BytesValue(value=job.data.value))
         data = {"@type": job.data.type_url, "value": whole}
+    if job.data.type_url == VALUE and "value" in data:  # the fields of an object, in the map's own order until here
+        data["value"] = orjson.Fragment(gojson.dumps_canonical(data["value"]))
     document["data"] = data
     if policy is not None:
         document["failurePolicy"] = policy
