@@ -158,7 +158,7 @@ class WorkflowActor:
             timer = backend.DurableTimer.FromString(raw or b"")
             runner = await engine.find(instance_id)
             if runner is not None:
-                engine.fire(runner, timer.generation, timer.timerEvent.timerFired.timerId)
+                engine.alarms.fire(runner, timer.generation, timer.timerEvent.timerFired.timerId)
         elif name.startswith("activity-result-") or name == "cascade-terminate":
             raw = unwrapped(tick.payload)
             if raw:

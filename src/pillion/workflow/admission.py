@@ -54,7 +54,7 @@ class Admission:
             await engine.find(instance_id)
         except ComponentError as error:
             log.warning("workflow '%s' cannot be read: %s", instance_id, error)
-            engine.resume_later(instance_id)
+            engine.later.resume(instance_id)
         finally:
             self._coming.discard(instance_id)
             self.room()

@@ -14,19 +14,20 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from pillion.errors import ComponentError
-from pillion.kinds.actors import LostPlace, Moved, NoHost
+from pillion.kinds.actors import LostPlace, Moved
 from pillion.tasks import Tasks
-from pillion.workflow import duties, history, traces, wake
+from pillion.workflow import duties, wake
 from pillion.workflow.activities import Activities
 from pillion.workflow.admission import Admission
+from pillion.workflow.alarms import Alarms
 from pillion.workflow.calls import Calls
+from pillion.workflow.counted import count
 from pillion.workflow.custody import lay_down, take_up
 from pillion.workflow.deliveries import Deliveries
 from pillion.workflow.errands import Errands
 from pillion.workflow.faults import InstanceMissing, NotReady
 from pillion.workflow.idle import Idle
-from pillion.workflow.instance import Instance, Mail
+from pillion.workflow.later import Later
 from pillion.workflow.outbox import unpack
 from pillion.workflow.question import Setting
 from pillion.workflow.rows import Rows
@@ -34,7 +35,7 @@ from pillion.workflow.runner import Runner
 from pillion.workflow.slow import SlowTurns
 from pillion.workflow.snapshot import Status, Wait
 from pillion.workflow.surroundings import WAKE
-from pillion.workflow.timers import START, Alarm, Timers
+from pillion.workflow.timers import Timers
 from pillion.workflow.watchers import Watchers
 from pillion.workflow.workers import Workers
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from pillion.kinds.jobs import JobKey
     from pillion.workflow.history import Event
+    from pillion.workflow.instance import Instance
     from pillion.workflow.question import Decision
     from pillion.workflow.snapshot import Snapshot
     from pillion.workflow.surroundings import Surroundings
@@ -69,7 +71,8 @@ class Engine:
             taken=self.admission.room,
         )  # fmt: skip
         self.tasks = Tasks("workflow engine")
-        self.timers = Timers(surroundings.clock, surroundings.bounds.near_timer_s, self._ring)
+        self.alarms = Alarms(self)
+        self.timers = Timers(surroundings.clock, surroundings.bounds.near_timer_s, self.alarms.ring)
         self.deliveries = Deliveries(self.tasks, surroundings.clock, surroundings.bounds.deliveries)
         self.activities = Activities(self)
         self.errands = Errands(self)
@@ -82,7 +85,7 @@ class Engine:
         self.watchers = Watchers()
         self.slow = SlowTurns(surroundings.bounds.slow_turn_s)
         self.calls = Calls(self)
-        self._failures: dict[str, int] = {}
+        self.later = Later(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._departures = 0
         """How often instances had to leave: what was read meanwhile may be another host's by now."""
@@ -152,7 +155,7 @@ class Engine:
             self.tasks.start(wake.ensure(self, runner), "wake")
         if not await take_up(runner):
             return
-        self.arm(runner)
+        self.alarms.arm(runner)
         for send in runner.sends:
             duties.send(self, runner, send)
         for event in list(facts.children.values()):
@@ -161,12 +164,6 @@ class Engine:
             await self.activities.dispatch(runner, event)
         runner.kick()
         self.rest(runner)
-
-    def arm(self, runner: Runner) -> None:
-        instance = runner.instance
-        for timer_id, timer in instance.facts.timers.items():
-            if not timer.endless:
-                self.timers.arm(instance.instance_id, instance.generation, timer_id, timer.fire_ns)
 
     def rest(self, runner: Runner) -> None:
         """Let the instance go when there is no room for one that only waits."""
@@ -213,7 +210,7 @@ class Engine:
             log.warning("workflow '%s': %s", runner.instance_id, error)
         self.discard(runner, error)
         if isinstance(error, LostPlace):
-            self.resume_later(runner.instance_id)
+            self.later.resume(runner.instance_id)
 
     def discard(self, runner: Runner, error: Exception) -> None:
         if self.runners.get(runner.instance_id) is runner:
@@ -225,26 +222,7 @@ class Engine:
     def failed(self, runner: Runner, error: Exception) -> None:
         """Something went wrong that should not: read the instance anew, after a pause that grows."""
         self.discard(runner, error)
-        self.resume_later(runner.instance_id)
-
-    def resume_later(self, instance_id: str) -> None:
-        if self.closed:
-            return
-        count = self._failures[instance_id] = self._failures.get(instance_id, 0) + 1
-        pause_s = min(0.5 * 2 ** min(count, 10), 60.0)
-        self.tasks.start(self._resume_later(instance_id, pause_s), "resume")
-
-    async def _resume_later(self, instance_id: str, pause_s: float) -> None:
-        await asyncio.sleep(pause_s)
-        try:
-            owner = await self.surroundings.actors.owner(self.workflow_type, instance_id)
-            if owner.local:
-                await self.find(instance_id)
-        except NoHost:
-            self._failures.pop(instance_id, None)
-        except ComponentError as error:
-            log.warning("workflow '%s' cannot be read: %s", instance_id, error)
-            self.resume_later(instance_id)
+        self.later.resume(runner.instance_id)
 
     def forget(self, runner: Runner) -> None:
         """Nothing that this generation began is wanted any more."""
@@ -261,9 +239,9 @@ class Engine:
     async def committed(self, runner: Runner, decision: Decision, seen: int) -> None:
         """Act on what was written: `decision.events[seen:]` are what the worker wants done."""
         instance = runner.instance
-        self._failures.pop(instance.instance_id, None)
+        self.later.well(instance.instance_id)
         self.watchers.changed(instance.instance_id)
-        self._count(runner, decision)
+        count(self.surroundings, runner, decision)
         if decision.stalled:
             return
         ended = instance.facts.completed is not None
@@ -276,7 +254,7 @@ class Engine:
             elif kind == "childWorkflowInstanceCreated" and not killed:
                 duties.create_child(self, runner, event)
             elif kind == "timerCreated" and not ended:
-                self._timer(runner, event)
+                self.alarms.set(runner, event)
         for send in runner.sends:
             duties.send(self, runner, send)
         for event in tasks:
@@ -287,68 +265,7 @@ class Engine:
                 self.activities.cancel(runner)
             self.finish(runner, {event.eventId for event in tasks})
 
-    def _timer(self, runner: Runner, event: Event) -> None:
-        instance = runner.instance
-        timer = instance.facts.timers.get(event.eventId)
-        if timer is None or timer.endless:
-            return
-        if not self.timers.arm(instance.instance_id, instance.generation, event.eventId, timer.fire_ns):
-            due = timer.fire_ns / 1e9
-            if runner.wake_due > due:
-                runner.wake_due = due
-                self.tasks.start(wake.move(self, runner, due), "wake")
-
-    def _count(self, runner: Runner, decision: Decision) -> None:
-        meter = self.surroundings.meter
-        facts = runner.instance.facts
-        if facts.started is None:
-            return
-        name = facts.started.executionStarted.name
-        if facts.completed is None:
-            if decision.stalled:
-                meter.execution(name, "recoverable", None)
-            return
-        begun, ended = history.nanoseconds(facts.started.timestamp), history.nanoseconds(facts.completed.timestamp)
-        status = {Status.COMPLETED: "success", Status.TERMINATED: "terminated"}.get(facts.status, "failed")
-        meter.execution(name, status, (ended - begun) / 1e6)
-        if self.surroundings.tracer is not None:
-            traces.workflow_ended(self.surroundings.tracer, facts.started, facts.completed, runner.instance_id, status)
-
-    # --- timers and the wake job ---
-
-    def _ring(self, alarm: Alarm) -> None:
-        runner = self.runners.get(alarm.instance_id)
-        if runner is None:
-            self.tasks.start(self._ring_unread(alarm), "timer")
-        else:
-            self.fire(runner, alarm.generation, alarm.timer_id)
-
-    async def _ring_unread(self, alarm: Alarm) -> None:
-        try:
-            owner = await self.surroundings.actors.owner(self.workflow_type, alarm.instance_id)
-            runner = await self.find(alarm.instance_id) if owner.local else None
-        except ComponentError as error:
-            log.warning("workflow '%s': its timer finds it unreadable: %s", alarm.instance_id, error)
-            self.resume_later(alarm.instance_id)
-            return
-        if runner is not None:
-            self.fire(runner, alarm.generation, alarm.timer_id)
-
-    def fire(self, runner: Runner, generation: int, timer_id: int) -> None:
-        """A timer is due; one of an older generation, or no longer open, does nothing."""
-        if generation != runner.instance.generation:
-            return
-        if timer_id == START:
-            runner.kick()
-            return
-        timer = runner.instance.facts.timers.get(timer_id)
-        if timer is None or runner.instance.facts.completed is not None:
-            self.rest(runner)
-            return
-        if any(one.event.timerFired.timerId == timer_id for one in (*runner.mail, *runner.in_turn)
-               if one.event.HasField("timerFired")):  # fmt: skip
-            return
-        runner.deliver(Mail.of(history.timer_fired(self.surroundings.now_ns(), timer_id, timer.fire_ns)))
+    # --- the wake job ---
 
     async def put_wake(self, instance_id: str, due: float, count: int) -> None:
         await self.surroundings.scheduler.schedule(

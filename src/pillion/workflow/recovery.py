@@ -92,6 +92,6 @@ class Recovery:
                 engine.finish(runner)
         except ComponentError as error:
             log.warning("workflow '%s' cannot be resumed, trying again: %s", instance_id, error)
-            engine.resume_later(instance_id)
+            engine.later.resume(instance_id)
         finally:
             places.release()

@@ -97,7 +97,7 @@ async def woken(engine: Engine, instance_id: str, payload: bytes | None) -> None
     # What is due within a minute is in the heap; the job is behind it, not beside it.
     due = max(due, now + min(bounds.first_wake_s, pause_s)) if due - now <= bounds.near_timer_s else due
     runner.wake_due = due
-    engine.arm(runner)
+    engine.alarms.arm(runner)
     await engine.put_wake(instance_id, due, count + 1)
     runner.kick()
     engine.rest(runner)

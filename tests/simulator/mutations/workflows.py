@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pillion.workflow import duties, runner, turn
+from pillion.workflow.alarms import Alarms
 from pillion.workflow.engine import Engine
 from pillion.workflow.rows import Rows
 from pillion.workflow.runner import Runner
@@ -65,9 +66,9 @@ def activities_are_not_dispatched_again(patch: Patch) -> None:
 
 
 def timers_of_an_old_generation_fire(patch: Patch) -> None:
-    real = Engine.fire
+    real = Alarms.fire
     patch.setattr(
-        Engine, "fire", lambda self, found, generation, timer_id: real(self, found, found.instance.generation, timer_id)
+        Alarms, "fire", lambda self, found, generation, timer_id: real(self, found, found.instance.generation, timer_id)
     )
 
 

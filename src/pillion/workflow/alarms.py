@@ -1,0 +1,83 @@
+"""Timers of instances, set when their history says so and fired into them when they are due.
+
+Knows: what a timer means to its instance. Never knows: the heap (`timers.py`), what a fired timer leads to.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from pillion.errors import ComponentError
+from pillion.workflow import history, wake
+from pillion.workflow.instance import Mail
+from pillion.workflow.timers import START
+
+if TYPE_CHECKING:
+    from pillion.workflow.engine import Engine
+    from pillion.workflow.history import Event
+    from pillion.workflow.runner import Runner
+    from pillion.workflow.timers import Alarm
+
+log = logging.getLogger("pillion.workflow")
+
+
+class Alarms:
+    """One for each engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def arm(self, runner: Runner) -> None:
+        instance = runner.instance
+        for timer_id, timer in instance.facts.timers.items():
+            if not timer.endless:
+                self._engine.timers.arm(instance.instance_id, instance.generation, timer_id, timer.fire_ns)
+
+    def set(self, runner: Runner, event: Event) -> None:
+        instance = runner.instance
+        timer = instance.facts.timers.get(event.eventId)
+        if timer is None or timer.endless:
+            return
+        if not self._engine.timers.arm(instance.instance_id, instance.generation, event.eventId, timer.fire_ns):
+            due = timer.fire_ns / 1e9
+            if runner.wake_due > due:
+                runner.wake_due = due
+                self._engine.tasks.start(wake.move(self._engine, runner, due), "wake")
+
+    def ring(self, alarm: Alarm) -> None:
+        runner = self._engine.runners.get(alarm.instance_id)
+        if runner is None:
+            self._engine.tasks.start(self._ring_unread(alarm), "timer")
+        else:
+            self.fire(runner, alarm.generation, alarm.timer_id)
+
+    async def _ring_unread(self, alarm: Alarm) -> None:
+        try:
+            owner = await self._engine.surroundings.actors.owner(self._engine.workflow_type, alarm.instance_id)
+            runner = await self._engine.find(alarm.instance_id) if owner.local else None
+        except ComponentError as error:
+            log.warning("workflow '%s': its timer finds it unreadable: %s", alarm.instance_id, error)
+            self._engine.later.resume(alarm.instance_id)
+            return
+        if runner is not None:
+            self.fire(runner, alarm.generation, alarm.timer_id)
+
+    def fire(self, runner: Runner, generation: int, timer_id: int) -> None:
+        """A timer is due; one of an older generation, or no longer open, does nothing."""
+        if generation != runner.instance.generation:
+            return
+        if timer_id == START:
+            runner.kick()
+            return
+        timer = runner.instance.facts.timers.get(timer_id)
+        if timer is None or runner.instance.facts.completed is not None:
+            self._engine.rest(runner)
+            return
+        if any(one.event.timerFired.timerId == timer_id for one in (*runner.mail, *runner.in_turn)
+               if one.event.HasField("timerFired")):  # fmt: skip
+            return
+        runner.deliver(Mail.of(history.timer_fired(self._engine.surroundings.now_ns(), timer_id, timer.fire_ns)))
+
+    def __repr__(self) -> str:
+        return f"<Alarms of {self._engine!r}>"
