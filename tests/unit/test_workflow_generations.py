@@ -14,6 +14,7 @@ from pillion.kinds.component import Context as ComponentContext
 from pillion.kinds.state import Get, Set
 from pillion.testing.workflow_rig import Rig
 from pillion.testing.workflow_worker import ActivityFailed, Context
+from pillion.workflow.duties import end_wake
 from pillion.workflow.faults import (
     DescendantsActive,
     DescendantsUnknown,
@@ -27,6 +28,7 @@ from pillion.workflow.faults import (
     from_remote,
 )
 from pillion.workflow.hub import Start
+from pillion.workflow.runner import Runner
 from workflow_support import WAIT_S, Bench, bench, memory_store
 
 if TYPE_CHECKING:
@@ -218,3 +220,24 @@ def test_a_fault_is_known_again_behind_what_sidecars_put_before_it(fault: Workfl
     said = f"rpc error: code = Internal desc = error invoke actor method: {fault}"
     heard = from_remote(RemoteFailure(said, Code.INTERNAL))
     assert (type(heard), str(heard), heard.retryable) == (type(fault), str(fault), fault.retryable)
+
+
+def test_a_job_that_is_deleted_for_the_former_use_of_an_id_is_put_again_for_the_present_one() -> None:
+    async def test() -> None:
+        async with bench({"waits": waits}) as b:
+            await b.hub.start(Start("waits", "w"))
+            await b.hub.raise_event("w", "go")
+            await b.done("w")
+            await b.quiet()
+            former = await b.hub.engine.find("w")
+            assert former is not None
+            await b.hub.start(Start("waits", "w"))
+            await b.hub.wait_start("w")
+            gone = Runner(b.hub.engine, former.instance)
+            gone.closed = True  # as that of a host whose place was lost while it asked for the deletion
+            names = b.hub.engine.surroundings.names
+            await b.rig.jobs.delete(names.key(names.workflow(), "w", "wake"))
+            await end_wake(b.hub.engine, gone)
+            assert names.key(names.workflow(), "w", "wake") in b.rig.jobs.jobs
+
+    run(test())
