@@ -29,12 +29,14 @@ class Alarms:
         self._engine = engine
 
     def arm(self, runner: Runner) -> None:
+        """Set the timers of an instance that are near; those that are far are for its `wake` job."""
         instance = runner.instance
         for timer_id, timer in instance.facts.timers.items():
             if not timer.endless:
                 self._engine.timers.arm(instance.instance_id, instance.generation, timer_id, timer.fire_ns)
 
     def set(self, runner: Runner, event: Event) -> None:
+        """Set a timer that has just been created; a far one may have to wake the instance earlier than is planned."""
         instance = runner.instance
         timer = instance.facts.timers.get(event.eventId)
         if timer is None or timer.endless:
@@ -46,6 +48,7 @@ class Alarms:
                 self._engine.tasks.start(wake.move(self._engine, runner, due), "wake")
 
     def ring(self, alarm: Alarm) -> None:
+        """A timer is due; its instance is read if need be, where it is still ours."""
         runner = self._engine.runners.get(alarm.instance_id)
         if runner is None:
             self._engine.tasks.start(self._ring_unread(alarm), "timer")
