@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ports import free_ports
 
@@ -85,7 +85,7 @@ class SidecarProcess:
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, ready: bool = True) -> SidecarProcess:
+    def start(self, *, ready: bool = True) -> Self:
         """Start; with `ready` wait until it can serve outbound calls."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self.env, cwd=self.folder)
@@ -152,7 +152,7 @@ class SidecarProcess:
             self.process.wait()
             raise AssertionError(f"pilliond did not stop:\n{self.log()}") from None
 
-    def __enter__(self) -> SidecarProcess:
+    def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
