@@ -3,7 +3,8 @@ The neighbours come to their end."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import workflow_processes as processes
 from cli_processes import pillion
 from sidecars import SidecarProcess, eventually
-from workflow_client import noted, output, start, waits
+from workflow_client import OWN, noted, output, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +47,9 @@ class Replicas:
     def number(self) -> None:
         for sidecar in self.sidecars:
             assert sidecar.process is not None
-            (self.numbers / str(sidecar.http_port)).write_text(str(sidecar.process.pid))
+            fresh = self.numbers / f"{sidecar.http_port}.new"
+            fresh.write_text(str(sidecar.process.pid))
+            fresh.rename(self.numbers / str(sidecar.http_port))
 
     def tend(self) -> None:
         for sidecar, worker in zip(self.sidecars, self.workers, strict=True):
@@ -57,23 +60,25 @@ class Replicas:
             if worker.ended:
                 worker.restart()
 
-    def aside(self, instance_id: str) -> dict[str, Any] | None:
-        """The wait for people, as either sidecar tells it, once both do."""
-        found = [[one for one in waits(each, instance_id) if one["kind"] == "quarantine"] for each in self.sidecars]
-        return found[0][0] if all(found) else None
-
     def until_aside(self, instance_id: str) -> dict[str, Any]:
-        def there() -> bool:
-            self.tend()
-            try:
-                return self.aside(instance_id) is not None
-            except OSError:
-                return False  # it has just died
+        """The wait for people, as either sidecar tells it, once both do."""
+        found: list[dict[str, Any]] = []
 
-        eventually(there, 60)
-        found = self.aside(instance_id)
-        assert found is not None
-        return found
+        def told(sidecar: SidecarProcess) -> bool:
+            try:
+                reply = sidecar.request("GET", f"{OWN}/{instance_id}")
+            except (OSError, HTTPException):
+                return False  # it has just died
+            there = reply.json()["waiting"] if reply.status == 200 else ()
+            found[:] = [one for one in there if one["kind"] == "quarantine"]
+            return bool(found)
+
+        def both() -> bool:
+            self.tend()
+            return all(map(told, self.sidecars))
+
+        eventually(both, 90)
+        return found[0]
 
 
 @pytest.mark.parametrize("what", ["poison", "venom"])
@@ -84,8 +89,10 @@ def test_five_deaths_in_all(tmp_path: Path, flags: Sequence[str], what: str) -> 
         both = Replicas(tmp_path, flags, what, stack)
         first, second = both.sidecars
         given: object = str(antidote) if what == "poison" else [str(antidote), str(both.numbers)]
-        ill = start(first, "one", [what, given], "ill")
-        neighbours = [start(first, "one", ["slow", 0.2], f"near-{number}") for number in range(10)]
+        neighbours = [start(first, "one", ["slow", 0.5], f"near-{number}") for number in range(6)]
+        ill = "ill"
+        with suppress(OSError):  # its sidecar may be faster to die than to answer
+            start(first, "one", [what, given], ill)
         wait = both.until_aside(ill)
         assert (wait["name"], wait["task"], wait["attempts"]) == (what, 0, MOST)
         assert wait["error"].endswith("lost while they ran it")
