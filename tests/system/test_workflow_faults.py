@@ -146,6 +146,64 @@ def test_too_large(tmp_path: Path, flags: Sequence[str]) -> None:
         assert len(output(sidecar, "big")) == 62_002
 
 
+@pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
+def test_answers_too_large(tmp_path: Path, flags: Sequence[str], compression: grpc.Compression) -> None:
+    """A worker's answer that is too large to be taken is no riddle: the activity has failed, the turn stalls."""
+    with (
+        processes.sidecar(tmp_path, flags, "answers-too-large", arguments=["--max-body-size", "64Ki"]) as sidecar,
+        grpc.insecure_channel(f"127.0.0.1:{sidecar.grpc_port}") as channel,
+    ):
+
+        def ask(name: str, request: m.ActivityResponse | m.WorkflowResponse) -> None:
+            call = channel.unary_unary(f"{HUB}{name}", request_serializer=lambda each: each.SerializeToString())
+            call(request, timeout=60, compression=compression)
+
+        def refused(name: str, request: m.ActivityResponse | m.WorkflowResponse) -> None:
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(name, request)
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        stream = channel.unary_stream(
+            f"{HUB}GetWorkItems", request_serializer=lambda each: each.SerializeToString(),
+            response_deserializer=m.WorkItem.FromString,
+        )(m.GetWorkItemsRequest(), timeout=120)  # fmt: skip
+        start(sidecar, "any", instance_id="outgrown")
+        answer = m.WorkflowResponse(instanceId="outgrown", completionToken=next(stream).completionToken)
+        answer.actions.add(id=0).scheduleTask.name = "act"
+        ask("CompleteOrchestratorTask", answer)
+        activity = next(stream)
+        result = m.ActivityResponse(instanceId="outgrown", taskId=0, completionToken=activity.completionToken)
+        result.result.value = json.dumps("x" * 100_000)
+        refused("CompleteActivityTask", result)
+        turn = next(stream)
+        (failed,) = [event.taskFailed for event in turn.workflowRequest.newEvents if event.HasField("taskFailed")]
+        details = failed.failureDetails
+        assert (failed.taskScheduledId, details.errorType, details.isNonRetriable) == (
+            0,
+            "WorkflowPayloadTooLarge",
+            True,
+        )
+        assert "larger than max" in details.errorMessage
+        end = m.WorkflowResponse(instanceId="outgrown", completionToken=turn.completionToken)
+        complete = end.actions.add(id=1).completeWorkflow
+        complete.workflowStatus, complete.result.value = m.ORCHESTRATION_STATUS_COMPLETED, json.dumps("y" * 100_000)
+        refused("CompleteOrchestratorTask", end)
+        eventually(lambda: sidecar.request("GET", f"{OWN}/outgrown").json()["status"] == "STALLED")
+        (wait,) = [wait for wait in waits(sidecar, "outgrown") if wait["kind"] == "stalled"]
+        assert wait["name"] == "PAYLOAD_SIZE_EXCEEDED"
+        assert "larger than max" in wait["error"]
+        again = channel.unary_stream(
+            f"{HUB}GetWorkItems", request_serializer=lambda each: each.SerializeToString(),
+            response_deserializer=m.WorkItem.FromString,
+        )(m.GetWorkItemsRequest(), timeout=120)  # fmt: skip
+        stream.cancel()
+        end.completionToken = next(again).completionToken
+        end.actions[0].completeWorkflow.result.value = '"short"'
+        ask("CompleteOrchestratorTask", end)
+        assert output(sidecar, "outgrown") == '"short"'
+        again.cancel()
+
+
 def test_no_worker(tmp_path: Path, flags: Sequence[str]) -> None:
     """Without a worker requests wait, and what is there says that it waits for one."""
     with processes.sidecar(tmp_path, flags, "alone") as sidecar:

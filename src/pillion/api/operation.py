@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from pillion.api.call import HttpCall, RpcCall
-    from pillion.net.exchange import Response
+    from pillion.net.exchange import Oversized, Response
 
 
 class ServeHttp(Protocol):
@@ -54,6 +54,7 @@ class Rpc:
 
     `methods` are bare names of `service`; `takes` parses the request of a unary handler. Exactly one of `unary` and
     `stream` is set. `at_once` answers without waiting, with a serialised reply; None leaves the call to `unary`.
+    `oversized` hears of requests that are too large to be taken (`net.exchange.Oversized`).
     """
 
     methods: tuple[str, ...]
@@ -61,6 +62,7 @@ class Rpc:
     unary: ServeUnary | None = None
     stream: ServeStream | None = None
     at_once: ServeAtOnce | None = None
+    oversized: Oversized | None = None
     service: str = "dapr.proto.runtime.v1.Dapr"
 
 

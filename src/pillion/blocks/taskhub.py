@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -18,7 +19,7 @@ from pillion.net.exchange import RpcError
 from pillion.wire.messages import taskhub as m
 from pillion.wire.messages import wellknown
 from pillion.workflow.faults import InstanceMissing, NotCompleted
-from pillion.workflow.history import absent_or, text
+from pillion.workflow.history import absent_or, read_varint, text
 from pillion.workflow.hub import Rerun, Start, StreamEnded
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pillion.api.call import RpcCall
     from pillion.api.operation import ServeAtOnce, ServeUnary
     from pillion.blocks.actor_access import Gate
-    from pillion.net.exchange import ServerCall
+    from pillion.net.exchange import Oversized, ServerCall
     from pillion.workflow.hub import Workflows
     from pillion.workflow.snapshot import Snapshot
 
@@ -71,10 +72,16 @@ class TaskHubBlock:
             (("ListInstanceIDs",), m.ListInstanceIDsRequest, self.list_ids, None),
             (("GetInstanceHistory",), m.GetInstanceHistoryRequest, self.history, None),
         )  # fmt: skip
+        oversized: dict[type[Message], Oversized] = {
+            m.ActivityResponse: partial(self.oversized, activity=True),
+            m.WorkflowResponse: self.oversized,
+        }
         rows = [
-            Operation(names[0], "workers", rpc=Rpc(names, takes, serve, service=SERVICE, at_once=at_once))
+            Operation(names[0], "workers", rpc=Rpc(
+                names, takes, serve, service=SERVICE, at_once=at_once, oversized=oversized.get(takes)
+            ))
             for names, takes, serve, at_once in unary
-        ]
+        ]  # fmt: skip
         work = Rpc(("GetWorkItems",), stream=self.work_items, service=SERVICE)
         return [*rows, Operation("GetWorkItems", "workers", rpc=work)]
 
@@ -231,6 +238,27 @@ class TaskHubBlock:
             return None
         self._workflows.complete_workflow(request)
         return b""
+
+    def oversized(self, beginning: bytes, said: str, *, activity: bool = False) -> None:
+        """A worker's answer is too large to be taken: nobody else would ever tell what it was the answer to."""
+        found = _addressed(beginning, activity=activity)
+        if found is not None and self._workflows is not None and self._gate.is_open:
+            self._workflows.oversized(*found, said)
+
+
+def _addressed(beginning: bytes, *, activity: bool) -> tuple[str, int] | None:
+    """Read the instance and the task (-1: a turn) from the beginning of an answer: its first two fields."""
+    if beginning[:1] != b"\x0a":
+        return None
+    try:
+        size, at = read_varint(beginning, 1)
+        instance_id = beginning[at : at + size].decode()
+        if len(beginning) <= at + size or not activity:
+            return instance_id, 0 if activity else -1
+        task_id = read_varint(beginning, at + size + 1)[0] if beginning[at + size] == 0x10 else 0
+    except (ValueError, IndexError):
+        return None
+    return instance_id, task_id
 
 
 def said_goodbye(stream: ServerCall) -> bool:

@@ -212,6 +212,14 @@ class AtOnce(Protocol):
     def __call__(self, call: ServerCall, request: bytes) -> bytes | None: ...
 
 
+class Oversized(Protocol):
+    """Hears of a unary request that is refused because it is too large. `beginning` is what of the message came in one
+    piece, uncompressed, 2 KiB at the most; `said` is what the client is told.
+    """
+
+    def __call__(self, beginning: bytes, said: str) -> None: ...
+
+
 class Streaming(Protocol):
     """A handler of any streaming kind: it receives and sends through the call; returning means status OK."""
 
@@ -222,12 +230,14 @@ class Streaming(Protocol):
 class Method:
     """How one gRPC method is served: exactly one of `unary` and `streaming` is set.
 
-    `at_once` is asked before `unary` where the answer needs no waiting: such a call costs no task.
+    `at_once` is asked before `unary` where the answer needs no waiting: such a call costs no task. `oversized` is for
+    requests whose failure somebody else than their client waits for.
     """
 
     unary: Unary | None = None
     streaming: Streaming | None = None
     at_once: AtOnce | None = None
+    oversized: Oversized | None = None
 
 
 class GrpcService(Protocol):

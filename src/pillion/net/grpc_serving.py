@@ -23,7 +23,7 @@ from pillion.wire.h2_headers import Trailers, encode
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from pillion.net.exchange import AtOnce, Metadata, Method, Peer, Streaming, Unary
+    from pillion.net.exchange import AtOnce, Metadata, Method, Oversized, Peer, Streaming, Unary
     from pillion.net.grpc_server import Plan
     from pillion.net.h2_server import H2ServerConnection
     from pillion.wire.h2_headers import Fields, RequestHead
@@ -46,6 +46,7 @@ class GrpcCall(Sender):
     _timer: asyncio.TimerHandle | None = None
     _unary: Unary | None = None
     _at_once: AtOnce | None = None
+    _oversized: Oversized | None = None
     _deframer: g.Deframer | None = None
     _messages: deque[tuple[bytes, int]] | None = None
     _receiver: asyncio.Future[None] | None = None
@@ -98,6 +99,8 @@ class GrpcCall(Sender):
         if method.unary is not None:
             self._unary = method.unary
             self._at_once = method.at_once
+            if method.oversized is not None:
+                self._oversized = method.oversized
             if ended:
                 self._unary_ended()
         elif method.streaming is not None:
@@ -160,6 +163,8 @@ class GrpcCall(Sender):
                 messages.append((message, 0))
         except StatusError as error:
             self._finish(error.code, error.message)
+            if self._oversized is not None and error.code == Code.RESOURCE_EXHAUSTED:
+                self._oversized(g.beginning(data), error.message)
             return
         if ended:
             self._unary_ended()

@@ -80,7 +80,7 @@ class ServerMeter:
 
         at_once = method.at_once
         if at_once is None:
-            return Method(unary=unary)
+            return Method(unary=unary, oversized=method.oversized)
 
         def now(call: ServerCall, request: bytes) -> bytes | None:
             started = perf_counter()
@@ -101,7 +101,7 @@ class ServerMeter:
             known.ended(code, int((perf_counter() - started) * 1000))
             return known
 
-        return Method(unary=unary, at_once=now)
+        return Method(unary=unary, at_once=now, oversized=method.oversized)
 
     def proxied(self, serve: Streaming) -> Streaming:
         """Return a proxy that counts the calls whose client names an application."""

@@ -100,7 +100,7 @@ class GrpcApi:
                 return reply.SerializeToString()
 
             if row.at_once is None or self._tracer is not None:
-                return Method(unary=unary)
+                return Method(unary=unary, oversized=row.oversized)
             at_once = row.at_once
 
             def now(call: ServerCall, request: bytes) -> bytes | None:
@@ -114,7 +114,7 @@ class GrpcApi:
                 except Exception as error:
                     raise self._failed(full, error) from error
 
-            return Method(unary=unary, at_once=now)
+            return Method(unary=unary, at_once=now, oversized=row.oversized)
         assert row.stream is not None
         stream = row.stream
         if self._tracer is not None:
@@ -196,7 +196,7 @@ def _logged(name: str, method: Method, api_log: ApiLog) -> Method:
 
         # Without `at_once`: a call that is logged takes the way on which it can be watched.
 
-        return Method(unary=unary)
+        return Method(unary=unary, oversized=method.oversized)
     assert method.streaming is not None
     stream = method.streaming
 

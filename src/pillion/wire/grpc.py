@@ -28,6 +28,7 @@ PREFIX = Struct(">BL")
 ACCEPT_ENCODING = b"identity,gzip"
 
 DEFAULT_MAX_MESSAGE = 4 << 20
+_LOOK = 2048
 
 
 class StatusError(Exception):
@@ -120,6 +121,18 @@ def too_large(size: int, limit: int) -> StatusError:
 
 def too_large_to_send(size: int, limit: int) -> StatusError:
     return StatusError(Code.RESOURCE_EXHAUSTED, f"grpc: trying to send message larger than max ({size} vs. {limit})")
+
+
+def beginning(data: bytes) -> bytes:
+    """Return the first bytes of the message that `data` begins with, uncompressed, `_LOOK` at the most; b"" when they
+    cannot be read.
+    """
+    if data[:1] != b"\x01":
+        return data[5 : 5 + _LOOK]
+    try:
+        return zlib.decompressobj(31).decompress(data[5:], _LOOK)
+    except zlib.error:
+        return b""
 
 
 def unpacked(message: bytes, limit: int) -> bytes:

@@ -34,6 +34,7 @@ from pillion.workflow.snapshot import Wait
 if TYPE_CHECKING:
     from pillion.observe.tracing import Span
     from pillion.workflow.engine import Engine
+    from pillion.workflow.items import Answer
     from pillion.workflow.runner import Runner
 
 log = logging.getLogger("pillion.workflow")
@@ -175,7 +176,7 @@ class Activities:
         elif (what := lost_in(error)) is not None:
             self.lost(runner, run, what)
 
-    def _answered(self, runner: Runner, run: Run, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
+    def _answered(self, runner: Runner, run: Run, answer: Answer) -> None:
         if isinstance(answer, m.ActivityResponse):
             now_ns = self._engine.surroundings.now_ns()
             self.settle(runner, run, history.task_result(now_ns, answer, run.event.taskScheduled.taskExecutionId))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pillion.kinds.actors import ActorCall, Tick
     from pillion.workflow.engine import Engine
     from pillion.workflow.invocations import Key
+    from pillion.workflow.items import Answer
 
 log = logging.getLogger("pillion.workflow")
 
@@ -156,7 +157,7 @@ class Errands:
                 self._engine.workers.offer(item)
                 await over.wait()
 
-    def _ran(self, key: Key, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
+    def _ran(self, key: Key, answer: Answer) -> None:
         running = self._running.pop(key, None)
         if running is None or running.result.done() or not isinstance(answer, m.ActivityResponse):
             return

@@ -58,6 +58,18 @@ def varint(number: int) -> bytes:
     return bytes(parts)
 
 
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number at `at`, and where what follows it begins. Raises `ValueError`, `IndexError`."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number of more than ten bytes")
+
+
 def frame(tag: int, raw: bytes) -> bytes:
     """One length-delimited field; `tag` is below 0x80."""
     size = len(raw)

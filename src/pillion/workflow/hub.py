@@ -142,6 +142,11 @@ class Workflows(Protocol):
     def complete_activity(self, response: taskhub.ActivityResponse) -> None:
         """A worker answered an activity. What matches no item in the hands of a worker is ignored."""
 
+    def oversized(self, instance_id: str, task_id: int, said: str) -> None:
+        """What a worker answered was too large to be taken: an activity has failed with that, a turn (`task_id` -1)
+        stalls. `said` is what the worker was told.
+        """
+
     @property
     def workers(self) -> int:
         """The number of open streams."""

@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
 
     from pillion.wire.messages import taskhub
     from pillion.workflow.gates import Gate
     from pillion.workflow.question import Turn
     from pillion.workflow.streams import Stream
 
+    Answer: TypeAlias = "taskhub.WorkflowResponse | taskhub.ActivityResponse | Oversized"
+
 INTERNAL = "dapr.internal."
 """Workflows and activities whose names begin so are the sidecar's own: no worker is ever given one."""
+
+
+class Oversized(Exception):
+    """A worker's answer to a turn was larger than a message may be; the text says how large."""
 
 
 class Item:
@@ -32,7 +39,7 @@ class Item:
     )  # fmt: skip
 
     def __init__(
-        self, instance_id: str, name: str, done: Callable[[taskhub.WorkflowResponse | taskhub.ActivityResponse], None],
+        self, instance_id: str, name: str, done: Callable[[Answer], None],
         lost: Callable[[], None], *, turn: Turn | None = None, mark: tuple[int, int] = (0, 0), task_id: int = -1,
         payload: bytes = b"",
     ) -> None:  # fmt: skip

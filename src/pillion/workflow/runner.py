@@ -22,7 +22,7 @@ from pillion.workflow import turn as turns
 from pillion.workflow.faults import StoreUnfit
 from pillion.workflow.history import nanoseconds
 from pillion.workflow.instance import Mail, heard_by_now
-from pillion.workflow.items import Item
+from pillion.workflow.items import Item, Oversized
 from pillion.workflow.losses import TURN, Lost
 from pillion.workflow.reception import Reception, precious
 from pillion.workflow.rows import Step
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pillion.workflow.deliveries import Delivery
     from pillion.workflow.engine import Engine
     from pillion.workflow.instance import Instance
+    from pillion.workflow.items import Answer
     from pillion.workflow.outbox import Send
     from pillion.workflow.question import Decision, Turn
     from pillion.workflow.snapshot import Wait
@@ -196,7 +197,12 @@ class Runner(Reception):
             started = turn.started
             name = started.executionStarted.name if started is not None else ""
             engine.surroundings.meter.payload(name, size / surroundings.bounds.max_body)
-            said_ = await self._worked(turn, name)
+            try:
+                said_ = await self._worked(turn, name)
+            except Oversized as error:
+                if turn.terminating is not None:
+                    return turn, turns.force(turn, surroundings.now_ns())
+                return turn, turns.stall(turn, m.PAYLOAD_SIZE_EXCEEDED, str(error), surroundings.now_ns())
             decision = turns.apply(turn, said_, engine.setting, surroundings.now_ns())
             if decision.again is None:
                 return turn, decision
@@ -250,9 +256,13 @@ class Runner(Reception):
             self._interrupt(Again())
         return True
 
-    def _answered(self, answer: m.WorkflowResponse | m.ActivityResponse) -> None:
-        if self.answer is not None and not self.answer.done() and isinstance(answer, m.WorkflowResponse):
+    def _answered(self, answer: Answer) -> None:
+        if self.answer is None or self.answer.done():
+            return
+        if isinstance(answer, m.WorkflowResponse):
             self.answer.set_result(answer)
+        elif isinstance(answer, Oversized):
+            self.answer.set_exception(answer)
 
     def _without(self, mail: list[Mail]) -> list[Mail]:
         """The inbox without these."""

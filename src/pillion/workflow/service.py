@@ -70,6 +70,9 @@ class Hub:
     def complete_activity(self, response: m.ActivityResponse) -> None:
         self.engine.workers.complete_activity(response)
 
+    def oversized(self, instance_id: str, task_id: int, said: str) -> None:
+        self.engine.workers.oversized(instance_id, task_id, said)
+
     @property
     def workers(self) -> int:
         return self.engine.workers.count

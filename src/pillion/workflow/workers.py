@@ -13,10 +13,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pillion.wire.messages import taskhub
 from pillion.workflow.gates import Gates, share
 from pillion.workflow.history import frame
 from pillion.workflow.hub import STATEFUL_HISTORY
-from pillion.workflow.items import INTERNAL, Item
+from pillion.workflow.items import INTERNAL, Item, Oversized
 from pillion.workflow.streams import Stream
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 
     from pillion.clock import Clock
     from pillion.kinds.config import Workflow
-    from pillion.wire.messages import taskhub
     from pillion.workflow.gates import Gated
+    from pillion.workflow.items import Answer
 
 WINDOW = 2000
 """So many turns, and so many activities, are with one stream at most."""
+TOO_LARGE = "WorkflowPayloadTooLarge"
+"""The kind of failure of an activity whose result no message can carry."""
 ALONE = (0, 1)
 """The rank of a host that knows of no other one."""
 
@@ -296,13 +299,26 @@ class Workers:
         if item is not None and item.turn is None:
             self._finish(item, answer)
 
+    def oversized(self, instance_id: str, task_id: int, said: str) -> None:
+        """A worker's answer to a turn (`task_id` -1) or an activity could not be taken; another try would end alike."""
+        item = self._by_name.get((instance_id, task_id))
+        if item is None:
+            return
+        if item.turn is not None:
+            self._finish(item, Oversized(said))
+            return
+        failed = taskhub.ActivityResponse(instanceId=instance_id, taskId=task_id)
+        details = failed.failureDetails
+        details.errorType, details.errorMessage, details.isNonRetriable = TOO_LARGE, said, True
+        self._finish(item, failed)
+
     def _matched(self, token: str, instance_id: str, task_id: int) -> Item | None:
         if not token:
             return self._by_name.get((instance_id, task_id))
         item = self._held.get(token)
         return item if item is not None and item.instance_id == instance_id and item.task_id == task_id else None
 
-    def _finish(self, item: Item, answer: taskhub.WorkflowResponse | taskhub.ActivityResponse) -> None:
+    def _finish(self, item: Item, answer: Answer) -> None:
         withdrawn, item.gone = item.gone, True
         self._release(item)
         self._leave(item)
