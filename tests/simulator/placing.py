@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SERVERS = ("p1", "p2", "p3")
 SIDECARS = ("one", "two", "three")
 FAULTS = ("end", "leave", "pause", "cut from the store", "cut from a sidecar", "cut from all", "store") * 2 + (
-    "sidecar ends", "sidecar pauses", "nothing", "slow", "long",
+    "sidecar ends", "sidecar pauses", "nothing", "slow", "long", "asleep", "asleep",
 )  # fmt: skip
 
 
@@ -97,6 +97,8 @@ class Placed(Cluster):
         self._engine = random.choice((Postgres, Etcd))(self.world, self.network)
         self.store = self._engine.start()
         self.servers: dict[str, Server] = {}
+        self.calm = False
+        """Whether there are no faults any more."""
         self.agreed: dict[int, Members] = {}
         self._told: dict[int, set[str]] = {}
         self._seen: dict[str, _Seen] = {}
@@ -115,6 +117,10 @@ class Placed(Cluster):
         if name not in self.servers or not self.servers[name].host.alive:
             self.world.tell(f"{name} starts")
             self.servers[name] = Server(self, name)
+
+    def kill_process(self, host: Host) -> None:
+        if host.alive and not self.calm:
+            self.kill(host, process=True)
 
     def start_store(self) -> None:
         if not self.store.alive:
@@ -190,6 +196,12 @@ def trouble(cluster: Placed, counting: Counting, seconds: float) -> None:
             world.run_for(random.uniform(20.0, 60.0))
         elif fault == "sidecar ends" and sidecar is not None:
             cluster.kill(sidecar, process=random.random() < 0.5)
+        elif fault == "asleep" and sidecar is not None and leaders:
+            # It wakes to hear of the end of a leader that had given its actors away by then.
+            still_s = random.uniform(10.0, 13.0)
+            _pause(cluster, sidecar, still_s)
+            world.later(still_s - random.uniform(0.05, 1.0), cluster.kill_process, leaders[0].host)
+            world.later(still_s + down_s, cluster.start_server, leaders[0].name)
         elif fault == "sidecar pauses" and sidecar is not None:
             _pause(cluster, sidecar, still_s)
         elif server is None or server.host.paused:
@@ -222,6 +234,7 @@ def _pause(cluster: Placed, host: Host, seconds: float) -> None:
 def peace(cluster: Placed) -> None:
     """End every fault, and wait until one server leads and all sidecars are with it."""
     world = cluster.world
+    cluster.calm = True
     heal(cluster)
     cluster.start_store()
     for name in SERVERS:
@@ -240,7 +253,11 @@ def peace(cluster: Placed) -> None:
 
 
 def _at_rest(cluster: Placed) -> bool:
-    return len(cluster.leaders) == 1 and all(
+    """Whether one server leads, and has given a table: until then nobody takes over from a host that ends."""
+    leaders = cluster.leaders
+    if len(leaders) != 1 or any(room.untouched for room in leaders[0].service._rooms.values()):
+        return False
+    return all(
         sidecar.booted.is_set() and sidecar.placement.connected and sidecar.placement.ready for sidecar in cluster.up
     )
 

@@ -13,7 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from pillion.actors.instances import Claim
-from pillion.kinds.actors import ActorClosed, NoHost
+from pillion.kinds.actors import ActorClosed, NoHost, NoPlacement
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -84,8 +84,19 @@ class Away:
     async def _end(self, late: Sequence[Errand]) -> None:
         await asyncio.sleep(LATE_S)
         for errand in late:
-            if errand in self._errands and self._elsewhere(errand.address, errand.actor_type, errand.actor_id):
+            if errand in self._errands and await self._moved(errand) and errand in self._errands:
                 errand.end(_left(errand.address))
+
+    async def _moved(self, errand: Errand) -> bool:
+        """Whether the actor lives elsewhere, as soon as that is known: placement may be unsure now, and no table that
+        says so need follow."""
+        try:
+            owner = await self._placement.owner(errand.actor_type, errand.actor_id)
+        except NoHost:
+            return True
+        except NoPlacement:  # this host has left
+            return False
+        return owner.address != errand.address
 
     def _elsewhere(self, address: str, actor_type: str, actor_id: str) -> bool:
         """Whether the actor lives elsewhere, or nowhere; False while it is being placed: another table follows."""

@@ -6,10 +6,10 @@ change of the stories moves them, `python -m simulator.mutations` looks again an
 
 from __future__ import annotations
 
-from simulator.mutations import actors, calls, events, families, jobs, limits, placing, repairs, workflows
+from simulator.mutations import actors, calls, events, families, findings, jobs, limits, placing, repairs, workflows
 from simulator.mutations.mutation import Mutation, caught
 
-AREAS = (actors, calls, events, families, jobs, limits, placing, repairs, workflows)
+AREAS = (actors, calls, events, families, findings, jobs, limits, placing, repairs, workflows)
 MUTATIONS = tuple(mutation for area in AREAS for mutation in area.MUTATIONS)
 
 __all__ = ["MUTATIONS", "Mutation", "caught"]
