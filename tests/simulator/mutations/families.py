@@ -63,8 +63,8 @@ def what_another_host_refused_is_not_understood(patch: Patch) -> None:
 MUTATIONS = (
     Mutation("answers of former generations count", "spanning", 1, answers_of_former_generations_count),
     Mutation("grandchildren elsewhere are not asked for", "spanning", 0, grandchildren_elsewhere_are_not_asked_for),
-    Mutation("whoever has the name is the child", "spanning", 9, whoever_has_the_name_is_the_child),
-    Mutation("the next owner begins no children", "spanning", 9, the_next_owner_begins_no_children),
+    Mutation("whoever has the name is the child", "spanning", 36, whoever_has_the_name_is_the_child),
+    Mutation("the next owner begins no children", "spanning", 27, the_next_owner_begins_no_children),
     Mutation("only the own history is handed down", "spanning", 0, only_the_own_history_is_handed_down),
     Mutation("another host's refusal is a failure", "spanning", 1, what_another_host_refused_is_not_understood),
 )  # fmt: skip

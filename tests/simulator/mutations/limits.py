@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pillion.workflow import actor, duties, purge, surroundings
+from pillion.workflow import actor, duties, surroundings
 from pillion.workflow.workers import Workers
 from simulator.mutations.mutation import Mutation
 
@@ -62,20 +62,11 @@ def the_next_owner_does_not_retain(patch: Patch) -> None:
     patch.setattr(duties, "_retain", first_alone)
 
 
-def a_job_that_went_is_not_put_again(patch: Patch) -> None:
-    async def nothing(engine: Any, instance_id: str) -> None:
-        return None
-
-    patch.setattr(duties, "restore_jobs", nothing)
-    patch.setattr(purge, "restore_jobs", nothing)
-
-
 MUTATIONS = (
-    Mutation("what was withdrawn leaves its place at once", "limiting", 11, what_was_withdrawn_leaves_its_place),
-    Mutation("a lost worker keeps its place", "limiting", 21, a_lost_worker_keeps_its_place),
+    Mutation("what was withdrawn leaves its place at once", "limiting", 1, what_was_withdrawn_leaves_its_place),
+    Mutation("a lost worker keeps its place", "limiting", 19, a_lost_worker_keeps_its_place),
     Mutation("limits are not shared", "limiting", 0, limits_are_not_shared),
     Mutation("retention is short", "limiting", 0, retention_is_short),
-    Mutation("retention is of whoever has the id", "limiting", 6, retention_is_of_whoever_has_the_id),
+    Mutation("retention is of whoever has the id", "limiting", 8, retention_is_of_whoever_has_the_id),
     Mutation("the next owner does not retain", "limiting", 1, the_next_owner_does_not_retain),
-    Mutation("a job that went is not put again", "limiting", 11, a_job_that_went_is_not_put_again),
 )  # fmt: skip
