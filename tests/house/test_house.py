@@ -73,6 +73,14 @@ def test_the_page_of_errors_is_fresh() -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+def test_every_code_of_an_error_is_named_by_a_test() -> None:
+    """A code that no test can provoke is a row that nobody needs."""
+    folder = ROOT / "tests"
+    texts = [path.read_text() for kind in ("py", "txt", "go", "js", "java") for path in folder.rglob(f"*.{kind}")]
+    named = set(re.findall(r"\b(?:ERR|DAPR|PILLION)_[A-Z_]+", "\n".join(texts)))
+    assert {code for _, fault in faults() for code in (fault.http_code, fault.grpc_reason)} - {"", "ERROR"} <= named
+
+
 def test_every_method_of_the_contract_has_a_row() -> None:
     """What no block offers is reserved: it answers UNIMPLEMENTED, never a proxy attempt."""
     rows = reserved.operations([])
