@@ -82,6 +82,13 @@ def test_many_keys_of_a_store_that_fails(sidecar: CountingSidecar) -> None:
     assert told(sidecar.request("GET", "/v1.0-pillion/state/ill/keys")) == (500, "ERR_STATE_KEYS", text)
     listing = refused(sidecar, "/pillion.state.v1.State/ListKeys", own_state.ListKeysRequest(store_name="ill"))
     assert listing == (INTERNAL, text, "ERR_STATE_KEYS")
+    text = "state store plain doesn't support listing keys"
+    reply = sidecar.request("GET", "/v1.0-pillion/state/plain/keys")
+    assert (told(reply), reasons(reply)) == (
+        (501, "ERR_STATE_STORE_NOT_SUPPORTED", text), ["PILLION_STATE_LISTING_NOT_SUPPORTED"],
+    )  # fmt: skip
+    listing = refused(sidecar, "/pillion.state.v1.State/ListKeys", own_state.ListKeysRequest(store_name="plain"))
+    assert listing == (UNIMPLEMENTED, text, "PILLION_STATE_LISTING_NOT_SUPPORTED")
 
 
 def test_transactions_that_a_store_cannot_take(sidecar: CountingSidecar) -> None:
