@@ -80,10 +80,10 @@ class Services:
         self._read_ports()
         await asyncio.wait((elected,), timeout=PATIENCE_S if free else 0)
         if elected.done():
-            elected.result()
+            term = elected.result()
             self._placement_port = ports.free(self._taken, wish=self._placement_port)
             self._scheduler_port = ports.free({*self._taken, self._placement_port}, wish=self._scheduler_port)
-            await self._serve()
+            await self._serve(term)
             if self._server is not None:
                 self.scheduler = self._server.engine
         else:
@@ -113,21 +113,22 @@ class Services:
 
     async def _follow(self, elected: asyncio.Task[int]) -> None:
         """Serve when whoever serves now has ended, at the same ports: sidecars look for it there."""
-        await elected
+        term = await elected
         self._read_ports()
         while True:
             try:
-                await self._serve()
+                await self._serve(term)
                 log.info("this run provides placement and scheduler from now on")
                 return
             except (CannotListen, ComponentError) as error:
                 log.warning("placement and scheduler cannot be provided yet: %s", error)
                 await asyncio.sleep(RETRY_S)
 
-    async def _serve(self) -> None:
+    async def _serve(self, term: int) -> None:
+        """Begin to serve; `term` has grown since the run before, whatever the clock has done."""
         clock = SystemClock()
         if self._placement is None:
-            placement = PlacementServer(Alone(clock), clock=clock, addresses=(HOST,), port=self._placement_port)
+            placement = PlacementServer(Alone(clock, term), clock=clock, addresses=(HOST,), port=self._placement_port)
             try:
                 await placement.open()
             except BaseException:

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 
 class Alone:
-    """A `Leadership` that remembers nothing: terms grow with the wall clock."""
+    """A `Leadership` that remembers nothing: terms grow with the wall clock. `term` is one that somebody else saw to,
+    and that grew.
+    """
 
     inherited = False
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, term: int | None = None) -> None:
         self._clock = clock
+        self._term = term
 
     async def open(self) -> None:
         """Nothing is reached."""
@@ -25,7 +28,7 @@ class Alone:
         return True
 
     async def elected(self) -> int:
-        return int(self._clock.now() * 1000)
+        return int(self._clock.now() * 1000) if self._term is None else self._term
 
     def lost(self, tell: Callable[[str], None]) -> None:
         """Never."""
