@@ -3,7 +3,8 @@
     bench/run                 the whole table, five seconds for each row
     bench/run --write         the same, and writes bench/RESULTS.md
     bench/run --check         short; fails when a row costs more than four times its known ratio to the floor
-    bench/run --only NAME     rows whose name contains NAME, those included that take minutes
+    bench/run --only NAME     rows whose name contains NAME, those included that take minutes; with --write they take
+                              their places among those of the last whole run
 
 The floor is the smallest possible HTTP server on the same loop and parser. CPU is that of the sidecar processes alone.
 """
@@ -29,6 +30,7 @@ from rich.table import Table
 import additions
 import measure
 import memory
+import results
 import workflows
 from additions import Difference
 from measure import Load, Process, free_port, get, wait_http, wrk
@@ -282,7 +284,7 @@ KNOWN = {row.name: row.ratio for row in ROWS}
 def main() -> int:
     options = arguments()
     console = Console(width=None if sys.stdout.isatty() else 150)
-    results: list[Result] = []
+    measurements: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="pillion-bench-") as folder:
         bench = Bench(Path(folder))
         try:
@@ -293,20 +295,20 @@ def main() -> int:
                     if not (row.adds or row.is_long):  # those warm themselves
                         row.run(bench, min(1.0, options.seconds))
                     result = measured(row, bench, options.seconds)
-                    if options.check and results and gross(result, results[0]):
+                    if options.check and measurements and gross(result, measurements[0]):
                         result = measured(row, bench, options.seconds)  # a neighbour's load is not a regression
-                    results.append(result)
+                    measurements.append(result)
             memory = [f"ready in {bench.ready_s * 1000:.0f} ms", f"idle RSS {bench.idle_mb:.1f} MB"]
             each = shared_mb(bench)
             memory.append(f"each further sidecar of a shared host {each:.1f} MB")
         finally:
             bench.close()
-    show(console, results, memory)
+    show(console, measurements, memory)
     if options.json:
-        print(json.dumps([{**row_dict(row)} for row in results]))
+        print(json.dumps([{**row_dict(row)} for row in measurements]))
     if options.write:
-        write(results, memory)
-    return check(results) if options.check else 0
+        write(measurements, memory, only=bool(only))
+    return check(measurements) if options.check else 0
 
 
 def measured(row: Row, bench: Bench, seconds: float) -> Result:
@@ -355,14 +357,15 @@ def show(console: Console, results: list[Result], memory: list[str]) -> None:
 
 
 def cells(row: Result, base: Result) -> list[str]:
+    costs = [f"{row.cpu_us:.1f}", f"{row.cpu_us / base.cpu_us:.1f}"] if row.cpu_us else ["", ""]  # memory has none
     return [
-        row.name, f"{row.target_us:g}" if row.target_us else "", f"{row.cpu_us:.1f}", f"{row.cpu_us / base.cpu_us:.1f}",
+        row.name, f"{row.target_us:g}" if row.target_us else "", *costs,
         f"{row.load.rate:,.0f}", f"{row.load.p50_ms:.2f}", f"{row.load.p99_ms:.2f}", f"{row.rss_mb:.0f}",
     ]  # fmt: skip
 
 
-def write(results: list[Result], memory: list[str]) -> None:
-    """Write bench/RESULTS.md."""
+def write(rows: list[Result], memory: list[str], *, only: bool) -> None:
+    """Write bench/RESULTS.md. What was not measured stays: long rows, and all others where `only` some were wanted."""
     git = shutil.which("git") or "git"
     commit = subprocess.run(
         [git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE
@@ -372,24 +375,26 @@ def write(results: list[Result], memory: list[str]) -> None:
         "",
     )
     machine = f"Python {platform.python_version()}, {platform.system()}, {cpu or platform.machine()}"
-    lines = [
+    intro = [
         "# What a request costs",
         "",
         f"`bench/run --write` at commit {commit}, {machine}; drivers and Redis run on the same cores.",
         "CPU is that of the sidecar processes alone, in microseconds for each request; 16 connections unless the row",
         "says otherwise. The floor is the smallest HTTP server on the same loop and parser, in the same run: ratios to",
         "it hold when the machine's speed drifts.",
-        "",
-        "| work | to reach, us | CPU, us | in floors | rate /s | p50 ms | p99 ms | RSS MB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    lines += ["| " + " | ".join(cells(row, results[0])) + " |" for row in results]
-    lines += ["", ", ".join(memory) + ".", ""]
-    lines += [f"- {row.name}: {row.note}." for row in results if row.note]
-    notes = HERE / "NOTES.md"
-    if notes.exists():
-        lines += ["", notes.read_text().rstrip()]
-    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n")
+    base, apart = rows[0], f"measured apart, at commit {commit}"
+    shown = rows[1:] if only else rows
+    now = results.Page("\n".join(intro), {row.name: cells(row, base) for row in shown}, ", ".join(memory) + ".")
+    for row in shown:
+        said = [row.note, apart if only else ""]
+        if any(said):
+            now.notes[row.name] = "; ".join(filter(None, said)) + "."
+    path, notes, names = HERE / "RESULTS.md", HERE / "NOTES.md", list(KNOWN)
+    before = results.read(path.read_text() if path.exists() else "", names)
+    long = [row.name for row in ROWS if row.is_long]
+    page = results.part(before, now) if only and before.rows else results.whole(before, now, long)
+    path.write_text(results.render(page, names, notes.read_text() if notes.exists() else ""))
 
 
 def check(results: list[Result]) -> int:
