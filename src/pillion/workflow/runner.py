@@ -221,6 +221,8 @@ class Runner(Reception):
                     engine.workers.offer(self.item)
                     return await answer
                 if self.losses.aside(TURN):
+                    if self._ends():
+                        raise Forced
                     return await answer
                 async with engine.apart:
                     if not await self.tries(TURN):
@@ -249,12 +251,11 @@ class Runner(Reception):
 
     def retry_turn(self) -> bool:
         """Give a turn that was put aside another chance; False when none is under way."""
-        if self.item is None:
-            return False
         if self.losses.aside(TURN):
             self.losses.forget(TURN)
             self._interrupt(Again())
-        return True
+            return True
+        return self.item is not None
 
     def _answered(self, answer: Answer) -> None:
         if self.answer is None or self.answer.done():
