@@ -179,6 +179,7 @@ class Mending:
         if task_id is None:
             if not runner.retry_turn():
                 raise NothingToMend(f"no turn of workflow '{runner.instance_id}' is put aside")
+            await runner.record()
             return
         event = _scheduled(runner, task_id)
         if runner.losses.aside(task_id):
