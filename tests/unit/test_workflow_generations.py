@@ -241,3 +241,28 @@ def test_a_job_that_is_deleted_for_the_former_use_of_an_id_is_put_again_for_the_
             assert names.key(names.workflow(), "w", "wake") in b.rig.jobs.jobs
 
     run(test())
+
+
+def test_what_was_purged_does_not_begin_again_when_the_id_of_its_parent_is_used_again() -> None:
+    def mother(ctx: Context, alone: bool) -> Any:
+        if not alone:
+            ctx.call_child("quick", instance_id="child")
+        return "done"
+
+    def quick(ctx: Context, _: Any) -> Any:
+        return "done"
+
+    async def test() -> None:
+        async with bench({"mother": mother, "quick": quick}) as b:
+            await b.hub.start(Start("mother", "m", input="false"))
+            await b.done("m")
+            await b.done("child")
+            await b.quiet()
+            await b.hub.purge("child")
+            await b.restart()
+            await b.hub.start(Start("mother", "m", input="true"))
+            await b.done("m")
+            await b.quiet()
+            assert await b.hub.get("child") is None
+
+    run(test())

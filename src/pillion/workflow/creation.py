@@ -7,6 +7,7 @@ of a start. Never knows: turns.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
@@ -24,17 +25,27 @@ if TYPE_CHECKING:
     from pillion.workflow.history import Event
 
 
+@dataclass(slots=True)
+class Starts:
+    """The requests for one id that are under way; `seen` are the generations whose last duties are known to be done."""
+
+    count: int = 0
+    seen: set[int] = field(default_factory=set)
+
+
 async def create(engine: Engine, instance_id: str, request: backend.CreateWorkflowInstanceRequest) -> None:
     """Create an instance, or begin a finished one anew. Raises `InstanceActive`, `DescendantsActive`, ..."""
     if not request.startEvent.HasField("executionStarted"):
         raise ComponentError("invalid execution start event")
-    engine.creating.add(instance_id)
-    seen: set[int] = set()
+    starts = engine.creating.setdefault(instance_id, Starts())
+    starts.count += 1
     try:
-        while not await _try(engine, instance_id, request, seen):
+        while not await _try(engine, instance_id, request, starts.seen):
             pass
     finally:
-        engine.creating.discard(instance_id)
+        starts.count -= 1
+        if not starts.count:
+            del engine.creating[instance_id]
         if (runner := engine.runners.get(instance_id)) is not None:
             engine.rest(runner)
 
@@ -42,9 +53,7 @@ async def create(engine: Engine, instance_id: str, request: backend.CreateWorkfl
 async def _try(
     engine: Engine, instance_id: str, request: backend.CreateWorkflowInstanceRequest, seen: set[int]
 ) -> bool:
-    """False: what was known of the instance changed meanwhile; look again. `seen`: generations whose last duties are
-    known to be done.
-    """
+    """False: what was known of the instance changed meanwhile; look again. `seen`: as of `Starts`."""
     event = request.startEvent
     runner = await engine.find(instance_id)
     # Taken before anything is waited for: what is looked at below may be begun anew by another request meanwhile.
@@ -52,7 +61,7 @@ async def _try(
     if runner is not None and runner.instance.exists:
         if _is_there(runner.instance, event):
             if runner.instance.facts.completed is not None:
-                engine.finish(runner)
+                engine.finish(runner, set())  # its word is wanted again; what it started has begun long since
             return True
         if not await _may_begin_anew(engine, runner, seen):
             return False

@@ -224,9 +224,13 @@ async def restore_jobs(engine: Engine, instance_id: str) -> None:
 
 
 async def see_through(engine: Engine, runner: Runner) -> None:
-    """Wait until the last duties of a finished instance are done; a host that has just become its owner cannot know
-    whether they were, and does them. Raises `NotReady` when that takes long.
+    """Wait until the last duties of a finished instance are done. A host that has just become its owner learns from the
+    job whether they were, and does them if not. Raises `NotReady` when that takes long.
     """
+    if runner.finishing is None:
+        key = engine.key(engine.workflow_type, runner.instance_id, WAKE)
+        if await engine.surroundings.scheduler.get(key) is None:
+            return
     engine.finish(runner)
     task = runner.finishing
     if task is not None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pillion.kinds.jobs import JobKey
+    from pillion.workflow.creation import Starts
     from pillion.workflow.history import Event
     from pillion.workflow.instance import Instance
     from pillion.workflow.question import Decision
@@ -79,7 +80,7 @@ class Engine:
         self.apart = asyncio.Lock()
         """Held by the one suspect that is with a worker of this host (`losses.py`)."""
         self.runners: dict[str, Runner] = {}
-        self.creating: set[str] = set()
+        self.creating: dict[str, Starts] = {}
         self.reading: dict[str, asyncio.Future[Runner | None]] = {}
         self.idle = Idle(surroundings.bounds.idle_instances, surroundings.bounds.idle_bytes)
         self.watchers = Watchers()
