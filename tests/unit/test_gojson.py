@@ -87,3 +87,19 @@ def test_canonical_is_stable_and_keeps_the_value(document: object) -> None:
     assert gojson.canonical(once) == once
     as_doubles = json.JSONDecoder(parse_int=float)  # as Go reads them: integers from a double have its digits alone
     assert as_doubles.decode(once.decode()) == as_doubles.decode(json.dumps(document))
+
+
+def test_halves_of_pairs() -> None:
+    """A half that stands alone becomes U+FFFD in keys and values, a whole pair its character; `\\\\ud800` is a text."""
+    text = rb'{"\ud800": ["\ud83d\ude00 \udc00", "\\ud800", -0]}'
+    assert gojson.loads(text) == {"\ufffd": ["\U0001f600 \ufffd", "\\ud800", 0]}
+    assert gojson.dumps(gojson.loads_spelled(text)) == '{"\ufffd":["\U0001f600 \ufffd","\\\\ud800",-0]}'.encode()
+
+
+def test_documents_that_are_too_deep_to_be_written() -> None:
+    value: list[object] = []
+    for _ in range(300):
+        value = [value]
+    for write in (gojson.dumps, gojson.sorted_bytes):
+        with pytest.raises(ValueError, match="exceeded max depth"):
+            write(value)

@@ -239,7 +239,10 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 
 def _data(fields: dict[str, Any]) -> bytes | None:
-    return orjson.dumps(fields["data"]) if "data" in fields else None
+    try:
+        return orjson.dumps(fields["data"]) if "data" in fields else None
+    except orjson.JSONEncodeError as error:
+        raise ApiError(faults.MALFORMED, text="exceeded max depth") from error
 
 
 def _shown(actor_type: str, actor_id: str, job: Job) -> dict[str, object]:
@@ -287,7 +290,7 @@ def _operation(row: object, *, ttl: bool) -> Set | Delete:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("metadata must be an object of strings")
     check_ttl(metadata, ttl=ttl)
-    value = orjson.dumps(request.get("value"), option=orjson.OPT_SORT_KEYS)
+    value = gojson.sorted_bytes(request.get("value"))
     return Set(key, value, etag or None, metadata=metadata, is_json=True)
 
 

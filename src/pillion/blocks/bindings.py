@@ -161,7 +161,7 @@ def read_request(call: HttpCall) -> Request:
     metadata = {key: value or "" for key, value in (given or {}).items()}
     try:
         data = gojson.dumps(fields.get("data"))
-    except (TypeError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(MALFORMED_DATA, error=error) from error
     return Request(operation or "", data, with_trace_of(call, metadata))
 

@@ -83,7 +83,7 @@ def _absent(value: object, name: str) -> str:
 def event_bytes(event: Any, content_type: str) -> bytes:
     """Return the bytes of an entry's `event`, JSON in its canonical form; raises ValueError when the two do not fit."""
     if payload_kind(content_type) in _DOCUMENTS:
-        return orjson.dumps(event, option=orjson.OPT_SORT_KEYS)  # its numbers were spelled when it was read
+        return gojson.sorted_bytes(event)  # its numbers were spelled when it was read
     base = content_type.partition(";")[0].strip().lower()
     if base == "application/octet-stream":
         if not isinstance(event, str):

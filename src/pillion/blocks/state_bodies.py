@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from pillion.blocks import state_faults as faults
 from pillion.errors import ApiError
 from pillion.kinds.state import Delete, Set
+from pillion.wire import gojson
 
 if TYPE_CHECKING:
     from pillion.blocks.state_stores import Store, Stores
@@ -50,7 +49,7 @@ def read_set(
     if not key and not may_be_empty:
         raise ApiError(faults.EMPTY_KEY)
     return Set(
-        stores.key(store, key, http=True, named=named), orjson.dumps(value, option=orjson.OPT_SORT_KEYS),
+        stores.key(store, key, http=True, named=named), gojson.sorted_bytes(value),
         etag or None, concurrency, consistency, metadata, content_type, True,
     )  # fmt: skip
 

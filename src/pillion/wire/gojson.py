@@ -17,6 +17,8 @@ _ODD = rb"(?:-0|-?[0-9]+[.eE]|-?[0-9]{19})"
 _ODD_INSIDE = re.compile(rb"[:,\[ \t\r\n][-0-9](?:[0-9]*[.eE]|(?<=-)0|[0-9]{18})")
 """Numbers follow one of these characters; no branch is tried before a digit is there. Finds 18 negative digits, too."""
 _ODD_ALONE = re.compile(_ODD)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""What may be half of a surrogate pair: the escapes are the only way to write one."""
 
 
 def escaped(text: bytes) -> bytes:
@@ -51,7 +53,7 @@ def loads_spelled(text: bytes) -> Any:
     """Like `loads`, with every number that orjson would spell otherwise than Go already spelled: for re-encoding."""
     value = loads(text)
     if _odd(text):
-        return _SPELLING.raw_decode(text.decode().lstrip(_SPACE))[0]
+        return _paired(text, _SPELLING.raw_decode(text.decode().lstrip(_SPACE))[0])
     return value
 
 
@@ -75,7 +77,7 @@ def _first(text: bytes, error: ValueError) -> Any:
     if not decoded:
         raise ValueError("EOF") from error
     try:
-        return _PLAIN.raw_decode(decoded)[0]
+        return _paired(text, _PLAIN.raw_decode(decoded)[0])
     except RecursionError:
         raise ValueError("exceeded max depth") from error
     except ValueError as second:
@@ -83,9 +85,32 @@ def _first(text: bytes, error: ValueError) -> Any:
         raise ValueError("unexpected EOF" if at_end else f"invalid JSON: {error}") from error
 
 
+def _paired(text: bytes, value: Any) -> Any:
+    """Return what was read with U+FFFD for each half of a pair that stands alone, as Go reads it. UTF-8 has none."""
+    return _whole(value) if _HALF.search(text) is not None else value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return value
+
+
+def sorted_bytes(value: Any) -> bytes:
+    """Write a parsed document sorted and compact, without the escapes. Raises ValueError for one that is too deep."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise ValueError("exceeded max depth") from error
+
+
 def dumps(value: Any) -> bytes:
-    """Write `value` compact, sorted and escaped."""
-    return escaped(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+    """Write `value` compact, sorted and escaped. Raises ValueError for one that is too deep."""
+    return escaped(sorted_bytes(value))
 
 
 def canonical(text: bytes, *, exact: bool = False) -> bytes:
