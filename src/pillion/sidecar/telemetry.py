@@ -39,7 +39,8 @@ GRACE_S = 1.0
 
 
 class Telemetry:
-    """The registry of a sidecar and its meters, which count nothing when the configuration switches metrics off.
+    """The registry of a sidecar and its meters, which count nothing when the configuration switches metrics off, or a
+    flag their port: what nobody can read need not be counted.
 
     `open` listens on the ports. A port that is taken is tried again for ten seconds while the sidecar starts; when it
     stays taken that is logged, and the sidecar works without.
@@ -53,8 +54,9 @@ class Telemetry:
             rules=metric.rules,
         )
         self.registry.collect(process.text)
-        self.meters = Meters.of_registry(self.registry, metric) if metric.enabled else Meters()
-        if metric.enabled and metric.increased_cardinality is None:
+        counts = metric.enabled and options.enable_metrics
+        self.meters = Meters.of_registry(self.registry, metric) if counts else Meters()
+        if counts and metric.increased_cardinality is None:
             log.warning(
                 "metric.http.increasedCardinality is not set and means true: paths of applications become labels, "
                 "up to a bound. Set it, or name the paths in metric.http.pathMatching"
