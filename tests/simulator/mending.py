@@ -284,12 +284,12 @@ class Mending(Workshop):
             if instance_id in self.patients.deaths and not any("were lost" in one.error for one in aside):
                 self.cluster.wrong.append(f"{instance_id} takes workers down, and says {found.waiting}")
             for one in aside:
-                await self._mend(instance_id, one.task_id)
+                await self._mend(instance_id, one.task_id, poison=one.name == "poison")
 
-    async def _mend(self, instance_id: str, task_id: int | None) -> None:
+    async def _mend(self, instance_id: str, task_id: int | None, *, poison: bool) -> None:
         case, random = self.cases.get(instance_id), self.client.random
-        skips = case is not None and case.name == "swallows" and random.random() < 0.5
-        if case is not None and case.name == "swallows":
+        skips = poison and random.random() < 0.5
+        if case is not None and poison:  # what merely stood by may have been put aside as well
             case.result = [2, "skipped" if skips else "well"]
         with suppress(InstanceMissing):  # a command that was heard, and whose answer was lost, is not needed again
             if skips and task_id is not None:
