@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,3 +133,10 @@ def test_any_free_port_will_do_where_no_block_is(monkeypatch: pytest.MonkeyPatch
     """A system whose ephemeral range begins where ours does."""
     monkeypatch.setattr(ports, "_blocks", lambda: port_blocks.PortBlocks(0, 0))
     assert ports.is_free(ports.free(()))
+
+
+def test_threads_get_different_ports() -> None:
+    """Applications and servers of one process are started side by side."""
+    with ThreadPoolExecutor(16) as threads:
+        given = list(threads.map(lambda _: free_ports(1)[0], range(200)))
+    assert len(set(given)) == len(given)

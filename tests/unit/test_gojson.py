@@ -100,6 +100,18 @@ def test_documents_that_are_too_deep_to_be_written() -> None:
     value: list[object] = []
     for _ in range(300):
         value = [value]
-    for write in (gojson.dumps, gojson.sorted_bytes):
-        with pytest.raises(ValueError, match="exceeded max depth"):
+    for write in (gojson.dumps, gojson.sorted_bytes, gojson.dumps_canonical):
+        with pytest.raises(gojson.TooNested, match="exceeded max depth"):
             write(value)
+
+
+@pytest.mark.parametrize("depth", [300, 1000, 1500])
+@pytest.mark.parametrize("number", ["1", "1.0"])
+def test_documents_that_are_too_deep_to_be_read(depth: int, number: str) -> None:
+    text = ("[" * depth + number + "]" * depth).encode()
+    with pytest.raises(ValueError, match=r"max depth|depth limit"):
+        gojson.canonical(text)
+    with pytest.raises(ValueError, match=r"max depth|depth limit"):
+        gojson.dumps(gojson.loads_exact(text))
+    with pytest.raises(ValueError, match=r"max depth|depth limit"):
+        gojson.dumps(gojson.loads_spelled(text))

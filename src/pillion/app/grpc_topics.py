@@ -247,7 +247,10 @@ def payload(event: Event, content_type: str) -> bytes:
     if isinstance(data, str) and payload_kind(content_type) not in (Payload.JSON, Payload.EVENT):
         return data.encode("utf-8", "replace")
     if isinstance(data, (dict, list, float, int)):
-        return gojson.dumps(gojson.loads_exact(event.body)["data"])
+        try:
+            return gojson.dumps(gojson.loads_exact(event.body)["data"])
+        except gojson.TooNested as error:
+            raise Unprocessed("data of the event is nested deeper than 254 levels") from error
     return gojson.escaped(orjson.dumps(data))
 
 

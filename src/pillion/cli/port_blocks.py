@@ -16,6 +16,7 @@ import errno
 import random
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,27 +38,31 @@ def ephemeral_from(path: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) 
 
 
 class PortBlocks:
-    """Ports from `first` to `end` (not included). What has been claimed is kept until the process ends."""
+    """Ports from `first` to `end` (not included). What has been claimed is kept until the process ends. Threads share
+    one of these.
+    """
 
     def __init__(self, first: int, end: int) -> None:
         self._free = list(range(first, end - SIZE + 1, SIZE))
         random.Random().shuffle(self._free)  # own seed: a program that seeds the common one is to differ all the same
         self._ours: list[int] = []
         self._next = 0
+        self._lock = threading.Lock()
 
     def take(self, taken: Collection[int] = ()) -> int | None:
         """Return a port that nobody uses and that is not in `taken`, None when there is none.
 
         Each one is returned once, as long as there are blocks; then those of our own blocks come round again.
         """
-        for again in (False, True):
-            if again:
-                self._next = 0
-            while self._next < len(self._ours) or self._claim():
-                port = self._ours[self._next]
-                self._next += 1
-                if port not in taken and is_unused(port):
-                    return port
+        with self._lock:
+            for again in (False, True):
+                if again:
+                    self._next = 0
+                while self._next < len(self._ours) or self._claim():
+                    port = self._ours[self._next]
+                    self._next += 1
+                    if port not in taken and is_unused(port):
+                        return port
         return None
 
     def _claim(self) -> bool:

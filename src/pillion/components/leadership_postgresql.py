@@ -74,6 +74,7 @@ class PostgresLock(Candidacy):
             raise ComponentError(f"leadership by PostgreSQL: {error}") from error
         except _LOST as error:
             log.warning("leadership: PostgreSQL is not reached yet: %s", error)
+            self._drop()  # a connection that is only half prepared is of no use
 
     async def _connect(self) -> Any:
         if self._connection is None or self._connection.is_closed():

@@ -52,6 +52,13 @@ LARGE = 64 << 10
 _BY_KEY = 'key COLLATE "C"'
 MIGRATION_S = 60.0
 """How long one process waits for another that prepares the tables."""
+_MADE_MEANWHILE = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DuplicateTableError,
+    asyncpg.DuplicateColumnError,
+    asyncpg.DuplicateObjectError,
+)
+"""What `IF NOT EXISTS` meets when another process was quicker: it looks before it takes its place in the catalogue."""
 
 
 def _interval(text: str) -> float:
@@ -338,7 +345,7 @@ class _PostgresState(ABC):
         try:
             await self._pool.execute(statement)
         except ComponentError as error:
-            if not isinstance(error.__cause__, asyncpg.UniqueViolationError | asyncpg.DuplicateObjectError):
+            if not isinstance(error.__cause__, _MADE_MEANWHILE):
                 raise
             await self._pool.execute(statement)
 

@@ -91,7 +91,7 @@ def payload_member(body: bytes, content_type: str, *, is_canonical: bool = False
     if kind is Payload.JSON:
         try:
             return b'"data":' + gojson.escaped(gojson.canonical(body, exact=True))
-        except (TypeError, RecursionError):  # nested deeper than can be sorted
+        except gojson.TooNested:  # what cannot be sorted stays in its order
             return b'"data":' + gojson.escaped(body.strip())
         except ValueError:
             pass
@@ -195,7 +195,7 @@ class Stamp:
         """
         try:
             event = gojson.loads_exact(body)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise NotAnEvent(f"the body is not JSON: {error}") from error
         if not isinstance(event, dict):
             raise NotAnEvent("the body is not a JSON object")
@@ -210,7 +210,7 @@ class Stamp:
             event["expiration"] = expiration
         try:
             return gojson.dumps(event)
-        except TypeError as error:
+        except ValueError as error:
             raise NotAnEvent(f"the event cannot be encoded: {error}") from error
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ODD = rb"(?:-0|-?[0-9]+[.eE]|-?[0-9]{19})"
 """What orjson and Go may write differently: fractions, exponents, minus zero, integers beyond 64 bits."""
@@ -19,6 +22,13 @@ _ODD_INSIDE = re.compile(rb"[:,\[ \t\r\n][-0-9](?:[0-9]*[.eE]|(?<=-)0|[0-9]{18})
 _ODD_ALONE = re.compile(_ODD)
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 """What may be half of a surrogate pair: the escapes are the only way to write one."""
+
+
+class TooNested(ValueError):
+    """A document is nested deeper than it can be read or, at 254 levels already, written."""
+
+    def __init__(self) -> None:
+        super().__init__("exceeded max depth")
 
 
 def escaped(text: bytes) -> bytes:
@@ -53,7 +63,7 @@ def loads_spelled(text: bytes) -> Any:
     """Like `loads`, with every number that orjson would spell otherwise than Go already spelled: for re-encoding."""
     value = loads(text)
     if _odd(text):
-        return _paired(text, _SPELLING.raw_decode(text.decode().lstrip(_SPACE))[0])
+        return _paired(text, _decoded(_SPELLING, text.decode().lstrip(_SPACE)))
     return value
 
 
@@ -61,7 +71,7 @@ def loads_exact(text: bytes) -> Any:
     """Parse one whole document whose numbers keep their spelling when it is written again; raises ValueError."""
     value = orjson.loads(text)
     if _odd(text):
-        value = json.loads(text, parse_float=_literal, parse_int=_integer)
+        value = _loads(text, _literal)
     return value
 
 
@@ -77,9 +87,9 @@ def _first(text: bytes, error: ValueError) -> Any:
     if not decoded:
         raise ValueError("EOF") from error
     try:
-        return _paired(text, _PLAIN.raw_decode(decoded)[0])
-    except RecursionError:
-        raise ValueError("exceeded max depth") from error
+        return _paired(text, _decoded(_PLAIN, decoded))
+    except TooNested:
+        raise
     except ValueError as second:
         at_end = getattr(second, "pos", 0) >= len(decoded) or "Unterminated string" in str(second)
         raise ValueError("unexpected EOF" if at_end else f"invalid JSON: {error}") from error
@@ -101,15 +111,15 @@ def _whole(value: Any) -> Any:
 
 
 def sorted_bytes(value: Any) -> bytes:
-    """Write a parsed document sorted and compact, without the escapes. Raises ValueError for one that is too deep."""
+    """Write a parsed document sorted and compact, without the escapes. Raises `TooNested`."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
-        raise ValueError("exceeded max depth") from error
+        raise TooNested from error
 
 
 def dumps(value: Any) -> bytes:
-    """Write `value` compact, sorted and escaped. Raises ValueError for one that is too deep."""
+    """Write `value` compact, sorted and escaped. Raises `TooNested`."""
     return escaped(sorted_bytes(value))
 
 
@@ -118,27 +128,45 @@ def canonical(text: bytes, *, exact: bool = False) -> bytes:
 
     Numbers pass through a double as in Go, so `1.0` is `1` and `1e21` is `1e+21`, but integers keep every digit (the
     reference rounds those above 2^53). With `exact` every number keeps its spelling. Raises ValueError for what is not
-    JSON.
+    JSON, `TooNested` among them.
     """
     value = orjson.loads(text)
     if _odd(text):
-        value = json.loads(text, parse_float=_literal if exact else _float, parse_int=_integer)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        value = _loads(text, _literal if exact else _float)
+    return sorted_bytes(value)
 
 
 def dumps_canonical(value: Any) -> bytes:
-    """Write a parsed document sorted and compact, without the escapes, its doubles as Go spells them."""
-    text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    """Write a parsed document sorted and compact, without the escapes, its doubles as Go spells them. Raises
+    `TooNested`.
+    """
+    text = sorted_bytes(value)
     if _odd(text):
-        text = orjson.dumps(json.loads(text, parse_float=_float, parse_int=_integer), option=orjson.OPT_SORT_KEYS)
+        text = sorted_bytes(_loads(text, _float))
     return text
 
 
 def spelled(text: bytes) -> bytes:
     """Return what orjson wrote with its doubles as Go spells them, in the order that it has."""
     if _odd(text):
-        text = orjson.dumps(json.loads(text, parse_float=_float, parse_int=_integer))
+        text = orjson.dumps(_loads(text, _float))
     return text
+
+
+def _loads(text: bytes, spelled: Callable[[str], Any]) -> Any:
+    """Parse one whole document with its numbers as `spelled` has them; raises `TooNested`."""
+    try:
+        return json.loads(text, parse_float=spelled, parse_int=_integer)
+    except RecursionError as error:
+        raise TooNested from error
+
+
+def _decoded(decoder: json.JSONDecoder, text: str) -> Any:
+    """Parse the first document; raises ValueError, `TooNested` among them."""
+    try:
+        return decoder.raw_decode(text)[0]
+    except RecursionError as error:
+        raise TooNested from error
 
 
 def _literal(text: str) -> orjson.Fragment:
