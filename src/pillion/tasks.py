@@ -25,6 +25,10 @@ else:
     start_now = asyncio.Task
 
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+"""Between the failure of a kept loop and its next beginning; as long as it fails at once, each pause doubles."""
+
+
 class Tasks:
     """The background tasks of one owner. `close` cancels what is left and waits for its end.
 
@@ -46,6 +50,26 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def keep(self, run: Callable[[], Coroutine[Any, Any, None]], name: str = "") -> asyncio.Task[None]:
+        """Start a loop that its owner cannot do without: it has handled what it expects, and what it does not expect
+        shall not silence it for ever. Such an error is logged, and after a pause `run` is called again.
+        """
+        return self.start(self._kept(run, f"{self.owner}: {name}"), name)
+
+    async def _kept(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        loop = asyncio.get_running_loop()
+        pause_s = FIRST_PAUSE_S
+        while True:
+            began = loop.time()
+            try:
+                return await run()
+            except Exception:
+                if loop.time() - began > LONGEST_PAUSE_S:
+                    pause_s = FIRST_PAUSE_S
+                log.exception("background task failed: %s; it begins again in %g s", name, pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

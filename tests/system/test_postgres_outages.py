@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 
 from pillion.components.postgresql import PostgresState1, PostgresState2
+from pillion.components.postgresql_pool import PostgresPool, PostgresSettings
 from pillion.errors import ComponentError, ConfigError, EtagInvalid, EtagMismatch
 from pillion.kinds.component import Context, decode
 from pillion.kinds.state import Get, Set
@@ -65,6 +68,39 @@ def test_a_server_that_hangs_is_given_up(private_postgres: PostgresServer) -> No
             private_postgres.resume()
             async with asyncio.timeout(90):
                 assert (await store.get(Get("k"))).value in (b"v", b"w")
+
+    asyncio.run(main())
+
+
+def test_a_session_that_the_server_has_just_ended(postgres_server: PostgresServer) -> None:
+    """Its last word has been read, the end of the connection not yet: neither a read nor a write meets a surprise."""
+
+    async def main() -> None:
+        pool = PostgresPool(PostgresSettings(connection_string=postgres_server.dsn, max_conns=1), where="test")
+        await pool.open()
+        try:
+            async with pool.connection() as connection:
+                [row] = await connection.fetch("SELECT pg_backend_pid() AS pid")
+
+            async def cut_off() -> None:
+                """The loop stands still meanwhile, as that of a stopped process; then it reads as much as comes first."""
+                postgres_server.sql(f"SELECT pg_terminate_backend({row['pid']})")
+                time.sleep(0.2)
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+            async def write(connection: Any) -> None:
+                await connection.execute("SELECT 1")
+                await cut_off()
+
+            with pytest.raises(ComponentError) as caught:
+                await pool.transaction(write)
+            assert isinstance(caught.value.__cause__, asyncpg.InternalClientError)
+            [row] = await pool.fetch("SELECT pg_backend_pid() AS pid")
+            await cut_off()
+            assert await pool.fetch("SELECT 1 AS one")
+        finally:
+            await pool.close()
 
     asyncio.run(main())
 

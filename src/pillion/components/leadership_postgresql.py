@@ -21,7 +21,7 @@ import asyncpg
 
 from pillion.components.candidacy import Candidacy
 from pillion.components.leadership_file import APART
-from pillion.components.postgresql_pool import parse_connection_string
+from pillion.components.postgresql_pool import FAILURES, parse_connection_string
 from pillion.errors import ComponentError, ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ IDLE_S = 6.0
 TURN_S = 10.0
 """How long the server lets a candidate wait for the lock before it says that another still has it. A candidate that
 hears nothing for longer is not waiting any more: the server, or the way to it, has gone without a word."""
-_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_LOST = (*FAILURES, TimeoutError)
 _TABLE = """CREATE TABLE IF NOT EXISTS pillion_leadership (
   name text PRIMARY KEY, term bigint NOT NULL, resigned boolean NOT NULL)"""
 _TERM = """INSERT INTO pillion_leadership AS l (name, term, resigned) VALUES ($1, $2, false)

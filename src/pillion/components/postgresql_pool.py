@@ -35,6 +35,9 @@ T = TypeVar("T")
 log = logging.getLogger("pillion.components.postgresql")
 
 MODES = ("cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol")
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What a statement can fail with: an answer of the server, a misused connection, one that the server is just ending
+(asyncpg has read its last word, but not yet that nothing follows), the network."""
 CONFLICT_TRIES = 4
 """Times that a transaction is tried when the server rolls it back in favour of another one."""
 
@@ -208,7 +211,7 @@ class PostgresPool:
         try:
             async with asyncio.timeout(1.0):
                 await pool.close()
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except FAILURES:
             pool.terminate()
 
     @asynccontextmanager
@@ -278,7 +281,9 @@ class PostgresPool:
                     return await self._once(run, limit)
                 except ComponentError as error:
                     cause = error.__cause__
-                    lost = isinstance(cause, asyncpg.PostgresConnectionError | ConnectionError)
+                    lost = isinstance(
+                        cause, asyncpg.PostgresConnectionError | asyncpg.InternalClientError | ConnectionError
+                    )
                     outdated = isinstance(cause, asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError)
                     if not outdated and not (lost and also_when_lost):
                         raise
@@ -305,7 +310,7 @@ class translated:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, TimeoutError):
             raise ComponentError("postgresql: no answer in time") from error
-        if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | OSError):
+        if isinstance(error, FAILURES):
             raise ComponentError(f"postgresql: {error or type(error).__name__}") from error
 
 

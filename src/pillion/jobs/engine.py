@@ -105,9 +105,9 @@ class Engine(Steering):
             await self.leases.renew()
         except ComponentError as error:
             log.warning("no share of the jobs yet: %s", error)
-        self._tasks.start(self.leases.keep(), "leases")
-        self._tasks.start(self.memory.reading.keep(), "reading")
-        self._tasks.start(self.memory.saving.keep(), "saving")
+        self._tasks.keep(self.leases.keep, "leases")
+        self._tasks.keep(self.memory.reading.keep, "reading")
+        self._tasks.keep(self.memory.saving.keep, "saving")
 
     async def close(self) -> None:
         """Fire no more, write down what was answered, give the partitions up. Works after half an `open`."""

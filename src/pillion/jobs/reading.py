@@ -100,6 +100,7 @@ class Reading:
     async def keep(self) -> None:
         """Read for ever."""
         pause = 0.0
+        self._some.set()  # what a run before this one has left
         while True:
             await self._some.wait()
             self._some.clear()

@@ -65,8 +65,6 @@ class Saving:
         """Write for ever."""
         pause = 0.0
         while True:
-            await self._some.wait()
-            self._some.clear()
             while self._waiting:
                 try:
                     await self._write_some()
@@ -75,6 +73,8 @@ class Saving:
                     pause = longer(pause)
                     log.warning("answers of ticks cannot be written down, again in %.1f s: %s", pause, error)
                     await asyncio.sleep(pause)
+            self._some.clear()
+            await self._some.wait()
 
     async def finish(self) -> None:
         """Write all there is. Raises `ComponentError`."""
