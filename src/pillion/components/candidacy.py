@@ -59,7 +59,9 @@ class Candidacy(ABC):
     async def _kept(self, keep: Callable[[], Awaitable[None]]) -> None:
         try:
             await keep()
-        except self._losses as error:
+        except Exception as error:
+            if not isinstance(error, self._losses):
+                log.exception("leadership: %s: what leadership is kept by has failed; it is given up", self._where)
             self._drop()
             if self._tell is not None:
                 self._tell(f"{self._where}: {_said(error)}")

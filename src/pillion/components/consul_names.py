@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence  # noqa: TC003 - the types of settings are looked at
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -186,7 +187,7 @@ class ConsulNames:
         # The agent adds up to a sixteenth of the wait, so that not all questions come at once.
         body, headers = await self._ask("GET", target, answer_s=ANSWER_S + block_s * 17 / 16, token=self._query.token)
         at = next((value for key, value in headers if key == b"x-consul-index"), b"0")
-        return _addresses(body, self._settings.dapr_port_meta_key), int(at) if at.isdigit() else 0
+        return _addresses(body, self._settings.dapr_port_meta_key), int(at) if at.isdigit() and len(at) < 20 else 0
 
     async def _ask(
         self, method: str, target: str, body: bytes = b"", *, answer_s: float = ANSWER_S, token: str = ""
@@ -229,9 +230,9 @@ def _addresses(body: bytes, port_key: str) -> tuple[str, ...]:
             port = (service.get("Meta") or {}).get(port_key)
             if not host:
                 raise ComponentError(f"consul: service {service.get('ID')} has no address")
-            if not isinstance(port, str) or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            if not isinstance(port, str) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
                 raise ComponentError(f"consul: service {service.get('ID')} has no port in its meta data as {port_key}")
             found.append(join_host_port(str(host), int(port)))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ComponentError(f"consul: an answer that is none of health/service: {error!r}") from error
     return tuple(found)

@@ -13,6 +13,7 @@ import logging
 import os
 import struct
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pillion.tasks import Tasks
@@ -53,7 +54,7 @@ class _Watch:
         if self._descriptor >= 0:
             asyncio.get_running_loop().add_reader(self._descriptor, self._events)
         else:
-            self._tasks.start(self._look(self._times()), "looking")
+            self._tasks.keep(partial(self._look, self._times()), "looking")
 
     async def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

@@ -6,6 +6,7 @@ Knows: futures and the order of things. Never knows: what is asked, or whom.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -14,6 +15,8 @@ from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+log = logging.getLogger("pillion.components.gathered")
 
 Key = TypeVar("Key")
 Answer = TypeVar("Answer")
@@ -25,7 +28,7 @@ class Gathered(Generic[Key, Answer]):
     """`ask` gets up to `most` keys and returns one answer for each, in order; at most `parallel` run at a time.
 
     A question is never joined after it was sent: an answer is no older than its call. When `ask` raises a
-    `ComponentError`, every caller of that question gets one.
+    `ComponentError`, every caller of that question gets one; so they do when it fails otherwise, which is logged.
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class Gathered(Generic[Key, Answer]):
     async def _question(self, calls: list[tuple[Key, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._ask([key for key, _ in calls])
+            for (_, future), answer in zip(calls, answers, strict=True):
+                if not future.done():
+                    future.set_result(answer)
         except ComponentError as error:
             _refuse(calls, str(error), error)
-            return
-        for (_, future), answer in zip(calls, answers, strict=True):
-            if not future.done():
-                future.set_result(answer)
+        except Exception as error:
+            log.exception("%s: a question failed in a way that is not expected", self._tasks.owner)
+            _refuse(calls, f"the store could not be asked: {type(error).__name__}", error)
 
     async def close(self) -> None:
         await self._tasks.close()

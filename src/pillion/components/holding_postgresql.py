@@ -7,6 +7,7 @@ others of new ones. Knows: the table and the channel. Never knows: brokers.
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -48,7 +49,8 @@ class PostgresHolding:
             raise
         self._tasks = Tasks(f"listening to {CHANNEL}")
         # What was said before listening began is missed: so whoever listens looks.
-        self._tasks.start(listen(self._pool, CHANNEL, lambda said: stirred() if said == area else None, stirred), "ear")
+        ear = partial(listen, self._pool, CHANNEL, lambda said: stirred() if said == area else None, stirred)
+        self._tasks.keep(ear, "ear")
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, None

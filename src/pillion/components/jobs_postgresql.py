@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillion.components.gathered import Gathered
@@ -99,7 +100,7 @@ class PostgresJobs:
             await self._pool.close()
             raise
         self._tasks = Tasks(f"listening to {CHANNEL}")
-        self._tasks.start(listen(self._pool, CHANNEL, self._heard, lambda: self._changed(())), "ear")
+        self._tasks.keep(partial(listen, self._pool, CHANNEL, self._heard, lambda: self._changed(())), "ear")
 
     async def close(self) -> None:
         for gathered in (self._puts, self._gets, self._removals):

@@ -93,7 +93,7 @@ class SqliteJobs:
             raise
         self._engine = engine
         self._tasks = Tasks("changes of jobs")
-        self._tasks.start(self._hearing(), "ear")
+        self._tasks.keep(self._hearing, "ear")
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, None
@@ -204,7 +204,8 @@ class SqliteJobs:
             self._rung.set()
 
     async def _hearing(self) -> None:
-        """Read the notes of others' changes whenever there may be some."""
+        """Read the notes of others' changes whenever there may be some, and whenever this begins."""
+        self._rung.set()
         while True:
             await self._rung.wait()
             self._rung.clear()
@@ -213,9 +214,10 @@ class SqliteJobs:
             except ComponentError as error:
                 log.warning("changes of jobs by other processes are noticed later: %s", error)
                 continue
-            missed, self._seen = first > self._seen + 1, max(self._seen, last)
+            missed = first > self._seen + 1
             if self._tell is not None and (keys or missed):
                 self._tell(() if missed else keys)
+            self._seen = max(self._seen, last)
 
     async def _read(self, statement: str, parameters: Sequence[Any]) -> list[Stored]:
         [text] = await self._opened().read(lambda db: db.execute(statement, parameters).fetchone())

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pillion.components import web_document
@@ -60,7 +61,7 @@ class JwksCrypto(KeyedProvider):
         source = self._settings.jwks
         if source.startswith(("http://", "https://")):
             wait_s = await self._fetch(source)
-            self._tasks.start(self._keep_fetching(source, wait_s), "refresh")
+            self._tasks.keep(partial(self._keep_fetching, source, wait_s), "refresh")
         elif await asyncio.to_thread(_is_file, source):
             await self._watch(source)
         else:
@@ -120,7 +121,7 @@ class JwksCrypto(KeyedProvider):
             self._watches.append(watch)
             watch.open()
         self._keys = self._parsed(await asyncio.to_thread(_file, path))
-        self._tasks.start(self._keep_reading(path), "reading")
+        self._tasks.keep(partial(self._keep_reading, path), "reading")
 
     async def _keep_reading(self, path: str) -> None:
         while True:
@@ -130,6 +131,9 @@ class JwksCrypto(KeyedProvider):
                 self._keys = self._parsed(await asyncio.to_thread(_file, path))
             except (ComponentError, ConfigError) as error:
                 log.warning("%s: the key set stays as it was: %s", self._where, error)
+            except Exception:
+                self._stirred.set()  # what was written is still to be read
+                raise
 
     def __repr__(self) -> str:
         return f"<JwksCrypto {sorted(self._keys)}>"

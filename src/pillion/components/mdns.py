@@ -180,7 +180,7 @@ class MdnsNames:
     async def open(self) -> None:
         multicast = self._multicast = Multicast(self._heard)
         await multicast.open()
-        self._tasks.start(self._refresh_for_ever(), "refresh")
+        self._tasks.keep(self._refresh_for_ever, "refresh")
 
     async def ping(self) -> None:
         self._opened()

@@ -84,14 +84,15 @@ class PluggablePubSub:
     async def subscribe(self, topic: str, metadata: Mapping[str, str], handler: Handler) -> _Subscription:
         subscription = _Subscription(self, topic, metadata, handler)
         try:
-            stream = await subscription.pull()
+            await subscription.pull()
             if self._paused:
                 await self._say("Resume", m.ResumeRequest(), m.ResumeResponse)
                 self._paused = False
         except RpcError as error:
+            subscription.hang_up()
             raise self.plug.failure(error) from error
         self._running.add(subscription)
-        subscription.task = self._tasks.start(subscription.run(stream), f"subscription {topic}")
+        subscription.task = self._tasks.keep(subscription.run, f"subscription {topic}")
         return subscription
 
     async def ended(self, subscription: _Subscription) -> None:
@@ -137,21 +138,30 @@ class _Subscription:
         """Ask for the topic; raises `RpcError`."""
         stream = await self._broker.plug.stream(SERVICE, "PullMessages")
         topic = m.Topic(name=self.topic, metadata=self._metadata)
-        await stream.send(m.PullMessagesRequest(topic=topic).SerializeToString())
+        try:
+            await stream.send(m.PullMessagesRequest(topic=topic).SerializeToString())
+        except BaseException:
+            stream.cancel()
+            raise
+        self._stream = stream
         return stream
 
-    async def run(self, stream: StreamCall | None) -> None:
+    def hang_up(self) -> None:
+        """Leave the stream, if there is one."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel()
+
+    async def run(self) -> None:
+        """Take messages, first from the stream that was opened by `subscribe`."""
         while not self._stop.is_set():
             try:
-                self._stream = stream or await self.pull()
-                await self._follow(self._stream)
+                await self._follow(self._stream or await self.pull())
                 why = "the component ended it"
             except (RpcError, DecodeError) as error:
                 why = str(error)
             finally:
-                if self._stream is not None:
-                    self._stream.cancel()
-            self._stream = stream = None
+                self.hang_up()
             if not self._stop.is_set():
                 log.warning("subscription of %s to %s is interrupted: %s", self._broker.name, self.topic, why)
                 await self._patience.wait()

@@ -160,7 +160,7 @@ class _Listener:
             self._stirred.set()
         if not self._started:
             self._started = True
-            self._tasks.start(self._live(), "connection")
+            self._tasks.keep(self._live, "connection")
         done, _ = await asyncio.wait([future], timeout=self._pool.timeout_s)
         if not done or future.cancelled():
             raise ComponentError(f"postgresql: changes cannot be listened to: {self._trouble}")
@@ -190,10 +190,11 @@ class _Listener:
                 self._trouble = str(error)
                 if self._serving:
                     log.warning("%s: listening was interrupted (%s); connecting again", self._where, error)
-            self._serving = False
-            for channel, future in self._wanted.items():
-                if future.done():
-                    self._wanted[channel] = loop.create_future()
+            finally:
+                self._serving = False
+                for channel, future in self._wanted.items():
+                    if future.done():
+                        self._wanted[channel] = loop.create_future()
             if loop.time() - began > LONGEST_PAUSE_S:
                 pause_s = FIRST_PAUSE_S
             await asyncio.sleep(pause_s)

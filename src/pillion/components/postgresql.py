@@ -11,6 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -146,7 +147,7 @@ class _PostgresState(ABC):
         await self._pool.open()
         await self._prepare()
         if self._settings.cleanup_interval > 0:
-            self._tasks.start(self._clean_regularly(self._settings.cleanup_interval), "clean-up")
+            self._tasks.keep(partial(self._clean_regularly, self._settings.cleanup_interval), "clean-up")
 
     async def ping(self) -> None:
         await self._pool.fetch("SELECT 1")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
+from asyncpg.pgproto import pgproto
 
 from pillion.errors import ComponentError, ConfigError
 from pillion.kinds.component import seconds, setting
@@ -35,9 +36,18 @@ T = TypeVar("T")
 log = logging.getLogger("pillion.components.postgresql")
 
 MODES = ("cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol")
-FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+FAILURES = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    pgproto.BufferError,
+    BufferError,
+    UnicodeError,
+    OSError,
+)
 """What a statement can fail with: an answer of the server, a misused connection, one that the server is just ending
-(asyncpg has read its last word, but not yet that nothing follows), the network."""
+(asyncpg has read its last word, but not yet that nothing follows), an answer that is cut short or no text, the
+network."""
 CONFLICT_TRIES = 4
 """Times that a transaction is tried when the server rolls it back in favour of another one."""
 

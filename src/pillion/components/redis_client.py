@@ -218,7 +218,7 @@ class RedisClient:
             if target is None:
                 return False
             if code == "MOVED":
-                if self._slots and slot.isdigit() and int(slot) < SLOTS:
+                if self._slots and slot.isdecimal() and len(slot) < 6 and int(slot) < SLOTS:
                     self._slots[int(slot)] = target
                 self._refresh_soon()
             else:
@@ -250,10 +250,13 @@ class RedisClient:
                 continue
             finally:
                 await link.close()
-            if reply:
+            if not reply:
+                trouble.append(f"{host}:{port} does not know {self._sentinel_name!r}")
+            elif (master := _address(reply)) is None:
+                trouble.append(f"{host}:{port} tells an address that is none")
+            else:
                 self._seeds.insert(0, self._seeds.pop(number))
-                return reply[0].decode(), int(reply[1])
-            trouble.append(f"{host}:{port} does not know {self._sentinel_name!r}")
+                return master
         raise Unreachable(f"redis: no sentinel tells the master: {'; '.join(trouble)}")
 
     # --- the map of a cluster ---
@@ -261,7 +264,7 @@ class RedisClient:
     def _link_to(self, address: str, asked: Link) -> Link | None:
         """Return the link to `host:port` of a redirection; an empty host means the server that was asked."""
         host, _, port = address.rpartition(":")
-        if not port.isdigit():
+        if not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
             return None
         if not host:
             host = next((known[0] for known, link in self._links.items() if link is asked), "")
@@ -315,10 +318,13 @@ class RedisClient:
     def _take_map(self, reply: Any, asked: str) -> bool:
         """Keep the answer of CLUSTER SLOTS: `[first, last, [host, port, …], replicas…]…`; False if it has gaps."""
         owners: list[tuple[str, int] | None] = [None] * SLOTS
-        for first, last, master, *_ in reply:
-            host = master[0].decode() if master[0] else asked
-            owners[first : last + 1] = [(host, master[1])] * (last + 1 - first)
-        if None in owners or len(owners) != SLOTS:
+        for row in reply if isinstance(reply, list) else ():
+            match row:
+                case [int(first), int(last), [host, port, *_], *_] if 0 <= first <= last < SLOTS:
+                    owners[first : last + 1] = [_address([host or asked.encode(), port])] * (last + 1 - first)
+                case _:
+                    return False
+        if None in owners:
             return False
         self._slots = [self._link_at(*owner) for owner in owners if owner is not None]
         used = set(map(id, self._slots))
@@ -331,6 +337,16 @@ class RedisClient:
 
 
 _ASKING: bytes = pack((b"ASKING",))
+
+
+def _address(told: Any) -> tuple[str, int] | None:
+    """Return the host and port that a server tells, None when they are none."""
+    try:
+        host, port = told
+        found = (host.decode(), int(port))
+    except (TypeError, ValueError, AttributeError):
+        return None
+    return found if found[0] and 0 < found[1] < 65536 else None
 
 
 def _fixed(host: str, port: int) -> Callable[[], Awaitable[tuple[str, int]]]:

@@ -77,7 +77,7 @@ class Ear:
             self._ask(channel, b"")
         if not self._started:
             self._started = True
-            self._tasks.start(self._live(), "listening")
+            self._tasks.keep(self._live, "listening")
         done, _ = await asyncio.wait([future], timeout=self._dialing.dial_s)
         if not done or future.cancelled():
             raise Unreachable(f"redis: changes cannot be listened to: {self._trouble}")
@@ -113,7 +113,7 @@ class Ear:
             began = loop.time()
             try:
                 await self._once()
-            except (OSError, ComponentError, hiredis.HiredisError, asyncio.IncompleteReadError) as error:
+            except (OSError, ValueError, ComponentError, hiredis.HiredisError, asyncio.IncompleteReadError) as error:
                 trouble = str(error) or type(error).__name__
                 if self._serving:
                     log.warning("redis: listening was interrupted (%s); connecting again", trouble)
@@ -121,9 +121,9 @@ class Ear:
             finally:
                 self._serving = False
                 self._writer = None
-            for channel, future in self._wanted.items():
-                if future.done():
-                    self._wanted[channel] = loop.create_future()
+                for channel, future in self._wanted.items():
+                    if future.done():
+                        self._wanted[channel] = loop.create_future()
             if loop.time() - began > self._dialing.longest_pause_s:
                 pause_s = self._dialing.first_pause_s
             await asyncio.sleep(pause_s)
@@ -159,7 +159,7 @@ class Ear:
         if self._must_be_master:
             writer.write(pack(("ROLE",)))
             role = await replies.next()
-            if isinstance(role, hiredis.ReplyError) or role[0] != b"master":
+            if not isinstance(role, list) or role[:1] != [b"master"]:
                 raise Unreachable(f"redis: {address} is not the master any more")
 
     async def _hear(self, replies: _Replies, writer: asyncio.StreamWriter) -> None:
@@ -180,11 +180,11 @@ class Ear:
             if not isinstance(reply, list):
                 continue
             match reply:
-                case [b"message", channel, data]:
+                case [b"message", bytes(channel), bytes(data)]:
                     self._heard(channel, data)
-                case [b"pmessage", _, channel, data]:
+                case [b"pmessage", _, bytes(channel), bytes(data)]:
                     self._heard(channel, data)
-                case [b"subscribe" | b"psubscribe" | b"unsubscribe" | b"punsubscribe" as verb, name, _]:
+                case [b"subscribe" | b"psubscribe" | b"unsubscribe" | b"punsubscribe" as verb, bytes(name), _]:
                     self._confirm(verb.upper(), name)
                 case _:
                     pass
@@ -221,9 +221,15 @@ class _Replies:
         self._parser: Any = hiredis.Reader(notEnoughData=self)
 
     async def next(self) -> Any:
-        while (reply := self._parser.gets()) is self:
+        while (reply := self._next()) is self:
             data = await self._stream.read(CHUNK)
             if not data:
                 raise Unreachable("redis: the server closed the connection")
             self._parser.feed(data)
         return reply
+
+    def _next(self) -> Any:
+        try:
+            return self._parser.gets()
+        except TypeError as error:  # a map whose key is a list
+            raise ComponentError(f"redis: the server broke the protocol: {error}") from error

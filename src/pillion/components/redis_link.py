@@ -161,7 +161,7 @@ class _Connection(asyncio.Protocol):
                     self._link.refused(self, command, str(reply))
                 elif not (future := command[0]).done():
                     future.set_result(reply)
-        except (hiredis.ProtocolError, IndexError) as error:
+        except (hiredis.ProtocolError, IndexError, TypeError) as error:  # the last: a map whose key is a list
             self.end(f"the server broke the protocol: {error!r}")
 
     def _look_again(self, limit_s: float | None) -> None:
@@ -359,7 +359,7 @@ class Link:
                     break
                 except give_up_on:
                     raise
-                except (OSError, ComponentError, TimeoutError) as error:
+                except (OSError, ValueError, ComponentError) as error:  # ValueError: a host name that is none
                     self._trouble = str(error) or "no answer in time"
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, self._dialing.longest_pause_s)

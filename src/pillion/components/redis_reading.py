@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -21,7 +22,7 @@ from pillion.kinds.pubsub import Delivery
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from pillion.components.redis_link import Link, Part
     from pillion.components.redis_streams import RedisPubSub
@@ -72,6 +73,15 @@ def _metadata(topic: str, identity: bytes, text: bytes) -> dict[str, str]:
     return {}
 
 
+@contextmanager
+def _understood(command: str) -> Iterator[None]:
+    """Raise `ComponentError` for an answer of another shape than the server's manual has for the command."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+        raise ComponentError(f"redis: an answer that is none of {command}: {error!r}") from error
+
+
 class Subscription:
     """One stream. A reader on its own connection, a reclaim loop, and acknowledgements that leave together."""
 
@@ -118,9 +128,9 @@ class Subscription:
     async def start(self) -> None:
         await self._create_group()
         self._link = await self._client.own_link(self.topic, read_s=self._block_s + GRACE_S)
-        self._reader = self._tasks.start(self._read(), "reader")
+        self._reader = self._tasks.keep(self._read, "reader")
         if self._timeout_s:
-            self._reclaimer = self._tasks.start(self._reclaim_for_ever(), "reclaim")
+            self._reclaimer = self._tasks.keep(self._reclaim_for_ever, "reclaim")
 
     async def _create_group(self) -> None:
         """Make stream and group, from the stream's beginning; it is fine if they are there."""
@@ -160,8 +170,9 @@ class Subscription:
         self._pause_s = FIRST_PAUSE_S
         if reply:
             came = asyncio.get_running_loop().time()
-            entries = reply[0][1]
-            self._take([entry(self.topic, e[0], e[1] or [], attempt=1, came=came) for e in entries])
+            with _understood("XREADGROUP"):
+                entries = [entry(self.topic, e[0], e[1] or [], attempt=1, came=came) for e in reply[0][1]]
+            self._take(entries)
 
     def _identified(self, answer: asyncio.Future[Any]) -> None:
         """Keep the number by which `close` can wake the blocked read; a user without the right has none."""
@@ -253,22 +264,27 @@ class Subscription:
             return
         timeout = int(self._timeout_s * 1000)
         attempts: dict[bytes, int] = {}
-        for identity, _, idle, deliveries in await self._pending(timeout, room):
-            if idle >= timeout and identity not in self._held:
-                attempts[identity] = deliveries + 1
+        pending = await self._pending(timeout, room)
+        with _understood("XPENDING"):
+            for identity, _, idle, deliveries in pending:
+                if idle >= timeout and identity not in self._held:
+                    attempts[identity] = deliveries + 1
         if not attempts:
             return
         claimed = await self._client.call(
             self.topic, "XCLAIM", self.topic, self._group, self._group, timeout, *attempts, safe=False
         )
-        if None in claimed or any(found is not None and found[1] is None for found in claimed):
+        with _understood("XCLAIM"):
+            gone = None in claimed or any(found[1] is None for found in claimed)
+        if gone:
             await self._forget_deleted(list(attempts))
         came = asyncio.get_running_loop().time()
-        fresh = [
-            entry(self.topic, found[0], found[1], attempt=attempts.get(found[0], 0), came=came)
-            for found in claimed
-            if found is not None and found[1] is not None and found[0] not in self._held
-        ]
+        with _understood("XCLAIM"):
+            fresh = [
+                entry(self.topic, found[0], found[1], attempt=attempts.get(found[0], 0), came=came)
+                for found in claimed
+                if found is not None and found[1] is not None and found[0] not in self._held
+            ]
         if fresh:
             self._take(fresh)
 

@@ -114,7 +114,7 @@ class RegistryNames:
         key = (instance.app_id, instance.namespace, address)
         await engine.write(partial(_write, registration=registration, key=key, process=this_process(), now=time.time()))
         if not self._registered:
-            self._tasks.start(self._beat(), "heartbeat")
+            self._tasks.keep(self._beat, "heartbeat")
         self._registered[registration] = key
 
     async def resolve(self, app_id: str, namespace: str) -> Sequence[str]:

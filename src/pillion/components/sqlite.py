@@ -12,6 +12,7 @@ import binascii
 import logging
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillion.components.like import like_to_sqlite_glob
@@ -197,7 +198,7 @@ class SqliteState:
         if not self._location.read_only:
             await self._engine.write(self._migrate)
         if self._settings.cleanup_interval > 0 and not self._location.read_only:
-            self._tasks.start(self._clean_regularly(self._settings.cleanup_interval), "clean-up")
+            self._tasks.keep(partial(self._clean_regularly, self._settings.cleanup_interval), "clean-up")
 
     async def ping(self) -> None:
         await self._opened.read(lambda db: db.execute("SELECT 1").fetchone())

@@ -75,7 +75,7 @@ class Hub:
                 log.warning("no doorbell beside %s (%s): other processes are noticed with delay", path, error)
             else:
                 self._doorbell = bell
-        self._tasks.start(self._watch(), "watch")
+        self._tasks.keep(self._watch, "watch")
 
     async def close(self) -> None:
         await self._tasks.close()
@@ -166,7 +166,7 @@ class Hub:
     async def _look(self) -> None:
         """Renew what this process holds, hand on what dead ones held, and see whether a ring was missed."""
         now = time.time()
-        dead, self._dead = self._dead, set()
+        dead = set(self._dead)
         members = self._everyone()
         if now - self._renewed > self.lease_s / 4 and any(member.holds() for member in members):
             renew = partial(queue.renew, owner=self.owner, now=now, lease_s=self.noted(now))
@@ -181,6 +181,7 @@ class Hub:
                 for topic in await self.engine.write(bury):
                     log.info("what a process that ended held of topic %s is delivered again", topic)
                     self.ring(topic)
+        self._dead -= dead  # not before: what was not handed on is looked at again
         groups = {member.group: member.topic for member in members}
         stirring = await self.engine.read(partial(queue.stirring, groups=groups, now=now)) if groups else ()
         for member in members:

@@ -52,9 +52,21 @@ class _Leased(Delivery):
         self.came = came
         self.id, failures, content_type, metadata, self.data = row
         self.topic = topic
-        self.metadata = orjson.loads(metadata) if metadata else {}
+        self.metadata = _metadata(metadata, topic, self.id) if metadata else {}
         self.content_type = content_type or ""
         self.attempt = failures + 1
+
+
+def _metadata(text: str, topic: str, message: int) -> dict[str, str]:
+    """What somebody else's hand has written into the file may be anything: the message is leased and comes without."""
+    try:
+        found = orjson.loads(text)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+        return found
+    log.warning("message %d of topic %s: the metadata is no JSON object of texts", message, topic)
+    return {}
 
 
 class Member:
@@ -107,7 +119,7 @@ class Member:
         await self._join()
         self._hub.add(self)
         self._signal.set()
-        self._turns = self._tasks.start(self._run(), "turns")
+        self._turns = self._tasks.keep(self._run, "turns")
 
     async def _join(self) -> None:
         self.group = await self._hub.engine.write(
@@ -142,6 +154,7 @@ class Member:
     # --- turns ---
 
     async def _run(self) -> None:
+        self._signal.set()  # the turn before the beginning may have failed
         while True:
             await self._signal.wait()
             self._signal.clear()
@@ -194,15 +207,37 @@ class Member:
             given = await self._hub.engine.write(partial(queue.exchange, turn=turn))
         except ComponentError as error:
             log.warning("topic %s: a turn failed and is tried again: %s", self.topic, error)
-            self._done[:0], self._failed[:0], self._returned[:0] = turn.done, turn.failed, turn.returned
-            self._more = True
+            self._take_back(turn)
             self._signal.clear()
             self._wake_at(now + RETRY_S)
             return False
-        await self._receive(turn, given)
+        except Exception:
+            self._take_back(turn)
+            if not self._ending:
+                raise
+            log.exception("topic %s: the last turn failed", self.topic)
+            return False
+        self._receive(turn, given)
+        if not given.group_known:
+            await self._join_again()
         return True
 
-    async def _receive(self, turn: queue.Turn, given: queue.Given) -> None:
+    def _take_back(self, turn: queue.Turn) -> None:
+        """What a turn was to settle is for the next one. To settle a thing twice does nothing the second time."""
+        self._done[:0], self._failed[:0], self._returned[:0] = turn.done, turn.failed, turn.returned
+        self._more = True
+
+    async def _join_again(self) -> None:
+        """The group was forgotten. As long as it cannot be made anew, the next turn finds that out again."""
+        self._more = True
+        try:
+            await self._join()
+            self._signal.set()
+        except ComponentError as error:
+            log.warning("topic %s: the group %s cannot be made anew yet: %s", self.topic, self._group_name, error)
+            self._wake_at(time.time() + RETRY_S)
+
+    def _receive(self, turn: queue.Turn, given: queue.Given) -> None:
         if given.lost:
             self._hub.lost()
         if given.rows:
@@ -216,9 +251,6 @@ class Member:
         self._bury(turn, given.buried)
         if turn.returned:
             self._hub.ring(self.topic)
-        if not given.group_known:
-            await self._join()
-            given.more = True
         if given.more:
             self._full_at = asyncio.get_running_loop().time()
             self._more = True

@@ -77,7 +77,7 @@ class SqliteNames:
         self._engine = await open_engine(location, timeout_s=settings.timeout, busy_timeout_s=settings.busy_timeout)
         await self._engine.write(self._create)
         if settings.cleanup_interval > 0:
-            self._tasks.start(self._clean(), "clean-up")
+            self._tasks.keep(self._clean, "clean-up")
 
     async def ping(self) -> None:
         await self._opened().read(lambda db: db.execute("SELECT 1").fetchall())
@@ -108,7 +108,7 @@ class SqliteNames:
         row = (str(uuid.uuid4()), address, instance.app_id, instance.namespace)
         await self._opened().write(partial(_run, statement=self._insert("REPLACE"), values=(*row, int(time.time()))))
         if not self._mine:
-            self._tasks.start(self._renew(), "renewal")
+            self._tasks.keep(self._renew, "renewal")
         self._mine.append(row)
 
     async def resolve(self, app_id: str, namespace: str) -> Sequence[str]:

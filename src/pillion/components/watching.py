@@ -148,24 +148,23 @@ class Watching:
             self._dirty.add(key)
         if not self._busy:
             self._busy = True
-            self._tasks.start(self._look(), "reading changes")
+            self._tasks.keep(self._look, "reading changes")
 
     async def _look(self) -> None:
+        """Until nothing is dirty. `busy` stays after a surprise: then this is called again."""
         pause_s = FIRST_PAUSE_S
-        try:
-            while self._all_dirty or self._dirty:
-                try:
-                    await self._look_once()
-                except ComponentError as error:
-                    log.warning("%s: changes cannot be read, trying again: %s", self._where, error)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-                    continue
-                pause_s = FIRST_PAUSE_S
-                if self._pause_s:
-                    await asyncio.sleep(self._pause_s)
-        finally:
-            self._busy = False
+        while self._all_dirty or self._dirty:
+            try:
+                await self._look_once()
+            except ComponentError as error:
+                log.warning("%s: changes cannot be read, trying again: %s", self._where, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                continue
+            pause_s = FIRST_PAUSE_S
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s)
+        self._busy = False
 
     async def _look_once(self) -> None:
         async with self._reading:
@@ -182,7 +181,10 @@ class Watching:
                 self._dirty.update(some)
                 raise
             for watcher, items in self._seen.differences(found, keys):
-                watcher.changed(items)
+                try:
+                    watcher.changed(items)
+                except Exception:
+                    log.exception("%s: a watcher could not be told of a change", self._where)
 
     async def close(self) -> None:
         """Tell every watcher that nothing more will come."""

@@ -41,7 +41,7 @@ class Document:
             return float(age[1])
         try:
             expires = parsedate_to_datetime(self.headers["expires"])
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):  # the last: a year beyond all numbers
             return 0.0
         if expires.tzinfo is None:
             expires = expires.replace(tzinfo=UTC)
@@ -69,7 +69,10 @@ async def fetch(url: str, *, timeout_s: float, most: int, context: ssl.SSLContex
 
 def shown(url: str) -> str:
     """Return a URL without what may be secret in it: its user and its query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # where a redirect leads is for the server to say
+        return "a malformed URL"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
