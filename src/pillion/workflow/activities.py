@@ -32,6 +32,8 @@ from pillion.workflow.losses import Lost
 from pillion.workflow.snapshot import Wait
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from pillion.observe.tracing import Span
     from pillion.workflow.engine import Engine
     from pillion.workflow.items import Answer
@@ -106,7 +108,7 @@ class Activities:
         engine, event = self._engine, run.event
         if run.is_ours(engine):
             if runner.losses.suspicious(event.eventId):
-                run.task = engine.tasks.start(self._apart(runner, run), "activity")
+                run.task = self._start(runner, partial(self._apart, runner, run))
                 return
             try:
                 owner = await engine.surroundings.actors.owner(
@@ -119,7 +121,7 @@ class Activities:
                     self.local(runner, run)
                     return
         if not runner.closed:
-            run.task = engine.tasks.start(run_elsewhere(engine, runner, run), "activity")
+            run.task = self._start(runner, partial(run_elsewhere, engine, runner, run))
 
     def _trace(self, run: Run, started: Event) -> None:
         """Have the worker go on with the trace that the workflow belongs to."""
@@ -248,7 +250,19 @@ class Activities:
         run.item, run.unsure, run.error = None, False, ""
         run.leave()
         runner.losses.lost(task_id, what)
-        run.task = self._engine.tasks.start(self._again(runner, run), "activity")
+        run.task = self._start(runner, partial(self._again, runner, run))
+
+    def _start(self, runner: Runner, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        return self._engine.tasks.start(self._guarded(runner, work), "activity")
+
+    async def _guarded(self, runner: Runner, work: Callable[[], Awaitable[None]]) -> None:
+        """Nobody else would notice that an activity is not under way any more: its instance is read anew then."""
+        try:
+            await work()
+        except Exception as error:
+            log.exception("workflow '%s': one of its activities cannot be run", runner.instance_id)
+            if not runner.closed:
+                self._engine.failed(runner, error)
 
     async def _again(self, runner: Runner, run: Run) -> None:
         task_id = run.event.eventId

@@ -55,6 +55,9 @@ class Admission:
         except ComponentError as error:
             log.warning("workflow '%s' cannot be read: %s", instance_id, error)
             engine.later.resume(instance_id)
+        except Exception:
+            log.exception("workflow '%s' cannot be read", instance_id)
+            engine.later.resume(instance_id)
         finally:
             self._coming.discard(instance_id)
             self.room()

@@ -63,6 +63,10 @@ class Alarms:
             log.warning("workflow '%s': its timer finds it unreadable: %s", alarm.instance_id, error)
             self._engine.later.resume(alarm.instance_id)
             return
+        except Exception:
+            log.exception("workflow '%s': its timer finds it unreadable", alarm.instance_id)
+            self._engine.later.resume(alarm.instance_id)
+            return
         if runner is not None:
             self.fire(runner, alarm.generation, alarm.timer_id)
 

@@ -47,6 +47,9 @@ class Later:
         except ComponentError as error:
             log.warning("workflow '%s' cannot be read: %s", instance_id, error)
             self.resume(instance_id)
+        except Exception:
+            log.exception("workflow '%s' cannot be read", instance_id)
+            self.resume(instance_id)
 
     def __repr__(self) -> str:
         return f"<Later: {len(self._failures)} instances>"

@@ -6,6 +6,7 @@ Knows: which of it was seen before, what need not be written. Never knows: turns
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from pillion.kinds.actors import LostPlace, Moved
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pillion.workflow.engine import Engine
     from pillion.workflow.history import Event
     from pillion.workflow.instance import Instance
+
+log = logging.getLogger("pillion.workflow")
 
 RAISED = 1024
 """So many raised events are known again although they are no longer, or not yet, in the history."""
@@ -100,6 +103,9 @@ class Reception(Writing):
                 self.kick()
         except (Gone, LostPlace) as error:
             self.dropped(error)
+        except Exception as error:
+            log.exception("workflow '%s': what came cannot be written", self.instance_id)
+            self.failed(error)  # which refuses what came meanwhile, too
         finally:
             self.flushing = False
             for _, done in taken:
@@ -130,6 +136,9 @@ class Reception(Writing):
                     await self._write(Step([*self.instance.inbox, *loose], self.instance.generation))
         except (Gone, LostPlace) as error:
             self.dropped(error)
+        except Exception as error:
+            log.exception("workflow '%s': what came cannot be written", self.instance_id)
+            self.failed(error)
 
     def refuse_all(self, error: Exception) -> None:
         """Tell those whose events are not durable that they have to try again."""

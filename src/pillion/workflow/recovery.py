@@ -37,28 +37,30 @@ class Recovery:
         self._wanted = True
         if not self._running:
             self._running = True
-            self._engine.tasks.start(self._run(), "recovery")
+            self._engine.tasks.keep(self._run, "recovery")
 
     async def _run(self) -> None:
+        """Until nobody wants another recovery. After a surprise it is still running: then this is called again."""
         pause_s = FIRST_PAUSE_S
-        try:
-            while self._wanted:
-                self._wanted = False
-                try:
-                    await self._recover()
-                except NoHost:
-                    return  # our types were withdrawn: the next round calls again
-                except ComponentError as error:
-                    self.trouble = str(error)
-                    log.warning("workflows cannot be resumed, trying again: %s", error)
-                    self._wanted = True
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-                else:
-                    self.trouble = ""
-                    pause_s = FIRST_PAUSE_S
-        finally:
-            self._running = False
+        while self._wanted:
+            self._wanted = False
+            try:
+                await self._recover()
+            except NoHost:
+                break  # our types were withdrawn: the next round calls again
+            except ComponentError as error:
+                self.trouble = str(error)
+                log.warning("workflows cannot be resumed, trying again: %s", error)
+                self._wanted = True
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            except Exception as error:
+                self.trouble, self._wanted = repr(error), True
+                raise
+            else:
+                self.trouble = ""
+                pause_s = FIRST_PAUSE_S
+        self._running = False
 
     async def _recover(self) -> None:
         engine = self._engine
@@ -92,6 +94,9 @@ class Recovery:
                 engine.finish(runner)
         except ComponentError as error:
             log.warning("workflow '%s' cannot be resumed, trying again: %s", instance_id, error)
+            engine.later.resume(instance_id)
+        except Exception:
+            log.exception("workflow '%s' cannot be resumed, trying again", instance_id)
             engine.later.resume(instance_id)
         finally:
             places.release()

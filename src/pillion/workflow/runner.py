@@ -81,6 +81,9 @@ class Runner(Reception):
     def dropped(self, error: Exception) -> None:
         self.engine.drop(self, error)
 
+    def failed(self, error: Exception) -> None:
+        self.engine.failed(self, error)
+
     def rested(self) -> None:
         self.engine.rest(self)
 

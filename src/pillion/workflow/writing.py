@@ -41,7 +41,7 @@ class Gone(Exception):
 
 
 class Writing:
-    """An instance that is written here. `dropped` is for who drives it."""
+    """An instance that is written here. `dropped` and `failed` are for who drives it."""
 
     __slots__ = ("closed", "engine", "instance", "lock", "losses", "trouble")
 
@@ -60,6 +60,10 @@ class Writing:
 
     def dropped(self, error: Exception) -> None:
         """The instance was written by another host, or has moved."""
+        raise NotImplementedError
+
+    def failed(self, error: Exception) -> None:
+        """Something went wrong that should not."""
         raise NotImplementedError
 
     async def record(self, *, always: bool = False) -> bool:
