@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Idle:
             self._timers[kind.actor_type] = loop.call_at(due, self._look, kind)
 
     def _look(self, kind: Kind) -> None:
-        self._tasks.start(self._looked(kind), f"idle {kind.actor_type}")
+        # A look that fails is made again: until then nothing else watches over the type.
+        self._tasks.keep(partial(self._looked, kind), f"idle {kind.actor_type}")
 
     async def _looked(self, kind: Kind) -> None:
         await self._sweep(kind)

@@ -147,7 +147,7 @@ class Placement:
     async def open(self) -> None:
         """Begin to look for the server."""
         if self._addresses:
-            self._tasks.start(self._run(), "stream")
+            self._tasks.keep(self._run, "stream")
 
     async def close(self) -> None:
         """Leave: end the stream, which takes this host out of the table. Whoever waits gets `NoPlacement`.
@@ -290,6 +290,9 @@ class Placement:
             log.debug("placement: %s", lost)  # the reader of the stream is told the same
             if self._meter is not None:
                 self._meter.report_failed("send")
+        except Exception:
+            link.abort()  # what was to be said was not: the server must not wait for it on this stream
+            raise
         finally:
             if link is self._link:
                 self._sending = False
@@ -347,7 +350,7 @@ class Placement:
             log.debug("placement at %s: %s", address, lost)
             self._why = str(lost)
             return False, lost.gone
-        self._link, self._sending, served = link, False, False
+        self._link, self._sending, served, gone = link, False, False, False
         self._outbox.clear()
         try:
             self._feed(p.Linked())
@@ -363,15 +366,21 @@ class Placement:
             self._why, gone = str(lost), lost.gone
         except BadTable as error:
             log.error("placement at %s: %s", address, error)
-            gone = False
+        except Exception:
+            self._lose(gone=False)  # whoever begins again finds a stream that was lost
+            raise
         finally:
             if served:
                 self._alone_since = self._clock.monotonic()
             self._link, self.connected = None, False
             await link.close()
+        self._lose(gone=gone)
+        return served, gone
+
+    def _lose(self, *, gone: bool) -> None:
+        """The stream has ended; of one that we gave up ourselves that is known already."""
         if self._machine.phase is not p.Phase.AWAY:
             self._feed(p.Lost(gone))
-        return served, gone
 
     async def _still_wanted(self) -> None:
         """Raise `LinkLost` when the stream was given up while we waited, and everything is halted."""

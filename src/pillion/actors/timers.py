@@ -176,6 +176,8 @@ class Timers:
             success = True
         except ComponentError as error:
             log.warning("timer %s of actor %s||%s failed: %s", tick.name, tick.actor_type, tick.actor_id, error)
+        except Exception:
+            log.exception("timer %s of actor %s||%s failed", tick.name, tick.actor_type, tick.actor_id)
         self._meter.timer_fired(tick.actor_type, success=success)
         if not self._is_set(timer):
             return

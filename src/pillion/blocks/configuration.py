@@ -243,6 +243,8 @@ class ConfigurationBlock:
                 await policy(lambda: tell(app, store, key, event))
         except (Unprocessed, ComponentError) as error:
             log.error("the change of %r in configuration store %s was not taken and is dropped: %s", key, store, error)
+        except Exception:
+            log.exception("the change of %r in configuration store %s could not be told and is dropped", key, store)
 
     # -- gRPC
 

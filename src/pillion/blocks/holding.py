@@ -91,7 +91,7 @@ class Holdings:
 
     def _keep(self, name: str, holding: Holding) -> _Keeper:
         keeper = self._keepers[name] = _Keeper(name, f"{self._app}||{name}", holding, self._brokers)
-        self._tasks.start(keeper.run(), name)
+        self._tasks.keep(keeper.run, name)
         return keeper
 
     async def close(self) -> None:
@@ -202,5 +202,8 @@ class _Keeper:
             async with asyncio.timeout(PUBLISH_S):
                 await broker.publish(message.topic, message.data, message.content_type, message.metadata)
         except (ComponentError, TimeoutError) as error:
+            return described(error)
+        except Exception as error:
+            log.exception("pubsub %r: publishing a held message failed", self._name)
             return described(error)
         return ""

@@ -70,7 +70,7 @@ class InputBindings:
     def _soon(self) -> None:
         if not self._closed and not self._due and self._app is not None:
             self._due = True
-            self._tasks.start(self._settle(), "settling")
+            self._tasks.keep(self._settle, "settling")
 
     async def settled(self) -> None:
         """Return when all changes told so far have had their effect."""
@@ -123,6 +123,9 @@ class InputBindings:
             reading = await binding.component.read(_Delivery(self, binding))
         except ComponentError as error:
             log.error("input binding %s cannot be read: %s", name, error)
+            return
+        except Exception:
+            log.exception("input binding %s cannot be read", name)
             return
         self._running[name] = binding, reading
         log.info("input binding %s is read", name)

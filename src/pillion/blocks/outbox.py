@@ -121,7 +121,7 @@ class Outbox:
     def changed(self) -> None:
         """A store or a broker came or went."""
         if self._started:
-            self._tasks.start(self.reconcile(), "following components")
+            self._tasks.keep(self.reconcile, "following components")
 
     async def close(self, grace_s: float) -> None:
         """End the subscriptions; events on their way may still become public."""

@@ -267,7 +267,7 @@ class _Kept:
         self._pause = pause
         self._active: Active | None = None
         self._tasks = Tasks(str(subscription))
-        self._tasks.start(self._open(), "start")
+        self._tasks.keep(self._open, "start")
 
     async def _open(self) -> None:
         wait_s = FIRST_PAUSE_S

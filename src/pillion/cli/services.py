@@ -61,6 +61,7 @@ class Services:
         self._placement_port, self._scheduler_port = PLACEMENT_PORT, SCHEDULER_PORT
         self._placement: PlacementServer | None = None
         self._server: SchedulerServer | None = None
+        self._elected: asyncio.Task[int] | None = None
         self._tasks = Tasks("services of this machine")
 
     def options(self, launch: Launch) -> Options:
@@ -76,7 +77,7 @@ class Services:
         """Serve, or find out where another run serves. Raises `ComponentError` and `CannotListen`."""
         await self._lock.open()
         free = self._is_free()
-        elected = self._tasks.start(self._lock.elected(), "waiting to serve")
+        elected = self._elected = self._tasks.start(self._lock.elected(), "waiting to serve")
         self._read_ports()
         await asyncio.wait((elected,), timeout=PATIENCE_S if free else 0)
         if elected.done():
@@ -87,7 +88,7 @@ class Services:
             if self._server is not None:
                 self.scheduler = self._server.engine
         else:
-            self._tasks.start(self._follow(elected), "following")
+            self._tasks.keep(self._follow, "following")
 
     async def close(self) -> None:
         """End what is served; another run follows at once."""
@@ -111,9 +112,9 @@ class Services:
             os.close(handle)
         return True
 
-    async def _follow(self, elected: asyncio.Task[int]) -> None:
+    async def _follow(self) -> None:
         """Serve when whoever serves now has ended, at the same ports: sidecars look for it there."""
-        term = await elected
+        term = await self._term()
         self._read_ports()
         while True:
             try:
@@ -123,6 +124,17 @@ class Services:
             except (CannotListen, ComponentError) as error:
                 log.warning("placement and scheduler cannot be provided yet: %s", error)
                 await asyncio.sleep(RETRY_S)
+
+    async def _term(self) -> int:
+        """Wait for the lock, however often its file cannot be had."""
+        while True:
+            assert self._elected is not None
+            try:
+                return await self._elected
+            except ComponentError as error:
+                log.warning("placement and scheduler cannot be taken over yet: %s", error)
+            await asyncio.sleep(RETRY_S)
+            self._elected = self._tasks.start(self._lock.elected(), "waiting to serve")
 
     async def _serve(self, term: int) -> None:
         """Begin to serve; `term` has grown since the run before, whatever the clock has done."""

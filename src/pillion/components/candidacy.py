@@ -47,9 +47,14 @@ class Candidacy(ABC):
                 return await self._stand()
             except self._losses as error:
                 log.warning("leadership: %s: %s; standing again", self._where, _said(error))
-                self._drop()
-                await asyncio.sleep(RETRY_S)
+            except Exception:
+                log.exception("leadership: %s: standing failed in a way that is not expected", self._where)
+            self._drop()
+            await asyncio.sleep(RETRY_S)
+            try:
                 await self._turn_elsewhere()
+            except self._losses as error:
+                log.warning("leadership: %s: %s", self._where, _said(error))
 
     def _lead(self, until: float, keep: Callable[[], Awaitable[None]]) -> None:
         """Lead from now on; `keep` says so as long as it can, and raises one of `losses`."""

@@ -33,7 +33,7 @@ TTL_S, RENEW_S, MARGIN_S = 10, 2.0, 2.0
 CALL_S = 3.0
 WATCH_S = 60.0
 """A watch that says nothing for so long is begun anew: its connection may be dead without our knowing."""
-_LOST = (ComponentError, HttpError, BodyIncomplete, OSError, TimeoutError)
+_LOST = (ComponentError, HttpError, BodyIncomplete, OSError, TimeoutError, ValueError, LookupError, TypeError)
 
 
 class EtcdLease(Candidacy):

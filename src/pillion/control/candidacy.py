@@ -28,28 +28,34 @@ class Candidacy:
         self, leadership: Leadership, service: PlacementService, *, node: str, led: Callable[[bool], None]
     ) -> None:
         self._leadership, self._service, self._node, self._led = leadership, service, node, led
+        self._over: asyncio.Future[str] | None = None
+        self._term: int | None = None
 
     async def run(self) -> NoReturn:
-        """Stand, lead, lose, and stand again, until cancelled."""
-        over: asyncio.Future[str]
-        loop = asyncio.get_running_loop()
-
-        def lost(why: str) -> None:
-            self._service.resign(why)
-            if not over.done():
-                over.set_result(why)
-
+        """Stand, lead, lose, and stand again, until cancelled. Called again after a failure it goes on with the term
+        that it has: an engine would make whoever holds it wait for itself.
+        """
         while True:
-            over = loop.create_future()
-            self._leadership.lost(lost)
-            try:
-                term = await self._leadership.elected()
-            except ComponentError as error:
-                log.error("placement server %s cannot stand: %s", self._node, error)
-                await asyncio.sleep(RETRY_S)
-                continue
-            self._service.lead(self._leadership, term, inherited=self._leadership.inherited)
-            self._led(True)
-            log.info("placement server %s leads, term %d", self._node, term)
-            await over
+            over = self._over
+            if over is None or self._term is None:
+                over = self._over = asyncio.get_running_loop().create_future()
+                self._leadership.lost(self._lost)
+                try:
+                    self._term = await self._leadership.elected()
+                except ComponentError as error:
+                    log.error("placement server %s cannot stand: %s", self._node, error)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+            if not over.done():
+                self._service.lead(self._leadership, self._term, inherited=self._leadership.inherited)
+                self._led(True)
+                log.info("placement server %s leads, term %d", self._node, self._term)
+                await over
+            self._over = self._term = None
             self._led(False)
+
+    def _lost(self, why: str) -> None:
+        over = self._over
+        self._service.resign(why)
+        if over is not None and not over.done():
+            over.set_result(why)

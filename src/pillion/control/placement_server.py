@@ -75,7 +75,7 @@ class PlacementServer:
         await self._leadership.open()
         self._listeners = await listen.tcp(self._server, self._addresses, self.port)
         self.port = self._listeners.port
-        self._tasks.start(self._candidacy.run(), "candidacy")
+        self._tasks.keep(self._candidacy.run, "candidacy")
 
     async def close(self) -> None:
         """Tell the sidecars, then resign, so that the next leader follows at once. Works after half an `open`."""

@@ -76,7 +76,7 @@ class RemoteScheduler:
 
     def open(self) -> None:
         """Begin to look for schedulers."""
-        self._tasks.start(self._follow(), "watching hosts")
+        self._tasks.keep(self._follow, "watching hosts")
 
     async def close(self) -> None:
         """End watches, calls and connections."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -62,7 +63,7 @@ class RemoteWatch:
     def join(self, address: str, channel: GrpcChannel) -> None:
         """Open the streams to one more scheduler."""
         self._runs[address] = [
-            self._tasks.start(self._run(address, channel), f"stream {number} to {address}")
+            self._tasks.keep(partial(self._run, address, channel), f"stream {number} to {address}")
             for number in range(self._streams)
         ]
 

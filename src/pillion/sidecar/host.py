@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pillion.app.health import port_open, watch
@@ -101,6 +102,7 @@ class Sidecar:
         self._stopping: asyncio.Task[None] | None = None
         self._lingering: asyncio.Task[None] | None = None
         self._unwell = asyncio.Event()
+        self._following = False
         self._is_up = False
         self._code = 0
         self._began = loop.time()
@@ -223,7 +225,7 @@ class Sidecar:
                 surface.engines.follow, self._restart, self.fail,
             )  # fmt: skip
             self._reload.follow(resources, config, running, self.inbound)
-        self._tasks.start(self._follow_application(surface, meters.probe), "following the application")
+        self._tasks.keep(partial(self._follow_application, surface, meters.probe), "following the application")
 
     def _resources(self) -> load.Resources:
         return load.load(self.options.resources_path, app_id=self.app_id, namespace=self.environment.namespace_raw)
@@ -270,8 +272,12 @@ class Sidecar:
         if channel is not None:
             await port_open(channel)
             channel.starting = False
-        took_ms = (asyncio.get_running_loop().time() - self._began) * 1000
-        log.info("dapr initialized. Status: Running. Init Elapsed %dms", took_ms)
+        again, self._following = self._following, True
+        if again:
+            await surface.application(False)  # how far the last change came is not known
+        else:
+            took_ms = (asyncio.get_running_loop().time() - self._began) * 1000
+            log.info("dapr initialized. Status: Running. Init Elapsed %dms", took_ms)
         self.inbound.ready(RUNTIME)
         if channel is None or not options.enable_app_health_check:
             await surface.application(True)

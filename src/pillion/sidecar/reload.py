@@ -146,7 +146,7 @@ class Reload:
         """Act on every change from now on; `resources` and `configuration` are what runs. Runs until `close`."""
         self._seen, self._configuration, self._running, self._readiness = resources, configuration, running, readiness
         self._tried = {resource.name: resource for resource in resources.components}
-        self._tasks.start(self._follow(), "following the files")
+        self._tasks.keep(self._follow, "following the files")
         for target in TARGETS:
             readiness.ready(target)
 
@@ -182,11 +182,17 @@ class Reload:
             except TimeoutError:
                 complete = True
             self._stirred.clear()
+            before = self._seen, self._configuration
             try:
                 over = await self._pass(complete)
             except (ConfigError, InitError) as error:
                 self._fail(error)
                 return
+            except Exception:
+                # What has not been acted on is still to be found.
+                self._seen, self._configuration = before
+                self._stirred.set()
+                raise
             if over:
                 return
 

@@ -95,28 +95,37 @@ class RenewableSidecar:
         return not self._again
 
     async def _follow(self) -> None:
+        """See to one after the other. Whatever goes wrong, `ended` says that it has."""
+        code = FAILED
+        try:
+            code = await self._succession()
+        except Exception as error:
+            log.critical("Fatal error from runtime: %s", error, exc_info=error)
+        finally:
+            self._doors.close()
+            if not self.ended.done():
+                self.ended.set_result(code)
+
+    async def _succession(self) -> int:
         while True:
             code = await asyncio.shield(self.current.ended)
             if self._is_over():
-                break
+                return code
             with logs.of_app(self.current.app_id):
                 log.info("starting anew")
-            self.current = self._make(self.restart, self._doors)
             self._starting = True
             try:
+                self.current = self._make(self.restart, self._doors)
                 await self.current.start()
             except Exception as error:
                 log.critical("Fatal error from runtime: %s", error)
-                code = FAILED
-                break
+                return FAILED
             finally:
                 self._starting = False
             if self._is_over():  # somebody wanted it to stop meanwhile
                 await self.current.stop()
-                break
+                return code
             self._again = False
-        self._doors.close()
-        self.ended.set_result(code)
 
     def __repr__(self) -> str:
         return f"<RenewableSidecar, now {self.current!r}>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pillion import REFERENCE_VERSION
@@ -344,7 +345,7 @@ class Surface:
 
     def _broker_changed(self, name: str) -> None:
         self._holdings.broker_changed(name)
-        self._tasks.start(self.subscriptions.broker_changed(name), name)
+        self._tasks.keep(partial(self.subscriptions.broker_changed, name), name)
 
     async def _component_leaving(self, loaded: Loaded) -> None:
         """Messages on their way from a broker arrive before it is closed."""
