@@ -9,13 +9,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pillion import tasks
+from pillion.components import sqlite_member
+from pillion.components import sqlite_queue as queue
 from pillion.components.sqlite_broker import SqlitePubSub
+from pillion.errors import ComponentError
 from pillion.kinds.component import Context
 from pillion.kinds.pubsub import Delivery, Publish, Rejected
 from pillion.testing.pubsub_kit import Inbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    import pytest
 
 PROGRAM = Path(__file__).with_name("broker_process.py")
 
@@ -238,5 +244,90 @@ def test_many_messages_with_slow_handlers_are_shared(tmp_path: Path) -> None:
             gate.set()
             await first.count(20)
             assert sorted(int(body) for body in first.bodies + second.bodies) == list(range(60))
+
+    asyncio.run(run())
+
+
+def test_a_turn_that_fails_in_an_unexpected_way_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was to settle is settled by a later one: no message comes twice."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    exchange, turns = queue.exchange, 0
+
+    def surprising(db: sqlite3.Connection, turn: queue.Turn) -> queue.Given:
+        nonlocal turns
+        if turn.done:
+            turns += 1
+            if turns in (1, 3):
+                exchange(db, turn)
+                raise RuntimeError("nobody expects this")
+        return exchange(db, turn)
+
+    monkeypatch.setattr(queue, "exchange", surprising)
+
+    async def run() -> None:
+        path = tmp_path / "m.db"
+        async with broker(path) as one:
+            inbox = Inbox()
+            await one.subscribe("t", {}, inbox)
+            for number in range(50):
+                await one.publish(Publish("t", str(number).encode()))
+            await inbox.count(50)
+        async with broker(path) as one:
+            await one.subscribe("t", {}, inbox)
+            await one.publish(Publish("t", b"last"))
+            await inbox.all_of({b"last"})
+        assert len(inbox.bodies) == len(set(inbox.bodies)) == 51
+
+    asyncio.run(run())
+    assert turns > 2
+
+
+def test_a_group_that_was_forgotten_is_made_anew_as_soon_as_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_member, "RETRY_S", 0.01)
+    join, tries = queue.join, 0
+
+    def failing(db: sqlite3.Connection, topic: str, name: str, now: float) -> int:
+        nonlocal tries
+        tries += 1
+        if tries in (2, 3):
+            raise ComponentError("the disk is full")
+        return join(db, topic, name, now)
+
+    monkeypatch.setattr(queue, "join", failing)
+
+    async def run() -> None:
+        path = tmp_path / "m.db"
+        async with broker(path) as one:
+            inbox = Inbox()
+            await one.subscribe("t", {}, inbox)
+            with contextlib.closing(sqlite3.connect(path, timeout=90)) as db, db:
+                db.execute("DELETE FROM broker_groups")
+            await one.publish(Publish("t", b"after"))
+            await inbox.all_of({b"after"})
+
+    asyncio.run(run())
+    assert tries == 4
+
+
+def test_odd_metadata_of_a_row_do_not_keep_the_others(tmp_path: Path) -> None:
+    """Another hand has written them: the message comes without."""
+
+    async def run() -> None:
+        path = tmp_path / "m.db"
+        async with broker(path) as one:
+            await one.publish(Publish("t", b"a"))
+            with contextlib.closing(sqlite3.connect(path, timeout=90)) as db, db:
+                for text in ("{", "[1]", '{"a": 1}', '{"a": "b"}'):
+                    db.execute(
+                        "INSERT INTO broker_messages (topic, published, metadata, data) VALUES ('t', 0, ?, ?)",
+                        (text, text.encode()),
+                    )
+            inbox = Inbox()
+            await one.subscribe("t", {}, inbox)
+            await inbox.count(5)
+            found = {delivery.data: delivery.metadata for delivery in inbox.seen}
+            assert found == {b"a": {}, b"{": {}, b"[1]": {}, b'{"a": 1}': {}, b'{"a": "b"}': {"a": "b"}}
 
     asyncio.run(run())

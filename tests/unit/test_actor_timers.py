@@ -255,3 +255,23 @@ def test_timers_that_are_replaced_again_and_again_take_no_room() -> None:
         assert bench.meter.set == 1
 
     play(story)
+
+
+def test_a_tick_that_fails_in_an_unexpected_way_is_not_the_last() -> None:
+    async def story(bench: Bench) -> None:
+        tick, ticks = bench.host.tick, 0
+
+        async def surprising(*arguments: Any, **more: Any) -> bool:
+            nonlocal ticks
+            ticks += 1
+            if ticks == 2:
+                raise RuntimeError("nobody expects this")
+            return await tick(*arguments, **more)
+
+        bench.host.tick = surprising  # type: ignore[method-assign]
+        await bench.set(due_time="1s", period="1s")
+        await asyncio.sleep(4.5)
+        assert bench.at == [1, 3, 4]
+        assert bench.meter.fired == [True, False, True, True]
+
+    play(story)

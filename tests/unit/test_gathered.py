@@ -56,3 +56,25 @@ def test_a_failed_question_fails_its_callers_alone_and_closing_fails_the_rest() 
                 await future
 
     asyncio.run(main())
+
+
+def test_a_question_that_fails_in_an_unexpected_way_fails_its_callers_alone() -> None:
+    """Also with the wrong number of answers. Those who wait for the next question are not forgotten."""
+
+    async def main() -> None:
+        async def ask(keys: list[str]) -> list[str]:
+            await asyncio.sleep(0)
+            if "bad" in keys:
+                raise RuntimeError("nobody expects this")
+            return keys[: 0 if "short" in keys else None]
+
+        gathered = Gathered("t", ask, parallel=1, most=1)
+        calls = [gathered.get(key) for key in ("bad", "short", "good")]
+        bad, short, good = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(bad, ComponentError)
+        assert isinstance(bad.__cause__, RuntimeError)
+        assert isinstance(short, ComponentError)
+        assert good == "good"
+        await gathered.close()
+
+    asyncio.run(main())

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillion import tasks
 from pillion.components import file_watch, watching
 from pillion.components.configuration_rows import newest
 from pillion.components.file_watch import FileWatch
@@ -19,7 +20,7 @@ from pillion.kinds.configuration import Item
 from pillion.testing.configuration_kit import Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 ONE, TWO = Item("1", "1"), Item("2", "2")
@@ -182,3 +183,40 @@ def test_rows() -> None:
         "c": Item("x", "v2"),
         "d": Item("1", "1" * 40),
     }
+
+
+def test_what_fails_in_an_unexpected_way_is_read_again_and_one_watcher_is_not_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    surprises = 0
+
+    async def run() -> None:
+        nonlocal surprises
+        stored = {"a": ONE}
+
+        async def read(keys: Sequence[str]) -> dict[str, Item]:
+            nonlocal surprises
+            if surprises:
+                surprises -= 1
+                raise RuntimeError("nobody expects this")
+            return dict(stored)
+
+        class Broken(Recorder):
+            def changed(self, items: Mapping[str, Item]) -> None:
+                raise RuntimeError("nor this")
+
+        watching, recorder = Watching("test", read), Recorder()
+        await watching.add(["a"], Broken())
+        await watching.add(["a"], recorder)
+        stored["a"] = TWO
+        surprises = 2
+        watching.heard("a")
+        await recorder.hears("a", "2")
+        stored["a"] = ONE
+        watching.heard("a")
+        await recorder.hears("a", "1")
+        await watching.close()
+
+    asyncio.run(run())
+    assert surprises == 0
