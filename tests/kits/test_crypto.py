@@ -16,7 +16,8 @@ import pytest
 import trustme
 
 from crypto_keys import KEK, ec_key, ed_key, pem, rsa_key, rsa_pem
-from pillion.components import web_document
+from pillion import tasks
+from pillion.components import jwks_crypto, web_document
 from pillion.components.jwks_crypto import JwksCrypto
 from pillion.components.local_crypto import LocalCrypto
 from pillion.errors import ComponentError, ConfigError
@@ -342,6 +343,36 @@ def test_nobody_answers() -> None:
         provider = jwks("http://127.0.0.1:1/keys")
         with pytest.raises(ComponentError):
             await provider.open()
+        await provider.close()
+
+    asyncio.run(run())
+
+
+def test_a_file_whose_reading_fails_in_an_unexpected_way_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no other word of what was written."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    reading, failed = jwks_crypto._file, threading.Event()
+
+    def read(path: str) -> bytes:
+        text = reading(path)
+        if b"two" in text and not failed.is_set():
+            failed.set()
+            raise RuntimeError("nobody expects this")
+        return text
+
+    monkeypatch.setattr(jwks_crypto, "_file", read)
+
+    async def run() -> None:
+        path, fresh = tmp_path / "set.json", tmp_path / "fresh"
+        path.write_text(named("one"))
+        fresh.write_text(named("two"))
+        provider = jwks(str(path))
+        await provider.open()
+        fresh.rename(path)
+        await until_found(provider, "two")
+        assert failed.is_set()
         await provider.close()
 
     asyncio.run(run())

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pillion import tasks
 from pillion.blocks.bindings import Binding, Outputs, Refused, response_headers, response_metadata
 from pillion.blocks.input_bindings import InputBindings, as_json
 from pillion.errors import ComponentError
@@ -252,3 +253,30 @@ def test_metadata_of_components_cannot_break_headers(metadata: dict[str, str]) -
 def test_any_data_becomes_json(data: bytes) -> None:
     """The data of an answer is JSON, or null."""
     assert as_json(as_json(data)) == as_json(data)
+
+
+def test_what_nobody_expects_does_not_keep_bindings_from_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of another binding, nor of the application that is asked: it is asked again."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+
+    class Surprising(Outside):
+        async def read(self, handler: Handler) -> Any:
+            raise RuntimeError("nobody expects this")
+
+    class Odd(App):
+        async def wanted(self, routes: Mapping[str, str]) -> frozenset[str]:
+            found = await super().wanted(routes)
+            if len(self.asked) == 1:
+                raise RuntimeError("nor this")
+            return found
+
+    async def run() -> None:
+        app, fine = Odd("a", "b"), Outside()
+        live = {"a": bound("a", Surprising()), "b": bound("b", fine)}
+        inputs = InputBindings(live, app, Outputs(live))
+        inputs.app_changed(True)
+        await inputs.settled()
+        assert (len(app.asked), len(fine.handlers)) == (2, 1)
+        await inputs.close(0)
+
+    asyncio.run(run())

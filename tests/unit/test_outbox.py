@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pillion import tasks
 from pillion.blocks.broker import Broker
 from pillion.blocks.outbox import Outbox, Settings
 from pillion.components.memory import MemoryState
@@ -118,3 +119,34 @@ def test_foreign_messages_are_dropped() -> None:
 )  # fmt: skip
 def test_settings(metadata: dict[str, str], wanted: Settings | None) -> None:
     assert Settings.of("s", metadata) == wanted
+
+
+def test_a_subscription_that_fails_in_an_unexpected_way_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else would ever open it."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+
+    class Surprising(MemoryPubSub):
+        tries = 0
+
+        async def subscribe(self, *arguments: Any) -> Any:
+            self.tries += 1
+            if self.tries < 3:
+                raise RuntimeError("nobody expects this")
+            return await super().subscribe(*arguments)
+
+    async def run() -> None:
+        state, broker = (
+            MemoryState(MemoryState.Settings(), Context("store")),
+            Surprising(Surprising.Settings(), Context("ps")),
+        )
+        store: Any = SimpleNamespace(
+            component=state, metadata={"outboxPublishPubsub": "ps", "outboxPublishTopic": "orders"}
+        )
+        outbox = Outbox("shop", "ns", {"store": store}, {"ps": Broker("ps", broker)})
+        await outbox.reconcile()
+        await outbox._inner.started()
+        assert broker.tries == 3
+        await outbox.close(0)
+        await broker.close()
+
+    asyncio.run(run())

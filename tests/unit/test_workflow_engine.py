@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pillion import tasks
 from pillion.testing.workflow_worker import TIMED_OUT, ActivityFailed, Context
 from pillion.wire.messages import backend
 from pillion.wire.messages import taskhub as m
@@ -28,6 +29,8 @@ from workflow_support import WAIT_S, Bench, bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
+
+    from pillion.kinds.actors import Owner
 
 Code = "Generator[Any, Any, Any]"
 
@@ -920,5 +923,65 @@ def test_what_has_begun_ends_before_more_begins() -> None:
             assert [(await b.done(one)).output for one in ids] == [str(number + 3) for number in range(40)]
             assert most <= 8
             assert not b.hub.engine.admission
+
+    run(test())
+
+
+def test_what_nobody_expects_is_not_the_end_of_an_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing the unfinished ones, finding who owns an activity, writing what came: each fails once and is done again.
+    The event is taken once, and not given up.
+    """
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    failing: list[str] = []
+
+    def fails(what: str) -> bool:
+        if what in failing:
+            failing.remove(what)
+            return True
+        return False
+
+    def story(ctx: Context, _: Any) -> Generator[Any, Any, Any]:
+        told = yield ctx.wait_for_event("go")
+        return (yield ctx.call_activity("add", told))
+
+    async def test() -> None:
+        async with bench({"story": story}, {"add": add}) as b:
+            await b.hub.start(Start("story", "one"))
+            await until(lambda: b.hub.engine.runners["one"].idle)
+
+            listing = b.rig.jobs.list_reminders
+
+            async def list_reminders(*arguments: Any) -> Any:
+                if fails("list"):
+                    raise RuntimeError("nobody expects this")
+                return await listing(*arguments)
+
+            monkeypatch.setattr(b.rig.jobs, "list_reminders", list_reminders)
+            failing.append("list")
+            await b.restart()
+            await until(lambda: "one" in b.hub.engine.runners)
+            assert not failing
+
+            writing = b.hub.engine.rows.write
+
+            async def write(*arguments: Any) -> None:
+                if fails("write"):
+                    raise RuntimeError("nor this")
+                await writing(*arguments)
+
+            monkeypatch.setattr(b.hub.engine.rows, "write", write)
+            failing.append("write")
+            owning = b.rig.actors.owner
+
+            async def owner(actor_type: str, actor_id: str) -> Owner:
+                if actor_type.endswith(".activity") and fails("owner"):
+                    raise RuntimeError("and certainly not this")
+                return await owning(actor_type, actor_id)
+
+            monkeypatch.setattr(b.rig.actors, "owner", owner)
+            failing.append("owner")
+            await b.hub.raise_event("one", "go", "1")
+            assert (await b.done("one")).output == "2"
+            assert not failing
 
     run(test())
