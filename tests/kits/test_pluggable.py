@@ -9,10 +9,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 
+from pillion import tasks
+from pillion.components import pluggable_bindings
 from pillion.components.pluggable import PluggableSettings
 from pillion.components.pluggable_bindings import PluggableBinding
 from pillion.components.pluggable_pubsub import PluggablePubSub
@@ -27,6 +30,7 @@ from pillion.testing import state_kit
 from pillion.testing.binding_kit import PATIENCE_S, InputBindingKit, OutputBindingKit
 from pillion.testing.pubsub_kit import Inbox, PubSubKit
 from pillion.testing.secret_kit import SecretKit
+from pillion.wire.messages import components as m
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -310,3 +314,66 @@ def test_a_component_that_hangs_does_not_keep_the_sidecar(own: Process, monkeypa
             await broker.close()
 
     asyncio.run(run())
+
+
+class Stream:
+    """One that gives what it is told, raises a failure among it, and waits for ever after that."""
+
+    def __init__(self, *gives: bytes | Exception) -> None:
+        self.gives = list(gives)
+        self.sent: list[bytes] = []
+        self.cancelled = False
+
+    async def send(self, message: bytes) -> None:
+        self.sent.append(message)
+
+    async def half_close(self) -> None:
+        pass
+
+    async def receive(self) -> bytes | None:
+        if not self.gives:
+            if self.cancelled:
+                return None
+            await asyncio.Event().wait()
+        given = self.gives.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_streams_are_asked_for_again_after_what_nobody_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is left before the next one, and none is used twice."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+
+    async def run(kind: str, messages: list[bytes]) -> None:
+        streams = [Stream(RuntimeError("nobody expects this")), Stream(RuntimeError("nor this")), Stream(*messages)]
+        left = iter(streams)
+        plug = SimpleNamespace(name="things", stream=lambda *_: ready(next(left)))
+        arrived = asyncio.Event()
+
+        async def handler(given: object) -> bytes:
+            arrived.set()
+            return b""
+
+        async with asyncio.timeout(PATIENCE_S):
+            if kind == "messages":
+                broker = PluggablePubSub(PluggableSettings(socket="/nowhere", properties={}), Context("things"))
+                monkeypatch.setattr(broker, "plug", plug)
+                subscription = await broker.subscribe("t", {}, cast("Any", handler))
+                await arrived.wait()
+                subscription.hang_up()
+                await broker._tasks.close()
+            else:
+                reading = pluggable_bindings._Reading(cast("Any", plug), handler, await plug.stream())
+                await arrived.wait()
+                await reading.close(0)
+        assert [one.cancelled for one in streams] == [True, True, True]
+
+    async def ready(stream: Stream) -> Stream:
+        return stream
+
+    asyncio.run(run("messages", [m.PullMessagesResponse(data=b"x").SerializeToString()]))
+    asyncio.run(run("events", [m.ReadResponse(data=b"x").SerializeToString()]))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from apps import HttpApp
+from pillion import tasks
+from pillion.components import postgres_configuration
 from pillion.components.postgres_configuration import PostgresConfiguration
 from pillion.components.redis_configuration import RedisConfiguration
 from pillion.errors import ComponentError
@@ -19,7 +21,7 @@ from servers import RedisSentinel, RedisServer, wait_until
 from sidecars import SidecarProcess, component
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from servers import PostgresServer
@@ -188,3 +190,50 @@ def test_postgresql_keys_and_tables(postgres_server: PostgresServer) -> None:
                     raise AssertionError(table)
 
     asyncio.run(run())
+
+
+def test_a_listener_to_postgresql_begins_again_after_what_nobody_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited is served, and what was said meanwhile is looked for."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(postgres_configuration, "FIRST_PAUSE_S", 0.001)
+    connections: list[Any] = []
+
+    class Connection:
+        def __init__(self) -> None:
+            self.ended: Callable[[Any], None] = lambda _: None
+
+        def add_termination_listener(self, ended: Callable[[Any], None]) -> None:
+            self.ended = ended
+
+        def remove_termination_listener(self, ended: Callable[[Any], None]) -> None:
+            pass
+
+        async def add_listener(self, channel: str, heard: object) -> None:
+            if len(connections) in (1, 3):
+                raise RuntimeError("nobody expects this")
+
+        async def remove_listener(self, channel: str, heard: object) -> None:
+            pass
+
+    class Pool:
+        timeout_s = 90.0
+
+        @asynccontextmanager
+        async def connection(self) -> AsyncIterator[Connection]:
+            connections.append(Connection())
+            yield connections[-1]
+
+    async def main() -> None:
+        resumptions: asyncio.Queue[int] = asyncio.Queue()
+        listener = postgres_configuration._Listener(
+            cast("Any", Pool()), "test", lambda said: None, lambda: resumptions.put_nowait(len(connections))
+        )
+        async with asyncio.timeout(90):
+            await listener.listen("c")
+            assert await resumptions.get() == 2
+            connections[1].ended(None)
+            assert await resumptions.get() == 4
+            await listener.listen("c")
+        await listener.close()
+
+    asyncio.run(main())

@@ -127,7 +127,7 @@ class Ticking:
         self._clock, self._pause = clock, pause
         self._ticks = Tasks(f"cron {name}")
         self._watch = Tasks(f"cron {name}")
-        self._watch.start(self._run(), "waiting")
+        self._watch.keep(self._run, "waiting")
 
     async def _run(self) -> None:
         after = self._clock.now()

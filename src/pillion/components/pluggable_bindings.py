@@ -110,23 +110,30 @@ class _Reading:
         self._patience = Patience()
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._events = Tasks(f"events of {plug.name}")
-        self._stream: StreamCall | None = None
+        self._stream: StreamCall | None = stream
         self._reader = Tasks(f"input binding {plug.name}")
-        self._reader.start(self._run(stream), "reading")
+        self._reader.keep(self._run, "reading")
 
-    async def _run(self, stream: StreamCall | None) -> None:
+    async def _run(self) -> None:
         while True:
             try:
-                self._stream = current = stream or await self._plug.stream(INPUT, "Read")
-                await self._follow(current)
+                if self._stream is None:
+                    self._stream = await self._plug.stream(INPUT, "Read")
+                await self._follow(self._stream)
                 why = "the component ended it"
             except (RpcError, DecodeError) as error:
                 why = str(error)
-            if self._stream is not None:
-                self._stream.cancel()
-            self._stream = stream = None
+            except Exception:
+                self._hang_up()
+                raise
+            self._hang_up()
             log.warning("the events of %s are interrupted: %s", self._plug.name, why)
             await self._patience.wait()
+
+    def _hang_up(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel()
 
     async def _follow(self, stream: StreamCall) -> None:
         while True:

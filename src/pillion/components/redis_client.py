@@ -321,7 +321,9 @@ class RedisClient:
         for row in reply if isinstance(reply, list) else ():
             match row:
                 case [int(first), int(last), [host, port, *_], *_] if 0 <= first <= last < SLOTS:
-                    owners[first : last + 1] = [_address([host or asked.encode(), port])] * (last + 1 - first)
+                    owners[first : last + 1] = [_address([asked.encode() if host in (b"", None) else host, port])] * (
+                        last + 1 - first
+                    )
                 case _:
                     return False
         if None in owners:
