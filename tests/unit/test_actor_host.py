@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from actor_cluster import Cluster, Tales, hosted
+from pillion import tasks
+from pillion.actors.idle import Idle
 from pillion.actors.membership import HALT_S
 from pillion.kinds.actors import (
     ActorCall,
@@ -841,3 +844,30 @@ def test_a_lost_place_does_not_wait_for_long_turns() -> None:
         withdrawn.cancel()
 
     play(story)
+
+
+def test_a_look_for_idle_actors_that_fails_in_an_unexpected_way_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else would look at the type."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+
+    async def main() -> None:
+        looks = 0
+        again = asyncio.Event()
+
+        async def sweep(kind: object) -> None:
+            nonlocal looks
+            looks += 1
+            if looks < 3:
+                raise RuntimeError("nobody expects this")
+            if looks == 4:
+                again.set()
+
+        owner = tasks.Tasks("test")
+        idle = Idle(sweep, owner)
+        idle.begin(cast("Any", SimpleNamespace(actor_type="T", next_check=asyncio.get_running_loop().time)))
+        async with asyncio.timeout(90):
+            await again.wait()
+        idle.close()
+        await owner.close()
+
+    asyncio.run(main())

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from pillion import tasks
+from pillion.blocks.health import Readiness
 from pillion.components import file_watch
 from pillion.components.file_watch import FolderWatch
-from pillion.kinds.resources import ComponentResource, Item
-from pillion.sidecar.reload import Changes, changes, marked, one_actor_store
+from pillion.kinds.config import Configuration
+from pillion.kinds.resources import ComponentResource, HTTPEndpointResource, Item
+from pillion.sidecar.load import Resources
+from pillion.sidecar.reload import Changes, Reload, Running, changes, marked, one_actor_store
+from pillion.sidecar.renewal import FAILED, RenewableSidecar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
@@ -86,3 +92,80 @@ def test_a_folder_that_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await watch.close()
 
     asyncio.run(run())
+
+
+def test_a_pass_that_fails_in_an_unexpected_way_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything that it has not acted on, and without waiting for another word of the files."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    added: list[str] = []
+    endpoints = 0
+
+    class Registry:
+        def denied(self, resource: ComponentResource) -> bool:
+            return False
+
+        def resources(self) -> dict[str, ComponentResource]:
+            return {name: store(name) for name in added}
+
+        async def add(self, resource: ComponentResource) -> None:
+            added.append(resource.name)
+
+    async def main() -> None:
+        done = asyncio.Event()
+        before, after = (
+            Resources(),
+            Resources((store("a"), store("b")), http_endpoints=(HTTPEndpointResource(name="e"),)),
+        )
+
+        async def replace(resources: Sequence[HTTPEndpointResource]) -> None:
+            nonlocal endpoints
+            endpoints += 1
+            if endpoints < 3:
+                raise RuntimeError("nobody expects this")
+            done.set()
+
+        ignore: Any = lambda *_, **__: None  # noqa: E731
+        running = Running(cast("Any", Registry()), ignore, replace, ignore, ignore, ignore, None, ignore)
+        reload = Reload([], [], read=lambda: after, configure=Configuration, every_s=3600)
+        reload.follow(before, Configuration(), running, Readiness())
+        reload._stir()
+        async with asyncio.timeout(90):
+            await done.wait()
+        await reload.close()
+
+    asyncio.run(main())
+    assert (added, endpoints) == (["a", "b"], 3)
+
+
+def test_a_successor_that_cannot_even_be_made_is_the_end() -> None:
+    """Whoever waits for the end of the sidecars hears of it."""
+
+    class Sidecar:
+        app_id = "a"
+        running = True
+
+        def __init__(self) -> None:
+            self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def start(self) -> None:
+            pass
+
+        def request_stop(self, *, gently: bool) -> None:
+            self.ended.set_result(0)
+
+    async def main() -> None:
+        made: list[Sidecar] = []
+
+        def make(restart: Callable[[], None], doors: object) -> Sidecar:
+            if made:
+                raise RuntimeError("nobody expects this")
+            made.append(Sidecar())
+            return made[0]
+
+        sidecar = RenewableSidecar(cast("Any", make))
+        await sidecar.start()
+        sidecar.restart()
+        async with asyncio.timeout(90):
+            assert await sidecar.ended == FAILED
+
+    asyncio.run(main())

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, Any, cast
 
 from fake_scheduler import FakeScheduler
+from pillion import tasks
+from pillion.clock import FakeClock
+from pillion.jobs.remote import RemoteScheduler
 from pillion.kinds.jobs import Interest, JobKey, Limit, Outcome, Trigger
 from pillion.sidecar.scheduling import Scheduling
+from pillion.wire.messages import scheduler as m
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    import pytest
 
 JOB, REMINDER = JobKey("ns", "j", "app"), JobKey("ns", "r", "app", "T", "1")
 
@@ -144,3 +151,60 @@ def test_a_handler_that_breaks_has_failed() -> None:
         assert await rig.fake.fire(REMINDER) is Outcome.FAILED
 
     run(test)
+
+
+class Stream:
+    """One of a scheduler's: fails as nobody expects, or gives what it has and waits for ever."""
+
+    def __init__(self, gives: list[bytes] | None) -> None:
+        self.gives, self.cancelled, self.waits = gives, False, asyncio.Event()
+
+    async def send(self, message: bytes) -> None:
+        pass
+
+    send_last = send
+
+    async def receive(self) -> bytes | None:
+        if self.gives is None:
+            raise RuntimeError("nobody expects this")
+        if self.gives:
+            return self.gives.pop(0)
+        self.waits.set()
+        await asyncio.Event().wait()
+        return None
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_schedulers_are_followed_after_what_nobody_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is there, and their jobs: else this sidecar would never hear of either again."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+
+    async def main() -> None:
+        told = m.WatchHostsResponse(hosts=[m.Host(address="two:1")]).SerializeToString()
+        streams = {"WatchHosts": [Stream(None), Stream([told])], "WatchJobs": [Stream(None), Stream([])]}
+        opened: dict[str, list[Stream]] = {"WatchHosts": [], "WatchJobs": []}
+
+        class Channel:
+            def stream(self, method: str) -> Stream:
+                name = method.rpartition("/")[2]
+                opened[name].append(streams[name][len(opened[name])])
+                return opened[name][-1]
+
+            async def close(self) -> None:
+                pass
+
+        far = RemoteScheduler(["one:1"], cast("Any", lambda _: Channel()), FakeClock(), random.Random(1), streams=1)
+        watch = far.watch(Interest("app", "ns"), cast("Any", None))
+        far.open()
+        async with asyncio.timeout(90):
+            await far.found.wait()
+            assert far.connected == ["two:1"]
+            await streams["WatchJobs"][1].waits.wait()
+        assert opened == streams
+        assert streams["WatchJobs"][0].cancelled
+        await far.close()
+        del watch
+
+    asyncio.run(main())
