@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pillion import tasks
+from pillion.kinds.actors import Moved
 from pillion.testing.workflow_worker import TIMED_OUT, ActivityFailed, Context
 from pillion.wire.messages import backend
 from pillion.wire.messages import taskhub as m
+from pillion.workflow import builtin, history
 from pillion.workflow.faults import (
     DescendantsActive,
     IdInvalid,
@@ -24,6 +26,7 @@ from pillion.workflow.faults import (
     RerunRefused,
 )
 from pillion.workflow.hub import Rerun, Start
+from pillion.workflow.items import INTERNAL
 from pillion.workflow.snapshot import Status
 from workflow_support import WAIT_S, Bench, bench
 
@@ -983,5 +986,66 @@ def test_what_nobody_expects_is_not_the_end_of_an_instance(monkeypatch: pytest.M
             await b.hub.raise_event("one", "go", "1")
             assert (await b.done("one")).output == "2"
             assert not failing
+
+    run(test())
+
+
+def test_an_instance_that_is_resumed_half_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what comes for a runner that has gone is refused: nobody would ever write it."""
+
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def held(value: int) -> int:
+            await gate.wait()
+            return value + 1
+
+        async with bench({"chain": chain}, {"add": held}) as b:
+            await b.hub.start(Start("chain", "one", input="1"))
+            await until(lambda: bool(b.hub.engine.runners["one"].activities))
+            old = b.hub.engine.runners["one"]
+            await b.restart()
+            with pytest.raises(Moved):
+                await old.add(history.event_raised(1, "go", None))
+            failed: list[str] = []
+            dispatch = b.hub.engine.activities.dispatch
+
+            async def surprising(runner: Any, event: Any) -> None:
+                if not failed:
+                    failed.append(runner.instance_id)
+                    raise RuntimeError("nobody expects this")
+                await dispatch(runner, event)
+
+            monkeypatch.setattr(b.hub.engine.activities, "dispatch", surprising)
+            gate.set()
+            assert (await b.done("one")).output == "1"
+            assert failed == ["one"]
+
+    run(test())
+
+
+def test_a_workflow_of_the_sidecar_is_answered_whatever_goes_wrong() -> None:
+    """With a text that cannot be written, and with a failure that nobody expects: else its instance would wait."""
+
+    def odd(text: str) -> Generator[Any, Any, str]:
+        if text == "surprise":
+            raise RuntimeError("nobody expects \ud800")
+        outcome = yield builtin.Activity(INTERNAL + "half")
+        return str(outcome.error)
+
+    async def half(_: str) -> str:
+        return "\ud800"
+
+    async def test() -> None:
+        async with bench({}, {}) as b:
+            b.hub.register({INTERNAL + "odd": odd}, {INTERNAL + "half": half})
+            b.hub.serve_builtin()
+            await b.hub.start(Start(INTERNAL + "odd", "one", input="surprise"))
+            done = await b.done("one")
+            assert (done.status, done.failure and done.failure.errorMessage) == (Status.FAILED, "nobody expects ?")
+            await b.hub.start(Start(INTERNAL + "odd", "two", input="x"))
+            done = await b.done("two")
+            assert done.status is Status.COMPLETED
+            assert "surrogates not allowed" in str(done.output)
 
     run(test())

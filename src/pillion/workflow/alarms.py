@@ -52,8 +52,12 @@ class Alarms:
         runner = self._engine.runners.get(alarm.instance_id)
         if runner is None:
             self._engine.tasks.start(self._ring_unread(alarm), "timer")
-        else:
+            return
+        try:
             self.fire(runner, alarm.generation, alarm.timer_id)
+        except Exception as error:
+            log.exception("workflow '%s': its timer could not be fired", alarm.instance_id)
+            self._engine.failed(runner, error)
 
     async def _ring_unread(self, alarm: Alarm) -> None:
         try:

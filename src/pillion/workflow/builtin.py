@@ -188,6 +188,11 @@ def _fail(answer: m.WorkflowResponse, kind: str, text: str, number: int = 0) -> 
     done.failureDetails.errorMessage = text
 
 
+def _said(error: Exception) -> str:
+    """The text of an error, as one that can be written."""
+    return str(error).encode(errors="replace").decode()
+
+
 class Builtin:
     """The workflows and activities that this sidecar knows by name, and what runs of them.
 
@@ -240,7 +245,13 @@ class Builtin:
     def _turn(self, item: Item) -> None:
         if self._closed or item.gone or item.turn is None:
             return
-        self._answer(item, replay(m.WorkflowRequest.FromString(item.turn.request()), self._workflows))
+        try:
+            answer = replay(m.WorkflowRequest.FromString(item.turn.request()), self._workflows)
+        except Exception as error:  # a turn without an answer would be waited for for ever
+            log.exception("workflow '%s', one of the sidecar's own, failed", item.instance_id)
+            answer = m.WorkflowResponse(instanceId=item.instance_id)
+            _fail(answer, type(error).__name__, _said(error))
+        self._answer(item, answer)
 
     def _fill(self) -> None:
         while self._waiting and self._running < WINDOW and not self._closed:
@@ -262,13 +273,14 @@ class Builtin:
             answer.failureDetails.errorMessage = f"activity named '{asked.name}' is not registered"
         else:
             try:
-                result = await run(asked.input.value)
+                # What a server has answered need not be a text that can be written: half a surrogate pair is not.
+                result = history.StringValue(value=await run(asked.input.value))
             except Exception as error:
                 log.warning("activity %s of workflow '%s' failed: %s", item.name, item.instance_id, error)
                 answer.failureDetails.errorType = type(error).__name__
-                answer.failureDetails.errorMessage = str(error)
+                answer.failureDetails.errorMessage = _said(error)
             else:
-                answer.result.CopyFrom(history.StringValue(value=result))
+                answer.result.CopyFrom(result)
         if not self._closed:
             self._answer(item, answer)
 

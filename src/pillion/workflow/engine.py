@@ -146,7 +146,17 @@ class Engine:
         return runner
 
     async def resume(self, runner: Runner) -> None:
-        """Do again what follows from what is committed; all of it may have been done before."""
+        """Do again what follows from what is committed; all of it may have been done before.
+
+        Nobody would go on with an instance that is in memory and half resumed: after a failure it is read anew.
+        """
+        try:
+            await self._resume(runner)
+        except Exception as error:
+            log.exception("workflow '%s' cannot be resumed", runner.instance_id)
+            self.failed(runner, error)
+
+    async def _resume(self, runner: Runner) -> None:
         instance = runner.instance
         facts = instance.facts
         runner.sends = unpack(instance.outbox) if instance.outbox else []

@@ -57,6 +57,8 @@ class Reception(Writing):
         """Take an event from outside: durable when this returns. What was seen before, what comes too late, and what is
         for another `execution` of the instance, is taken without effect. Raises `InstanceStalled`, `Moved`.
         """
+        if self.closed:  # since it was found: nobody would write it any more
+            raise Moved(f"workflow '{self.instance_id}' has moved")
         facts = self.instance.facts
         mail = Mail.of(event, execution)
         if facts.completed is not None or not self.instance.is_for(mail):

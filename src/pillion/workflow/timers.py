@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from pillion.clock import Clock
     from pillion.workflow.runner import Runner
+
+log = logging.getLogger("pillion.workflow")
 
 START = -1
 """In the place of a timer's id: the instance is to begin."""
@@ -80,7 +83,10 @@ class Timers:
         while self._heap and self._heap[0].due <= now:
             alarm = heapq.heappop(self._heap)
             self._armed.discard((alarm.instance_id, alarm.generation, alarm.timer_id))
-            self._ring(alarm)
+            try:
+                self._ring(alarm)
+            except Exception:  # the others ring all the same
+                log.exception("workflow '%s': its timer could not be rung", alarm.instance_id)
         self._set()
 
     def close(self) -> None:

@@ -49,10 +49,12 @@ async def ensure(engine: Engine, runner: Runner) -> None:
             return
         except ComponentError as error:
             log.warning("workflow '%s': its job cannot be registered: %s", runner.instance_id, error)
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 30.0)
+        except Exception:
+            log.exception("workflow '%s': its job cannot be registered", runner.instance_id)
         else:
             return
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, 30.0)
 
 
 async def move(engine: Engine, runner: Runner, due: float) -> None:
