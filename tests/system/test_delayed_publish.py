@@ -6,13 +6,15 @@ import asyncio
 import json
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from dapr.clients import DaprClient
 from dapr.conf import settings
 
 from apps import HttpApp
+from pillion import tasks
+from pillion.blocks import holding
 from pillion.components.holding_postgresql import PostgresHolding
 from pillion.components.holding_sqlite import SqliteHolding
 from pillion.kinds.holding import HeldMessage
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from apps import Call
-    from pillion.kinds.holding import Holding
+    from pillion.kinds.holding import Holding, Leased
     from servers import RedisServer
 
 
@@ -147,3 +149,49 @@ def test_invalid_place(tmp_path: Path, redis_server: RedisServer) -> None:
         reply = sidecar.post_json("/v1.0/publish/ps/t?metadata.pillion.delay=1s", "x")
         assert (reply.status, reply.json()["errorCode"]) == (500, "ERR_PUBSUB_PUBLISH_MESSAGE")
         assert "cannot be held" in json.dumps(reply.json())
+
+
+def test_what_cannot_be_published_for_an_unexpected_reason_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its neighbours are not published twice for it, and looking after the area goes on whatever fails."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(holding, "FIRST_PAUSE_S", 0.001)
+    published: list[bytes] = []
+
+    async def run() -> None:
+        done = asyncio.Event()
+        area = store(str(tmp_path / "held.db"))
+        leasing, leases = area.lease, 0
+
+        async def lease(lease_s: float, limit: int) -> tuple[list[Leased], float | None]:
+            nonlocal leases
+            leases += 1
+            if leases == 1:
+                raise RuntimeError("nobody expects this")
+            return await leasing(lease_s, limit)
+
+        monkeypatch.setattr(area, "lease", lease)
+
+        class Broker:
+            name = "ps"
+            failed = False
+
+            async def publish(self, topic: str, data: bytes, content_type: str, metadata: object) -> None:
+                if data == b"1" and not self.failed:
+                    self.failed = True
+                    raise RuntimeError("nor this")
+                published.append(data)
+                if len(published) == 3:
+                    done.set()
+
+        broker = Broker()
+        holdings = holding.Holdings("app", cast("Any", {"ps": broker}), lambda _: area)
+        now = time.time()
+        await holdings.hold(cast("Any", broker), [HeldMessage("t", b"%d" % n, "", {}, now) for n in range(3)])
+        async with asyncio.timeout(90):
+            await done.wait()
+        await holdings.close()
+
+    asyncio.run(run())
+    assert sorted(published) == [b"0", b"1", b"2"]

@@ -7,14 +7,17 @@ import contextlib
 import json
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import redis
 
+from pillion import tasks
+from pillion.components import redis_reading
 from pillion.components.redis_streams import RedisPubSub
 from pillion.errors import ComponentError
 from pillion.kinds.component import Context, decode
+from pillion.kinds.pacing import Pacing
 from pillion.kinds.pubsub import Delivery, Publish
 from pillion.testing.pubsub_kit import Inbox
 from steady import steadily
@@ -246,5 +249,66 @@ def test_in_a_cluster(redis_cluster: RedisCluster) -> None:
                 await one.subscribe(topic, {}, inbox)
                 await one.publish(Publish(topic, topic.encode()))
             assert sorted(await inbox.count(5)) == [b"a", b"b", b"c", b"d", b"e"]
+
+    asyncio.run(run())
+
+
+class Odd:
+    """A client whose server answers in shapes that no manual has, and fails as nobody expects, before it is well."""
+
+    def __init__(self) -> None:
+        self.reads = self.looks = 0
+        self.acknowledged: list[object] = []
+        self.all_done = asyncio.Event()
+
+    async def own_link(self, *_: object, **__: object) -> Odd:
+        return self
+
+    def call(self, *parts: object, **_: object) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(self._answer([part for part in parts if isinstance(part, str)], parts))
+
+    async def _answer(self, words: list[str], parts: tuple[object, ...]) -> Any:
+        if "XREADGROUP" in words:
+            self.reads += 1
+            if self.reads == 3:
+                raise RuntimeError("nobody expects this")
+            odd: list[Any] = [[7], [[b"t"]], None, [[b"t", [[b"1-0", [b"data", b"read"]]]]]]
+            if self.reads <= len(odd):
+                return odd[self.reads - 1]
+            await asyncio.Event().wait()
+        elif "XPENDING" in words:
+            self.looks += 1
+            if self.looks == 2:
+                raise RuntimeError("nor this")
+            return [[7], [], [[b"2-0", b"c", 10**6, 1]]][self.looks - 1] if self.looks <= 3 else []
+        elif "XCLAIM" in words:
+            return [[b"2-0", [b"data", b"claimed"]]]
+        elif "XACK" in words:
+            self.acknowledged += parts[4:]
+            if len(self.acknowledged) == 2:
+                self.all_done.set()
+        return 1
+
+    async def close(self) -> None:
+        pass
+
+
+def test_a_subscription_outlives_a_server_that_talks_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(redis_reading, "FIRST_PAUSE_S", 0.001)
+
+    async def run() -> None:
+        given = {"redisHost": "h:1", "processingTimeout": "1s", "redeliverInterval": "1ms"}
+        settings = decode(RedisPubSub.Settings, given, where="test")
+        inbox, odd = Inbox(), Odd()
+        subscription = redis_reading.Subscription(
+            cast("Any", odd), settings, "t", "g", inbox, lambda _: None, pacing=Pacing()
+        )
+        await subscription.start()
+        await inbox.all_of({b"read", b"claimed"})
+        async with asyncio.timeout(90):
+            await odd.all_done.wait()
+        assert sorted(odd.acknowledged, key=str) == [b"1-0", b"2-0"]
+        await subscription.close()
 
     asyncio.run(run())

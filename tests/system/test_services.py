@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cli_processes import Pillion
+from pillion import tasks
+from pillion.cli import services
+from pillion.errors import ComponentError
 from ports import free_port
 from sidecars import eventually
 
@@ -92,3 +96,47 @@ def test_services_of_ones_own(tmp_path: Path) -> None:
     ) as run:  # fmt: skip
         assert _runtime(_port(run, "one"))["runtimeStatus"] == "DISABLED"
         assert not (tmp_path / "services.json").exists()
+
+
+def test_whoever_follows_goes_on_after_what_nobody_expects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a lock whose file cannot be had, nor services that cannot be started, is the end of it."""
+    monkeypatch.setattr(tasks, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(services, "RETRY_S", 0.0)
+
+    async def main() -> None:
+        made = services.Services(tmp_path)
+        free, served = asyncio.Event(), asyncio.Event()
+        elections, terms = 0, []
+
+        class Lock:
+            async def open(self) -> None:
+                pass
+
+            async def elected(self) -> int:
+                nonlocal elections
+                elections += 1
+                await free.wait()
+                if elections == 1:
+                    raise ComponentError("the disk is full")
+                return 7
+
+            async def close(self) -> None:
+                pass
+
+        async def serve(term: int) -> None:
+            terms.append(term)
+            if len(terms) == 1:
+                raise RuntimeError("nobody expects this")
+            served.set()
+
+        monkeypatch.setattr(made, "_lock", Lock())
+        monkeypatch.setattr(made, "_is_free", lambda: False)
+        monkeypatch.setattr(made, "_serve", serve)
+        await made.open()
+        free.set()
+        async with asyncio.timeout(90):
+            await served.wait()
+        await made.close()
+        assert (elections, terms) == (2, [7, 7])
+
+    asyncio.run(main())
