@@ -871,3 +871,24 @@ def test_a_look_for_idle_actors_that_fails_in_an_unexpected_way_is_made_again(mo
         await owner.close()
 
     asyncio.run(main())
+
+
+def test_a_handler_that_does_not_part_in_order_does_not_keep_others_from_their_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An actor whose end had begun and never came would be waited for for ever."""
+
+    async def story(cluster: Cluster) -> None:
+        host, app = cluster.hosts["a"], Tales()
+
+        async def leaving(stays: Callable[[str], bool]) -> None:
+            raise RuntimeError("nobody expects this")
+
+        host.host("app", [hosted(app), hosted(Tales(), "Odd", leaving=leaving)])
+        await host.invoke(call())
+        await parts_of(host)[1].halt_all()
+        await host.invoke(call())
+        host.host("app", [])
+
+    play(story, "a")
+    assert "have not left in order" in caplog.text

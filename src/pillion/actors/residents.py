@@ -209,7 +209,7 @@ class Residents:
     async def _withdraw(self, kind: Kind, hosted: Hosted, most_s: float | None) -> None:
         await self._end(kind, hosted, list(kind.instances.values()), most_s)
         if hosted.leaving is not None:
-            await hosted.leaving(lambda _: False)
+            await draining.leave(hosted.leaving, lambda _: False, None)
         if kind.hosted is None and not kind.instances and self._kinds.get(kind.actor_type) is kind:
             del self._kinds[kind.actor_type]
 
