@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.redis
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def opened(**metadata: str) -> AsyncIterator[RedisState]:
     store = RedisState(decode(RedisState.Settings, metadata, where="test"), Context("test"))
     try:
@@ -269,10 +269,16 @@ def test_a_server_that_talks_nonsense_is_refused(noise: bytes) -> None:
     """Whatever comes instead of RESP: an error in time, never a hang or another one's answer."""
 
     async def main() -> None:
+        serving: set[asyncio.Task[None] | None] = set()
+
         async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(10)
-            writer.write(noise)
+            serving.add(asyncio.current_task())
+            with contextlib.suppress(OSError):
+                await reader.read(10)
+                writer.write(noise)
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
         server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
@@ -280,6 +286,7 @@ def test_a_server_that_talks_nonsense_is_refused(noise: bytes) -> None:
             with pytest.raises(ComponentError):
                 async with opened(redisHost="127.0.0.1", redisPort=str(port), dialTimeout="300ms") as store:
                     await store.set(Set("k", b"v"))
+            await asyncio.wait([task for task in serving if task is not None])
 
     asyncio.run(main())
 
