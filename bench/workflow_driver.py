@@ -104,12 +104,14 @@ async def many(run: Any, number: int, at_once: int, name: str) -> dict[str, Any]
 
 async def raw(port: int, number: int, activities: int, at_once: int, name: str) -> dict[str, Any]:
     driver = Raw(port, activities)
-    working = asyncio.ensure_future(driver.work())
-    if not number:
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        return {"activities": driver.count}
-    found = await many(driver.run, number, at_once, name)
-    working.cancel()
+    async with asyncio.TaskGroup() as group:  # without a worker nothing would end
+        working = group.create_task(driver.work())
+        if number:
+            found = await many(driver.run, number, at_once, name)
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+            found = {}
+        working.cancel()
     marks = [later - sooner for sooner, later in zip(driver.marks, driver.marks[1:], strict=False)]
     return found | {"marks": marks, "activities": driver.count}
 
