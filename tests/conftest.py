@@ -28,7 +28,7 @@ from servers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from contextlib import AbstractContextManager
 
     T = TypeVar("T")
@@ -39,6 +39,14 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 # On every push the same examples, so that a failure belongs to the change; new ones are looked for everywhere else.
 settings.register_profile("ci", settings.get_profile("patient"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "patient")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test has logged of hostile texts must be fit for the pipe between processes, which is UTF-8."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -87,6 +87,17 @@ def test_colour() -> None:
     assert "\x1b[36mscope\x1b[0m=dapr.runtime.tasks" in text
 
 
+@pytest.mark.parametrize("formatter", [logs.ColourFormatter("h"), logs.TextFormatter("h"), logs.JsonFormatter("h")])
+def test_texts_that_cannot_be_written(formatter: logging.Formatter) -> None:
+    """Half of a surrogate pair, in a message, a field, an error and its trace, does not cost the line."""
+    try:
+        raise ValueError("half \ud800")
+    except ValueError as error:
+        record = logging.LogRecord("x", logging.ERROR, "", 0, "odd \ud800", None, (type(error), error, None))
+    record.fields = {"name": "\ud800"}
+    assert "odd ?" in formatter.format(record).encode().decode()
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
