@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
+import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+import asyncpg
 import pytest
 from dapr.clients import DaprClient
 from dapr.conf import settings
@@ -82,6 +85,37 @@ def test_what_is_held_is_leased_to_one(place: str) -> None:
         await other.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("metadata", ["{", "[]", '{"k": 1}'])
+def test_a_message_whose_metadata_nobody_can_read(place: str, metadata: str) -> None:
+    """It comes without them, and keeps no other message from its time."""
+
+    async def run() -> None:
+        area = secrets.token_hex(4)
+        held = store(place)
+        await held.open(area, lambda: None)
+        now = time.time()
+        await held.hold([HeldMessage("t", b"%d" % n, "", {"k": "v"}, now - 10 + n) for n in range(2)])
+        await damage(place, area, metadata)
+        found, _ = await held.lease(30, 10)
+        assert [(each.message.data, each.message.metadata) for each in found] == [(b"0", {}), (b"1", {"k": "v"})]
+        await held.close()
+
+    asyncio.run(run())
+
+
+async def damage(place: str, area: str, metadata: str) -> None:
+    """Write other metadata to the first message of an area, as an operator's hand may."""
+    if place.startswith("postgres"):
+        first = "(SELECT min(id) FROM pillion_held_messages WHERE area = $2)"
+        connection = await asyncpg.connect(place)
+        await connection.execute(f"UPDATE pillion_held_messages SET metadata = $1 WHERE id = {first}", metadata, area)
+        await connection.close()
+        return
+    first = "(SELECT min(id) FROM held_messages WHERE area = ?)"
+    with contextlib.closing(sqlite3.connect(place)) as db, db:
+        db.execute(f"UPDATE held_messages SET metadata = ? WHERE id = {first}", (metadata, area))
 
 
 def bodies(calls: list[Call]) -> set[str]:

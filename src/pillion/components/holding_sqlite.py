@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from pillion.components.doorbell import Doorbell, hung
+from pillion.components.row_metadata import read_metadata
 from pillion.components.sqlite_engine import Engine, Location, open_engine
 from pillion.errors import ComponentError
 from pillion.kinds.holding import HeldMessage, Leased
@@ -151,7 +152,8 @@ class SqliteHolding:
 
 def leased(id: int, attempts: int, topic: str, data: bytes, content_type: str, metadata: str, due: float) -> Leased:
     """Make a leased message of its row, as it was before the lease."""
-    return Leased(id, attempts + 1, HeldMessage(topic, data, content_type, orjson.loads(metadata), due))
+    known = read_metadata(metadata, f"held message {id} of topic {topic}")
+    return Leased(id, attempts + 1, HeldMessage(topic, data, content_type, known, due))
 
 
 def _create(db: sqlite3.Connection) -> None:

@@ -12,9 +12,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import orjson
-
 from pillion.components import sqlite_queue as queue
+from pillion.components.row_metadata import read_metadata
 from pillion.components.workers import Outcome, Workers
 from pillion.errors import ComponentError
 from pillion.kinds.pubsub import Delivery
@@ -52,21 +51,9 @@ class _Leased(Delivery):
         self.came = came
         self.id, failures, content_type, metadata, self.data = row
         self.topic = topic
-        self.metadata = _metadata(metadata, topic, self.id) if metadata else {}
+        self.metadata = read_metadata(metadata, f"message {self.id} of topic {topic}") if metadata else {}
         self.content_type = content_type or ""
         self.attempt = failures + 1
-
-
-def _metadata(text: str, topic: str, message: int) -> dict[str, str]:
-    """What somebody else's hand has written into the file may be anything: the message is leased and comes without."""
-    try:
-        found = orjson.loads(text)
-    except ValueError:
-        found = None
-    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
-        return found
-    log.warning("message %d of topic %s: the metadata is no JSON object of texts", message, topic)
-    return {}
 
 
 class Member:
