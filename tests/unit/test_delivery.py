@@ -246,6 +246,17 @@ def test_data_of_a_grpc_event(fields: dict[str, Any], data: bytes) -> None:
     assert topic_event(event, "ps", "/p").data == data
 
 
+@pytest.mark.parametrize("name", ["data", "source", "extension"])
+def test_an_event_that_is_nested_too_deeply_is_not_processed(name: str) -> None:
+    """Wherever in it: it is refused like any other event that cannot be handed over."""
+    deep: list[Any] = []
+    for _ in range(1010):
+        deep = [deep]
+    body = b'{"%b":%b}' % (name.encode(), b"[" * 1011 + b"]" * 1011)
+    with pytest.raises(Unprocessed, match="nested deeper"):
+        topic_event(Event(body, {name: deep}, {}, topic="t"), "ps", "/p")
+
+
 def test_attributes_of_a_grpc_event() -> None:
     """Own fields for the known attributes; all others are extensions, of any JSON type."""
     fields = {

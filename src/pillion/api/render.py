@@ -12,6 +12,7 @@ from pillion.net.exchange import Response, RpcError
 from pillion.wire.gojson import escaped
 from pillion.wire.http1 import phrase
 from pillion.wire.messages import rpc
+from pillion.wire.texts import writable
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -50,7 +51,7 @@ def _written(body: dict[str, object]) -> bytes:
 
 def _readable(value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return writable(value)
     if isinstance(value, dict):
         return {_readable(key): _readable(item) for key, item in value.items()}
     return [_readable(item) for item in value] if isinstance(value, list) else value

@@ -206,7 +206,16 @@ def topic_event(event: Event, pubsub: str, path: str) -> m.TopicEventRequest:
 
 
 def fill_event(message: m.TopicEventRequest | m.TopicEventCERequest, event: Event) -> None:
-    """Set what both forms of an event have in common: attributes, payload, and all else as extensions."""
+    """Set what both forms of an event have in common: attributes, payload, and all else as extensions. Raises
+    `Unprocessed`.
+    """
+    try:
+        _fill_event(message, event)
+    except (gojson.TooNested, RecursionError) as error:
+        raise Unprocessed("the event is nested deeper than it can be written") from error
+
+
+def _fill_event(message: m.TopicEventRequest | m.TopicEventCERequest, event: Event) -> None:
     fields = event.fields
     assert fields is not None
     message.id = _attribute(fields, "id")
@@ -247,10 +256,7 @@ def payload(event: Event, content_type: str) -> bytes:
     if isinstance(data, str) and payload_kind(content_type) not in (Payload.JSON, Payload.EVENT):
         return data.encode("utf-8", "replace")
     if isinstance(data, (dict, list, float, int)):
-        try:
-            return gojson.dumps(gojson.loads_exact(event.body)["data"])
-        except gojson.TooNested as error:
-            raise Unprocessed("data of the event is nested deeper than 254 levels") from error
+        return gojson.dumps(gojson.loads_exact(event.body)["data"])
     return gojson.escaped(orjson.dumps(data))
 
 

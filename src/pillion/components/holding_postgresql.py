@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from pillion.components.message_rows import leased
 from pillion.components.postgresql_ear import listen
 from pillion.components.postgresql_pool import PostgresPool, PostgresSettings
-from pillion.components.row_metadata import read_metadata
-from pillion.kinds.holding import HeldMessage, Leased
 from pillion.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from pillion.kinds.holding import HeldMessage, Leased
 
 TABLE = "pillion_held_messages"
 CHANNEL = "pillion_held"
@@ -105,7 +106,7 @@ class PostgresHolding:
             return rows
 
         rows = await self._pool.transaction(take)
-        found = [_leased(*row) for row in rows]
+        found = [leased(*row) for row in rows]
         # Nothing, though something is due: others are taking it at this moment.
         return sorted(found, key=lambda one: (one.message.due, one.id)), None if found else 0.05
 
@@ -117,11 +118,6 @@ class PostgresHolding:
 
     def __repr__(self) -> str:
         return f"<PostgresHolding {self._pool!r}, area {self._area}>"
-
-
-def _leased(id: int, attempts: int, topic: str, data: bytes, content_type: str, metadata: str, due: float) -> Leased:
-    known = read_metadata(metadata, f"held message {id} of topic {topic}")
-    return Leased(id, attempts, HeldMessage(topic, data, content_type, known, due))
 
 
 async def _create(connection: Any) -> None:

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 import orjson
 
 from pillion.components.doorbell import Doorbell, hung
-from pillion.components.row_metadata import read_metadata
+from pillion.components.message_rows import leased
 from pillion.components.sqlite_engine import Engine, Location, open_engine
 from pillion.errors import ComponentError
-from pillion.kinds.holding import HeldMessage, Leased
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Sequence
+
+    from pillion.kinds.holding import HeldMessage, Leased
 
 log = logging.getLogger("pillion.components.holding")
 
@@ -120,7 +121,7 @@ class SqliteHolding:
         def take(db: sqlite3.Connection) -> tuple[list[Leased], float | None]:
             now = time.time()
             rows = db.execute(
-                "SELECT id, attempts, topic, data, content_type, metadata, due FROM held_messages "
+                "SELECT id, attempts + 1, topic, data, content_type, metadata, due FROM held_messages "
                 "WHERE area = ? AND visible <= ? ORDER BY visible, id LIMIT ?",
                 (area, now, limit),
             ).fetchall()
@@ -148,12 +149,6 @@ class SqliteHolding:
 
     def __repr__(self) -> str:
         return f"<SqliteHolding {self._path}, area {self._area}>"
-
-
-def leased(id: int, attempts: int, topic: str, data: bytes, content_type: str, metadata: str, due: float) -> Leased:
-    """Make a leased message of its row, as it was before the lease."""
-    known = read_metadata(metadata, f"held message {id} of topic {topic}")
-    return Leased(id, attempts + 1, HeldMessage(topic, data, content_type, known, due))
 
 
 def _create(db: sqlite3.Connection) -> None:

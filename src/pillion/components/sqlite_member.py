@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pillion.components import sqlite_queue as queue
-from pillion.components.row_metadata import read_metadata
+from pillion.components.message_rows import read_metadata
 from pillion.components.workers import Outcome, Workers
 from pillion.errors import ComponentError
 from pillion.kinds.pubsub import Delivery

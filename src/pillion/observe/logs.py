@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import orjson
 
 from pillion import REFERENCE_VERSION
+from pillion.wire.texts import writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -112,12 +113,7 @@ def _level(record: logging.LogRecord) -> str:
 def quoted(value: object) -> str:
     """Return a value as the text form has it: bare when it is plain, else in quotes with escapes."""
     text = value if isinstance(value, str) else str(value)
-    return text if _BARE.fullmatch(text) else orjson.dumps(_writable(text)).decode()
-
-
-def _writable(text: str) -> str:
-    """Return what UTF-8 can say of a text: half of a surrogate pair becomes `?`."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return text if _BARE.fullmatch(text) else orjson.dumps(writable(text)).decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -146,7 +142,7 @@ class JsonFormatter(logging.Formatter):
         try:
             return orjson.dumps(line, option=orjson.OPT_SORT_KEYS, default=str).decode()
         except orjson.JSONEncodeError:  # lone surrogates, integers beyond 64 bits
-            plain = {name: _writable(str(value)) for name, value in line.items()}
+            plain = {name: writable(str(value)) for name, value in line.items()}
             return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS).decode()
 
 
@@ -166,7 +162,7 @@ class ColourFormatter(logging.Formatter):
         stack = fields.pop("stack", "")
         tail = "".join(f" \x1b[{colour}m{key}\x1b[0m={quoted(value)}" for key, value in sorted(fields.items()))
         line = f"\x1b[{colour}m{name}\x1b[0m[{seconds:04d}] {record.getMessage():<44}{tail}"
-        return _writable(f"{line}\n{stack}" if stack else line)
+        return writable(f"{line}\n{stack}" if stack else line)
 
 
 class _Handler(logging.StreamHandler[TextIO]):

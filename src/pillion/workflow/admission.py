@@ -6,15 +6,10 @@ Knows: how much is in progress. Never knows: how an instance begins.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
-
-from pillion.errors import ComponentError
 
 if TYPE_CHECKING:
     from pillion.workflow.engine import Engine
-
-log = logging.getLogger("pillion.workflow")
 
 
 class Admission:
@@ -51,13 +46,8 @@ class Admission:
     async def _admit(self, instance_id: str) -> None:
         engine = self._engine
         try:
-            await engine.find(instance_id)
-        except ComponentError as error:
-            log.warning("workflow '%s' cannot be read: %s", instance_id, error)
-            engine.later.resume(instance_id)
-        except Exception:
-            log.exception("workflow '%s' cannot be read", instance_id)
-            engine.later.resume(instance_id)
+            with engine.later.reading(instance_id):
+                await engine.find(instance_id)
         finally:
             self._coming.discard(instance_id)
             self.room()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from pillion.errors import ComponentError
 from pillion.workflow import history, wake
 from pillion.workflow.instance import Mail
 from pillion.workflow.timers import START
@@ -60,17 +59,10 @@ class Alarms:
             self._engine.failed(runner, error)
 
     async def _ring_unread(self, alarm: Alarm) -> None:
-        try:
+        runner = None
+        with self._engine.later.reading(alarm.instance_id, "is found unreadable by its timer"):
             owner = await self._engine.surroundings.actors.owner(self._engine.workflow_type, alarm.instance_id)
             runner = await self._engine.find(alarm.instance_id) if owner.local else None
-        except ComponentError as error:
-            log.warning("workflow '%s': its timer finds it unreadable: %s", alarm.instance_id, error)
-            self._engine.later.resume(alarm.instance_id)
-            return
-        except Exception:
-            log.exception("workflow '%s': its timer finds it unreadable", alarm.instance_id)
-            self._engine.later.resume(alarm.instance_id)
-            return
         if runner is not None:
             self.fire(runner, alarm.generation, alarm.timer_id)
 

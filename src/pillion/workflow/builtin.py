@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pillion.tasks import Tasks
 from pillion.wire.messages import taskhub as m
+from pillion.wire.texts import writable
 from pillion.workflow import history
 
 if TYPE_CHECKING:
@@ -188,11 +189,6 @@ def _fail(answer: m.WorkflowResponse, kind: str, text: str, number: int = 0) -> 
     done.failureDetails.errorMessage = text
 
 
-def _said(error: Exception) -> str:
-    """The text of an error, as one that can be written."""
-    return str(error).encode(errors="replace").decode()
-
-
 class Builtin:
     """The workflows and activities that this sidecar knows by name, and what runs of them.
 
@@ -250,7 +246,7 @@ class Builtin:
         except Exception as error:  # a turn without an answer would be waited for for ever
             log.exception("workflow '%s', one of the sidecar's own, failed", item.instance_id)
             answer = m.WorkflowResponse(instanceId=item.instance_id)
-            _fail(answer, type(error).__name__, _said(error))
+            _fail(answer, type(error).__name__, writable(str(error)))
         self._answer(item, answer)
 
     def _fill(self) -> None:
@@ -278,7 +274,7 @@ class Builtin:
             except Exception as error:
                 log.warning("activity %s of workflow '%s' failed: %s", item.name, item.instance_id, error)
                 answer.failureDetails.errorType = type(error).__name__
-                answer.failureDetails.errorMessage = _said(error)
+                answer.failureDetails.errorMessage = writable(str(error))
             else:
                 answer.result.CopyFrom(result)
         if not self._closed:

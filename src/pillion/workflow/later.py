@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pillion.errors import ComponentError
 from pillion.kinds.actors import NoHost
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pillion.workflow.engine import Engine
 
 log = logging.getLogger("pillion.workflow")
@@ -36,20 +39,27 @@ class Later:
         pause_s = min(0.5 * 2 ** min(count, 10), 60.0)
         self._engine.tasks.start(self._resume(instance_id, pause_s), "resume")
 
-    async def _resume(self, instance_id: str, pause_s: float) -> None:
-        await asyncio.sleep(pause_s)
+    @contextmanager
+    def reading(self, instance_id: str, what: str = "cannot be read") -> Iterator[None]:
+        """Whatever fails inside is logged, and the instance is read anew after a while."""
         try:
-            owner = await self._engine.surroundings.actors.owner(self._engine.workflow_type, instance_id)
-            if owner.local:
-                await self._engine.find(instance_id)
-        except NoHost:
-            self._failures.pop(instance_id, None)
+            yield
         except ComponentError as error:
-            log.warning("workflow '%s' cannot be read: %s", instance_id, error)
+            log.warning("workflow '%s' %s: %s", instance_id, what, error)
             self.resume(instance_id)
         except Exception:
-            log.exception("workflow '%s' cannot be read", instance_id)
+            log.exception("workflow '%s' %s", instance_id, what)
             self.resume(instance_id)
+
+    async def _resume(self, instance_id: str, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        with self.reading(instance_id):
+            try:
+                owner = await self._engine.surroundings.actors.owner(self._engine.workflow_type, instance_id)
+                if owner.local:
+                    await self._engine.find(instance_id)
+            except NoHost:
+                self._failures.pop(instance_id, None)
 
     def __repr__(self) -> str:
         return f"<Later: {len(self._failures)} instances>"

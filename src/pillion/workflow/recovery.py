@@ -87,16 +87,11 @@ class Recovery:
     async def _resume(self, instance_id: str, places: asyncio.Semaphore) -> None:
         engine = self._engine
         try:
-            owner = await engine.surroundings.actors.owner(engine.workflow_type, instance_id)
-            # Nothing is awaited in between: the place may have been lost since the job was listed.
-            runner = await engine.find(instance_id) if owner.local else None
-            if runner is not None and runner.instance.facts.completed is not None:
-                engine.finish(runner)
-        except ComponentError as error:
-            log.warning("workflow '%s' cannot be resumed, trying again: %s", instance_id, error)
-            engine.later.resume(instance_id)
-        except Exception:
-            log.exception("workflow '%s' cannot be resumed, trying again", instance_id)
-            engine.later.resume(instance_id)
+            with engine.later.reading(instance_id, "cannot be resumed, trying again"):
+                owner = await engine.surroundings.actors.owner(engine.workflow_type, instance_id)
+                # Nothing is awaited in between: the place may have been lost since the job was listed.
+                runner = await engine.find(instance_id) if owner.local else None
+                if runner is not None and runner.instance.facts.completed is not None:
+                    engine.finish(runner)
         finally:
             places.release()

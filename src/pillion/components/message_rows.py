@@ -1,6 +1,6 @@
-"""Metadata of a message, as our tables keep it: a JSON object of texts.
+"""Messages in the rows of our tables; their metadata are a JSON object of texts.
 
-Knows: what somebody else's hand may have written into a row. Never knows: whose table it is.
+Knows: what somebody else's hand may have written into a row. Never knows: which database it is in.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 
 import orjson
+
+from pillion.kinds.holding import HeldMessage, Leased
 
 log = logging.getLogger("pillion.components.rows")
 
@@ -24,3 +26,9 @@ def read_metadata(text: str, message: str) -> dict[str, str]:
         return found
     log.warning("%s: the metadata is no JSON object of texts", message)
     return {}
+
+
+def leased(id: int, attempts: int, topic: str, data: bytes, content_type: str, metadata: str, due: float) -> Leased:
+    """Make a leased message of the row of a held one; `attempts` has this lease counted."""
+    known = read_metadata(metadata, f"held message {id} of topic {topic}")
+    return Leased(id, attempts, HeldMessage(topic, data, content_type, known, due))
