@@ -210,6 +210,24 @@ def test_deadline_of_a_server_that_says_nothing() -> None:
     asyncio.run(main())
 
 
+def test_deadlines_of_one_connection_pass_in_their_order() -> None:
+    async def main() -> list[float]:
+        server, port = await odd_server(lambda _: f.ping_frame(bytes(8)), f.settings_frame({}))
+        ended: list[float] = []
+
+        async def call(channel: Channel, timeout_s: float) -> None:
+            assert (await status_of(channel.unary("/s.S/Hang", b"", timeout_s=timeout_s)))[0] == Code.DEADLINE_EXCEEDED
+            ended.append(timeout_s)
+
+        async with server:
+            channel = Channel(f"127.0.0.1:{port}")
+            await asyncio.gather(*(call(channel, timeout_s) for timeout_s in (0.5, 0.4, 0.6)))
+            await channel.close()
+        return ended
+
+    assert asyncio.run(main()) == [0.4, 0.5, 0.6]
+
+
 def test_largest_message_and_one_more_byte() -> None:
     async def test(channel: Channel, official: Official) -> None:
         whole = bytes(4 * MIB)

@@ -150,6 +150,34 @@ def test_deadline_cancels_the_handler() -> None:
     run(test)
 
 
+def test_deadlines_of_one_connection_pass_in_their_order() -> None:
+    """They share a timer: a nearer one that comes later moves it, and one that was answered is forgotten."""
+
+    async def main() -> list[int]:
+        async with serving(grpc=Calls()) as (address, _):
+            host, port = address.split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            asked = b"".join(
+                headers(stream_id, [*HEAD[:2], (b":path", path), *HEAD[3:], (b"grpc-timeout", timeout)], end=False)
+                + data(stream_id, b"\0\0\0\0\0", end=True)
+                for stream_id, path, timeout in (
+                    (1, b"/s.S/Hang", b"90m"), (3, b"/s.S/Hang", b"30m"), (5, b"/s.S/Prompt", b"10m"),
+                    (7, b"/s.S/Hang", b"1H"), (9, b"/s.S/Hang", b"60m"),
+                )
+            )  # fmt: skip
+            writer.write(f.PREFACE + f.settings_frame({}) + asked)
+            received = b""
+            ended: list[int] = []
+            while len(ended) < 4 and (part := await reader.read(1 << 16)):
+                received += part
+                ended = [sid for kind, flags, sid, _ in whole(received) if kind == f.HEADERS and flags & f.END_STREAM]
+            writer.close()
+            await writer.wait_closed()
+            return ended
+
+    assert asyncio.run(main()) == [5, 3, 9, 1]
+
+
 def test_cancellation_reaches_the_handler() -> None:
     async def test(channel: grpc.aio.Channel, calls: Calls) -> None:
         for kind in (channel.unary_unary("/s.S/Hang"), channel.unary_stream("/s.S/Linger")):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError, UnaryReply
-from pillion.net.h2_streams import Sender
+from pillion.net.h2_streams import Timed
 from pillion.wire import grpc as g
 from pillion.wire.grpc import PREFIX, StatusError
 from pillion.wire.h2_frames import ErrorCode, error_name
@@ -96,16 +96,16 @@ class _Opening:
             self.failure = RpcError(error.code, error.message)
 
 
-class Call(Sender):
+class Call(Timed):
     """What unary and streaming calls share: reading heads and ends, the deadline."""
 
     opening: _Opening | None = None
     over = False
-    _timer: asyncio.TimerHandle | None = None
     _deframer: g.Deframer | None = None
 
     def __init__(self, connection: ClientConnection, max_receive: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(connection.h2, connection.h2.next_id)
+        self.driver = connection
         self.pool = connection.pool
         self.max_receive = max_receive
         self.loop = loop
@@ -113,14 +113,17 @@ class Call(Sender):
     def open(self, block: bytes, deadline: float | None) -> None:
         """Send the head."""
         self.connection.open(self, block, end=False)
-        if deadline is not None:
-            self._timer = self.loop.call_at(deadline, self._expired)
+        self._watch(deadline)
 
     def begin(self, block: bytes, request: bytes, deadline: float | None) -> bool:
         """Send the head and the only message, which ends the request. False: some of it waits."""
-        if deadline is not None:
-            self._timer = self.loop.call_at(deadline, self._expired)
+        self._watch(deadline)
         return self.connection.open_whole(self, block, PREFIX.pack(0, len(request)), request)
+
+    def _watch(self, deadline: float | None) -> None:
+        if deadline is not None:
+            self.deadline = deadline
+            self.driver.watch(deadline)
 
     def received_head(self, head: ResponseHead, ended: bool) -> None:
         if self.over or head.status < 200:
@@ -169,14 +172,12 @@ class Call(Sender):
     def finished(self) -> None:
         """The call is over: leave nothing behind."""
         self.over = True
-        if self._timer is not None:
-            self._timer.cancel()
         if not self.closed:
             self.connection.reset(self, ErrorCode.CANCEL)
         if self.pool.crowded:
             self.pool.freed()
 
-    def _expired(self) -> None:
+    def expired(self) -> None:
         if not self.over:
             self.fail(RpcError(Code.DEADLINE_EXCEEDED, DEADLINE))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillion.errors import Code
 from pillion.net.exchange import RpcError
-from pillion.net.h2_streams import Sender
+from pillion.net.h2_streams import Timed
 from pillion.tasks import start_now
 from pillion.wire import grpc as g
 from pillion.wire.grpc import PREFIX, StatusError
@@ -39,11 +39,10 @@ _HEAD = encode([(b":status", b"200"), (b"content-type", b"application/grpc")])
 _OK_TRAILERS = encode([(b"grpc-status", b"0")])
 
 
-class GrpcCall(Sender):
+class GrpcCall(Timed):
     """One call: the stream of the machine and the `ServerCall` of its handler in one object."""
 
     _task: asyncio.Task[None] | None = None
-    _timer: asyncio.TimerHandle | None = None
     _unary: Unary | None = None
     _at_once: AtOnce | None = None
     _oversized: Oversized | None = None
@@ -56,7 +55,6 @@ class GrpcCall(Sender):
     _half_closed = False
     broken = False
     """Whether the connection was lost under the call, rather than that the client ended it."""
-    deadline: float | None = None
 
     def __init__(self, server: H2ServerConnection, stream_id: int, plan: Plan) -> None:
         super().__init__(server.h2, stream_id)
@@ -95,7 +93,7 @@ class GrpcCall(Sender):
         if method is None:
             return
         if self.deadline is not None:
-            self._timer = self.server.loop.call_at(self.deadline, self._expired)
+            self.server.watch(self.deadline)
         if method.unary is not None:
             self._unary = method.unary
             self._at_once = method.at_once
@@ -114,7 +112,8 @@ class GrpcCall(Sender):
             for name, value in extra:
                 if name == b"grpc-timeout":
                     self.deadline = self.server.read_at + g.parse_timeout(value)
-            self.metadata += g.read_metadata(extra)
+            if len(extra) > 1 or self.deadline is None:
+                self.metadata += g.read_metadata(extra)
         except StatusError as error:
             self._finish(error.code, error.message)
             return False
@@ -316,8 +315,6 @@ class GrpcCall(Sender):
             self._reply_slowly(reply)
             return
         self._finished = True
-        if self._timer is not None:
-            self._timer.cancel()
         self.connection.send_whole(self, _HEAD, PREFIX.pack(0, len(reply)), reply, _OK_TRAILERS)
 
     def _reply_slowly(self, reply: bytes) -> None:
@@ -396,20 +393,17 @@ class GrpcCall(Sender):
     def _ended(self) -> None:
         """The status is out or queued. A client that still sends is told that nobody listens (RFC 9113 8.1)."""
         self._finished = True
-        if self._timer is not None:
-            self._timer.cancel()
         if not self.remote_ended:
             if self.pending:
                 return
             self.connection.reset(self, ErrorCode.NO_ERROR)
 
-    def _expired(self) -> None:
-        self._finish(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
-        self._cancel()
+    def expired(self) -> None:
+        if not self._finished:
+            self._finish(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+            self._cancel()
 
     def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         task = self._task
         if task is not None and not task.done() and task is not asyncio.current_task():
             # A task that is cancelled before its first step never reaches its own `finally`.

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
+from pillion.net.h2_streams import Timed
 from pillion.records import record
 from pillion.wire.h2_connection import Connection
 
@@ -25,6 +26,9 @@ _WRITE_HIGH = 1 << 18
 """Bytes that the transport may hold before streams have to wait."""
 _CLOSE_S = 1.0
 """How long a closing transport may take to hand its last bytes to a peer that does not read."""
+_NEVER = float("inf")
+_TICK_S = 0.001
+"""Timers of a loop count in whole milliseconds and may come half of one too early."""
 _LATE_S = 0.5
 """A timer that comes later than this found the loop, or the whole process, at a standstill."""
 
@@ -58,6 +62,8 @@ class Driver(asyncio.Protocol):
         self._opened_at = self.read_at = self.busy_at = self.loop.time()
         self._ping_due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._first_deadline = _NEVER
+        self._deadline_timer: asyncio.TimerHandle | None = None
         self.h2 = Connection(self, client=client, wake=self._wake, limits=limits, now=self.read_at)
 
     # -- asyncio.Protocol ---------------------------------------------------------------------------------------------
@@ -90,6 +96,8 @@ class Driver(asyncio.Protocol):
         self.is_lost = self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         self.h2.lost(str(exc) if exc is not None else "EOF")
 
     def _wake(self) -> None:
@@ -151,6 +159,28 @@ class Driver(asyncio.Protocol):
         log.info("%r: %s", self, error)
         self.loop.call_soon(self._close)
 
+    # -- deadlines of streams -----------------------------------------------------------------------------------------
+
+    def watch(self, deadline: float) -> None:
+        """Look after the deadline of a `Timed` stream that is open, or about to be."""
+        if deadline < self._first_deadline:
+            self._first_deadline = deadline
+            if self._deadline_timer is not None:
+                self._deadline_timer.cancel()
+            self._deadline_timer = self.loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        """End what is overdue, the earliest first, and come back for the next."""
+        now = self.loop.time() + _TICK_S
+        self._first_deadline, self._deadline_timer = _NEVER, None
+        timed = [stream for stream in self.h2.streams.values() if isinstance(stream, Timed)]
+        for stream in sorted(timed, key=_deadline_of):
+            deadline = _deadline_of(stream)
+            if deadline > now:
+                self.watch(deadline)
+                return
+            stream.expired()
+
     # -- timed rules --------------------------------------------------------------------------------------------------
 
     def idled(self) -> None:
@@ -205,3 +235,7 @@ class Driver(asyncio.Protocol):
         self.h2.ping(_PING)
         self._ping_due = now + timeout_s
         return self._ping_due
+
+
+def _deadline_of(stream: Timed) -> float:
+    return _NEVER if stream.deadline is None else stream.deadline

@@ -86,6 +86,20 @@ class Sender(Stream):
             self._flushed = None
 
 
+class Timed(Sender):
+    """A stream that has to be over by a time: `deadline` on the loop's clock, None without one.
+
+    All of a connection are watched by one timer (`Driver.watch`): most calls end long before, and a timer each costs
+    more than reading them.
+    """
+
+    deadline: float | None = None
+
+    def expired(self) -> None:
+        """The deadline has passed, and the stream is still open."""
+        raise NotImplementedError
+
+
 class HttpSide:
     """What all requests of a server share."""
 

@@ -156,6 +156,7 @@ def unpacked(message: bytes, limit: int) -> bytes:
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
 
+@lru_cache(maxsize=256)
 def parse_timeout(value: bytes) -> float:
     """Return the seconds of a `grpc-timeout`. Raises `StatusError` INTERNAL, as grpc-go does."""
     digits, unit = value[:-1], value[-1:]

@@ -430,7 +430,11 @@ class Connection(Sending):
         if len(payload) != 4:
             raise H2Error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE is not 4 bytes")
         increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
-        self.budget.spend(COST_CONTROL, self._now)
+        budget = self.budget
+        if budget.left < COST_CONTROL:
+            budget.spend(COST_CONTROL, self._now)
+        else:
+            budget.left -= COST_CONTROL  # by hand: gRPC clients send one or two of these frames for each message
         if not stream_id:
             if not increment:
                 raise H2Error(ErrorCode.PROTOCOL_ERROR, "window increment of 0")
@@ -440,9 +444,9 @@ class Connection(Sending):
             if self._waiting:
                 self._pump()
             return
-        self._idle_check(stream_id)
         stream = self.streams.get(stream_id)
         if stream is None:
+            self._idle_check(stream_id)
             return
         if not increment:
             raise StreamError(stream_id, ErrorCode.PROTOCOL_ERROR, "window increment of 0")

@@ -182,16 +182,18 @@ class Hub:
 
     async def _wait(self, instance_id: str, enough: Callable[[Status], bool]) -> Snapshot:
         """Follow the instance, wherever it lives, until its status is one that is waited for."""
-        names = self._surroundings.names
+        names, engine = self._surroundings.names, self.engine
         pause_s = FIRST_PAUSE_S
         while True:
-            call = ActorCall(names.workflow(), instance_id, WAIT, headers=self.engine.calls.caller(), verb="")
             try:
-                found = await self.engine.look(instance_id)
-                if found is not None and enough(found.status):
-                    return found
+                status = engine.status(instance_id)
+                if status is None or enough(status):
+                    found = await engine.look(instance_id)
+                    if found is not None and enough(found.status):
+                        return found
                 if await self._watch(instance_id, enough):
                     continue
+                call = ActorCall(names.workflow(), instance_id, WAIT, headers=engine.calls.caller(), verb="")
                 async for item in self._surroundings.actors.stream(call):
                     pause_s = FIRST_PAUSE_S
                     if enough(Status(status_of(item))):
