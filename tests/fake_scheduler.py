@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pillion.kinds.jobs import Interest, Job, JobExists, JobInvalid, JobKey, Outcome, Trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     Deliver = Callable[[Trigger], Awaitable[Outcome]]
 
@@ -61,6 +61,10 @@ class FakeScheduler:
 
     async def delete(self, key: JobKey) -> None:
         self.jobs.pop(key, None)
+
+    async def delete_many(self, keys: Sequence[JobKey]) -> None:
+        for key in keys:
+            await self.delete(key)
 
     async def list_jobs(self, namespace: str, app_id: str, prefix: str = "") -> list[tuple[JobKey, Job]]:
         return [

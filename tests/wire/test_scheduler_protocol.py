@@ -17,7 +17,8 @@ from pillion.control.scheduler import SchedulerService
 from pillion.control.scheduler_hosts import Hosts
 from pillion.errors import Code
 from pillion.jobs import remote
-from pillion.jobs.protocol import SERVICE
+from pillion.jobs.admin_protocol import DELETE_MANY
+from pillion.jobs.protocol import SERVICE, metadata_of
 from pillion.jobs.remote import RemoteScheduler
 from pillion.kinds.jobs import (
     CatchUp,
@@ -35,6 +36,7 @@ from pillion.kinds.jobs import (
 )
 from pillion.net.exchange import RpcError
 from pillion.net.grpc_client import Channel
+from pillion.wire.messages import own_scheduler as own
 from pillion.wire.messages import scheduler as m
 from pillion.wire.messages import wellknown
 
@@ -122,6 +124,48 @@ def test_calls() -> None:
             await scheduler.delete(KEY)
             await scheduler.delete(KEY)
             assert not one.fake.jobs
+
+    run(test)
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["ours", "reference"])
+def test_many_are_deleted_in_few_calls(knows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that knows only the jobs protocol is asked for each, and asked once whether it does."""
+    keys = [JobKey("ns", f"j{number}", "app") for number in range(2500)]
+    others = [JobKey("ns", "j", "other"), REMINDER]
+    asked: list[str] = []
+    found = SchedulerService.find
+
+    def find(self: SchedulerService, method: str, metadata: Any) -> Any:
+        asked.append(method.rpartition("/")[2])
+        return None if asked[-1] == "DeleteMany" and not knows else found(self, method, metadata)
+
+    async def test() -> None:
+        async with server() as one, client(one.address) as scheduler:
+            for key in [*keys, *others]:
+                one.fake.jobs[key] = Job(due_time="1s")
+            await scheduler.delete_many(keys)
+            await scheduler.delete_many(keys[:3])
+            await scheduler.delete_many([])
+            assert list(one.fake.jobs) == others
+
+    monkeypatch.setattr(SchedulerService, "find", find)
+    run(test)
+    assert asked.count("DeleteMany") == (4 if knows else 1)
+    assert asked.count("DeleteJob") == (0 if knows else 2503)
+
+
+def test_deleting_many_has_bounds_and_says_what_failed() -> None:
+    async def test() -> None:
+        async with server() as one, client(one.address) as scheduler:
+            channel = Channel(one.address)
+            many = own.DeleteManyRequest(jobs=[own.NamedJob(name="j", metadata=metadata_of(KEY))] * 1001)
+            with pytest.raises(RpcError, match="1001 jobs are too many for one call: at most 1000") as caught:
+                await channel.unary(DELETE_MANY, many.SerializeToString())
+            assert caught.value.code == Code.INVALID_ARGUMENT
+            with pytest.raises(JobInvalid):
+                await scheduler.delete_many([KEY, JobKey("", "j", "app")])
+            await channel.close()
 
     run(test)
 

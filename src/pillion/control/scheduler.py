@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pillion.control.job_streams import WINDOW, JobStream
 from pillion.control.requests import R, catch_up_asked, catch_up_headers, kind_of, parsed, status_of
 from pillion.errors import Code, ComponentError
+from pillion.jobs.admin_protocol import DELETE_MANY, MOST_DELETED
 from pillion.jobs.protocol import OURS, SERVICE, interest_of, job_of, key_of, message_of, metadata_of
 from pillion.kinds.jobs import JobInvalid, JobMissing
 from pillion.net.exchange import Method, RpcError
+from pillion.wire.messages import own_scheduler as own
 from pillion.wire.messages import scheduler as m
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pillion.control.scheduler")
 STOPPING = "the scheduler is stopping"
 NAME = "dapr.proto.scheduler.v1.Scheduler"
+OWN_NAME = "pillion.scheduler.v1.Jobs"
 
 
 class Meter(Protocol):
@@ -86,6 +89,7 @@ class SchedulerService:
             "DeleteByNamePrefix": self._unary(m.DeleteByNamePrefixRequest, self.delete_by_name_prefix),
         }
         self._methods = {SERVICE + name: Method(unary=handler) for name, handler in unary.items()}
+        self._methods[DELETE_MANY] = Method(unary=self._unary(own.DeleteManyRequest, self.delete_many))
         self._methods[SERVICE + "WatchJobs"] = Method(streaming=self.watch_jobs)
         self._methods[SERVICE + "WatchHosts"] = Method(streaming=self.watch_hosts)
         self._methods.update(further or {})
@@ -163,6 +167,15 @@ class SchedulerService:
         if self._meter is not None:
             self._meter.deleted(kind_of(request.metadata))
         return m.DeleteJobResponse()
+
+    async def delete_many(self, call: ServerCall, request: own.DeleteManyRequest) -> Message:
+        if len(request.jobs) > MOST_DELETED:
+            raise JobInvalid(f"{len(request.jobs)} jobs are too many for one call: at most {MOST_DELETED}")
+        await self._scheduler.delete_many([self._admit(call, named) for named in request.jobs])
+        if self._meter is not None:
+            for named in request.jobs:
+                self._meter.deleted(kind_of(named.metadata))
+        return own.DeleteManyResponse()
 
     async def list_jobs(self, call: ServerCall, request: m.ListJobsRequest) -> Message:
         asked = self._admit(call, request)

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from pillion.control.job_streams import WINDOW
-from pillion.control.scheduler import NAME, STOPPING, SchedulerService
+from pillion.control.scheduler import NAME, OWN_NAME, STOPPING, SchedulerService
 from pillion.control.scheduler_admin import NAME as ADMIN_NAME
 from pillion.control.scheduler_admin import AdminService
 from pillion.control.scheduler_hosts import Hosts
@@ -93,7 +93,7 @@ class SchedulerServer:
             self._meter.gates = engine.gates
         further = {
             **AdminService(engine, engine).methods(),
-            **reflection_methods((NAME, ADMIN_NAME)),
+            **reflection_methods((NAME, OWN_NAME, ADMIN_NAME)),
             **Health().methods(),
         }
         service = SchedulerService(engine, hosts, meter=self._meter, further=further, window=self._window)

@@ -20,7 +20,7 @@ class AbsentScheduler:
     async def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise SchedulerUnavailable(DISABLED)
 
-    schedule = get = delete = list_jobs = list_reminders = delete_jobs = delete_reminders = _refuse
+    schedule = get = delete = delete_many = list_jobs = list_reminders = delete_jobs = delete_reminders = _refuse
 
     def watch(self, interest: Interest, deliver: Callable[[Trigger], Awaitable[Outcome]]) -> Watch:
         """Nothing will ever come."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pillion.kinds.jobs import Job
 
 SERVICE = "/pillion.scheduler.v1.Scheduler/"
+DELETE_MANY = "/pillion.scheduler.v1.Jobs/DeleteMany"
+MOST_DELETED = 1000
+"""Jobs of one `DELETE_MANY`."""
 _CATCH_UPS = {CatchUp.ALL: m.CATCH_UP_ALL, CatchUp.LAST: m.CATCH_UP_LAST, CatchUp.NONE: m.CATCH_UP_NONE}
 _BY_NUMBER = {number: catch_up for catch_up, number in _CATCH_UPS.items()}
 _NANO = 1_000_000_000

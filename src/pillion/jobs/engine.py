@@ -162,6 +162,9 @@ class Engine(Steering):
     async def delete(self, key: JobKey) -> None:
         await self._remove([key.text])
 
+    async def delete_many(self, keys: Sequence[JobKey]) -> None:
+        await self._remove([key.text for key in keys])
+
     async def list_jobs(self, namespace: str, app_id: str, prefix: str = "") -> list[tuple[JobKey, Job]]:
         start = JobKey(namespace, prefix, app_id=app_id).text
         return [(row.key, row.job) async for row in self._rows(start) if row.key.app_id == app_id]

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from pillion.errors import Code, ComponentError
 from pillion.jobs.absent import DISABLED
+from pillion.jobs.admin_protocol import DELETE_MANY, MOST_DELETED
 from pillion.jobs.protocol import CATCH_UP, CATCH_UP_PER_SECOND, SERVICE, job_of, key_of, message_of, metadata_of
 from pillion.jobs.remote_watch import RemoteWatch
 from pillion.jobs.statuses import error_of
@@ -22,6 +23,7 @@ from pillion.kinds.jobs import CatchUp, JobExists, JobKey, SchedulerTimeout, Sch
 from pillion.net.exchange import RpcError
 from pillion.net.h2_pool import CannotConnect, split_address
 from pillion.tasks import Tasks
+from pillion.wire.messages import own_scheduler as own
 from pillion.wire.messages import scheduler as m
 
 if TYPE_CHECKING:
@@ -73,6 +75,8 @@ class RemoteScheduler:
         self._tasks = Tasks("scheduler client")
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._deletes_many = True
+        """Until one of those who are there now has said that it knows only the reference's protocol."""
 
     def open(self) -> None:
         """Begin to look for schedulers."""
@@ -144,6 +148,7 @@ class RemoteScheduler:
                     watch.join(address, channel)
         if wanted != self._order:
             log.info("schedulers: %s", ", ".join(wanted))
+            self._deletes_many = True
         self._order = wanted
         self.found.set()
         self._news()
@@ -169,7 +174,7 @@ class RemoteScheduler:
             headers.append((CATCH_UP_PER_SECOND, f"{job.catch_up_per_second:g}"))
         lost: list[RpcError] = []
         try:
-            await self._call("ScheduleJob", request, m.ScheduleJobResponse, headers, lost)
+            await self._call(SERVICE + "ScheduleJob", request, m.ScheduleJobResponse, headers, lost)
         except JobExists:
             # A try whose answer was lost may be the one that made it.
             if not lost or await self.get(key) != _as_stored(job):
@@ -178,7 +183,7 @@ class RemoteScheduler:
     async def get(self, key: JobKey) -> Job | None:
         request = m.GetJobRequest(name=key.name, metadata=metadata_of(key))
         try:
-            reply = await self._call("GetJob", request, m.GetJobResponse)
+            reply = await self._call(SERVICE + "GetJob", request, m.GetJobResponse)
         except ComponentError as error:
             cause = error.__cause__
             missing = isinstance(cause, RpcError) and (
@@ -190,7 +195,27 @@ class RemoteScheduler:
         return job_of(reply.job)
 
     async def delete(self, key: JobKey) -> None:
-        await self._call("DeleteJob", m.DeleteJobRequest(name=key.name, metadata=metadata_of(key)), m.DeleteJobResponse)
+        await self._call(
+            SERVICE + "DeleteJob", m.DeleteJobRequest(name=key.name, metadata=metadata_of(key)), m.DeleteJobResponse
+        )
+
+    async def delete_many(self, keys: Sequence[JobKey]) -> None:
+        if len(keys) > 1 and self._deletes_many:
+            try:
+                for at in range(0, len(keys), MOST_DELETED):
+                    request = own.DeleteManyRequest()
+                    for key in keys[at : at + MOST_DELETED]:
+                        request.jobs.add(name=key.name, metadata=metadata_of(key))
+                    await self._call(DELETE_MANY, request, own.DeleteManyResponse)
+                return
+            except ComponentError as error:
+                cause = error.__cause__
+                if not isinstance(cause, RpcError) or cause.code != Code.UNIMPLEMENTED:
+                    raise
+                self._deletes_many = False
+        for outcome in await asyncio.gather(*(self.delete(key) for key in keys), return_exceptions=True):
+            if outcome is not None:
+                raise outcome
 
     async def list_jobs(self, namespace: str, app_id: str, prefix: str = "") -> list[tuple[JobKey, Job]]:
         rows = await self._list(JobKey(namespace, "", app_id))
@@ -207,17 +232,17 @@ class RemoteScheduler:
 
     async def _list(self, asked: JobKey) -> list[tuple[JobKey, Job]]:
         request = m.ListJobsRequest(metadata=metadata_of(asked))
-        reply = await self._call("ListJobs", request, m.ListJobsResponse)
+        reply = await self._call(SERVICE + "ListJobs", request, m.ListJobsResponse)
         return [(key_of(row.name, row.metadata), job_of(row.job, row.metadata.concurrency_key)) for row in reply.jobs]
 
     async def delete_jobs(self, namespace: str, app_id: str, prefix: str = "") -> None:
         request = m.DeleteByNamePrefixRequest(name_prefix=prefix, metadata=metadata_of(JobKey(namespace, "", app_id)))
-        await self._call("DeleteByNamePrefix", request, m.DeleteByNamePrefixResponse)
+        await self._call(SERVICE + "DeleteByNamePrefix", request, m.DeleteByNamePrefixResponse)
 
     async def delete_reminders(self, namespace: str, actor_type: str, actor_id: str | None = None) -> None:
         asked = JobKey(namespace, "", _ASKING, actor_type, actor_id or "")
         request = m.DeleteByMetadataRequest(metadata=metadata_of(asked), id_prefix_match=actor_id is None)
-        await self._call("DeleteByMetadata", request, m.DeleteByMetadataResponse)
+        await self._call(SERVICE + "DeleteByMetadata", request, m.DeleteByMetadataResponse)
 
     async def _call(
         self,
@@ -242,7 +267,7 @@ class RemoteScheduler:
                 continue
             try:
                 reply = await channel.unary(
-                    SERVICE + method,
+                    method,
                     message,
                     metadata=list(metadata or ()),
                     timeout_s=max(deadline - self._clock.monotonic(), 0.001),

@@ -195,6 +195,9 @@ class Scheduler(Protocol):
     async def delete(self, key: JobKey) -> None:
         """Delete the job and its counter; what is not there is no error."""
 
+    async def delete_many(self, keys: Sequence[JobKey]) -> None:
+        """As `delete` of each, in as few writes as can be. After an error some may be gone."""
+
     async def list_jobs(self, namespace: str, app_id: str, prefix: str = "") -> list[tuple[JobKey, Job]]:
         """The jobs of an application whose name begins with `prefix`, by name."""
 

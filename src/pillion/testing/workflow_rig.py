@@ -137,6 +137,10 @@ class JobsInMemory:
         if (handle := self._handles.pop(key, None)) is not None:
             handle.cancel()
 
+    async def delete_many(self, keys: Sequence[JobKey]) -> None:
+        for key in keys:
+            await self.delete(key)
+
     async def list_reminders(
         self, namespace: str, actor_type: str, actor_id: str | None = None
     ) -> list[tuple[JobKey, Job]]:

@@ -202,10 +202,9 @@ async def end_wake(engine: Engine, runner: Runner) -> None:
     have been the one of that: then it is put again.
     """
     instance_id = runner.instance_id
-    surroundings = engine.surroundings
+    key = engine.key(engine.workflow_type, instance_id, WAKE)
     await _until_done(
-        lambda: surroundings.scheduler.delete(engine.key(engine.workflow_type, instance_id, WAKE)),
-        lambda: not runner.closed,
+        lambda: engine.clearing.delete(key, at_once=instance_id in engine.creating), lambda: not runner.closed
     )
     if runner.closed:
         await _until_done(lambda: restore_jobs(engine, instance_id))
@@ -232,6 +231,7 @@ async def see_through(engine: Engine, runner: Runner) -> None:
         if await engine.surroundings.scheduler.get(key) is None:
             return
     engine.finish(runner)
+    engine.clearing.hurry()
     task = runner.finishing
     if task is not None:
         await asyncio.wait([task], timeout=FINISH_WAIT_S)

@@ -21,6 +21,7 @@ from pillion.workflow.activities import Activities
 from pillion.workflow.admission import Admission
 from pillion.workflow.alarms import Alarms
 from pillion.workflow.calls import Calls
+from pillion.workflow.clearing import Clearing
 from pillion.workflow.counted import count
 from pillion.workflow.custody import lay_down, take_up
 from pillion.workflow.deliveries import Deliveries
@@ -87,6 +88,7 @@ class Engine:
         self.slow = SlowTurns(surroundings.bounds.slow_turn_s)
         self.calls = Calls(self)
         self.later = Later(self)
+        self.clearing = Clearing(self)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._departures = 0
         """How often instances had to leave: what was read meanwhile may be another host's by now."""
@@ -373,6 +375,7 @@ class Engine:
         self.timers.close()
         self.slow.close()
         self.errands.close()
+        self.clearing.close()
         await asyncio.gather(*(lay_down(runner) for runner in list(self.runners.values())))
         for runner in list(self.runners.values()):
             self.discard(runner, NotReady("the workflow engine is shutting down"))

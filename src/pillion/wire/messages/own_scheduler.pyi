@@ -18,6 +18,26 @@ CATCH_UP_LAST: builtins.int
 CATCH_UP_NONE: builtins.int
 
 @_final
+class DeleteManyRequest(_Message):
+    @builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[NamedJob]: ...
+    def __init__(self, *, jobs: _Iterable[NamedJob] | None = ...) -> None: ...
+    def ClearField(self, field_name: _Literal["jobs"]) -> None: ...
+
+@_final
+class NamedJob(_Message):
+    name: builtins.str
+    @builtins.property
+    def metadata(self) -> _scheduler.JobMetadata: ...
+    def __init__(self, *, name: builtins.str = ..., metadata: _scheduler.JobMetadata | None = ...) -> None: ...
+    def HasField(self, field_name: _Literal["metadata"]) -> builtins.bool: ...
+    def ClearField(self, field_name: _Literal["name", "metadata"]) -> None: ...
+
+@_final
+class DeleteManyResponse(_Message):
+    def __init__(self) -> None: ...
+
+@_final
 class JobState(_Message):
     key: builtins.str
     @builtins.property
