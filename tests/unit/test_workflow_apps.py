@@ -209,13 +209,17 @@ def test_a_timer_reminder_of_an_older_generation_does_nothing() -> None:
             await b.hub.wait_start("s")
             handler = b.rig.actors.types[WORKFLOW].handler
 
-            async def fire(generation: int) -> None:
-                timer = backend.DurableTimer(timerEvent=history.timer_fired(1, 0, 2), generation=generation)
+            created = next(one.timerCreated for one in await b.history("s") if one.HasField("timerCreated"))
+            due_ns = history.nanoseconds(created.fireAt)
+
+            async def fire(generation: int, fire_ns: int = due_ns) -> None:
+                timer = backend.DurableTimer(timerEvent=history.timer_fired(1, 0, fire_ns), generation=generation)
                 held = wellknown.Any()
                 held.Pack(timer)
                 await handler.tick(Tick(WORKFLOW, "s", "timer-0", payload=held.SerializeToString()))
 
             await fire(0)
+            await fire(1, due_ns - 1)  # of an earlier use of the id
             await asyncio.sleep(0.01)
             assert (await b.hub.get("s")).status is Status.RUNNING  # type: ignore[union-attr]
             await fire(1)

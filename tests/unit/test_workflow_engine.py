@@ -505,6 +505,27 @@ def test_purge_takes_the_whole_tree_and_only_what_is_finished() -> None:
     run(test())
 
 
+def test_a_timer_of_an_earlier_use_of_an_id_does_not_fire_in_the_present_one() -> None:
+    """Found by the simulator: both are timer 0 of a first generation, and the old one was still in the heap."""
+
+    def sleeps(ctx: Context, length_s: float) -> Generator[Any, Any, Any]:
+        yield ctx.sleep(length_s)
+        return "woken"
+
+    async def test() -> None:
+        async with bench({"sleeps": sleeps}) as b:
+            await b.hub.start(Start("sleeps", "s", input="0.05"))
+            await b.hub.wait_start("s")
+            await b.hub.terminate("s", wait=True)
+            await b.hub.purge("s")
+            await b.hub.start(Start("sleeps", "s", input="0.5"))
+            assert (await b.done("s")).output == '"woken"'
+            fired = next(one for one in await b.history("s") if one.HasField("timerFired"))
+            assert history.nanoseconds(fired.timestamp) >= history.nanoseconds(fired.timerFired.fireAt) - 1000
+
+    run(test())
+
+
 def test_an_id_is_not_used_again_while_a_child_lives() -> None:
     """Invariant 28."""
 

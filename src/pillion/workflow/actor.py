@@ -158,7 +158,8 @@ class WorkflowActor:
             timer = backend.DurableTimer.FromString(raw or b"")
             runner = await engine.find(instance_id)
             if runner is not None:
-                engine.alarms.fire(runner, timer.generation, timer.timerEvent.timerFired.timerId)
+                fired = timer.timerEvent.timerFired
+                engine.alarms.fire(runner, timer.generation, fired.timerId, history.nanoseconds(fired.fireAt))
         elif name.startswith("activity-result-") or name == "cascade-terminate":
             raw = unwrapped(tick.payload)
             if raw:

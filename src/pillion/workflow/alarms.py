@@ -53,7 +53,7 @@ class Alarms:
             self._engine.tasks.start(self._ring_unread(alarm), "timer")
             return
         try:
-            self.fire(runner, alarm.generation, alarm.timer_id)
+            self.fire(runner, alarm.generation, alarm.timer_id, alarm.fire_ns)
         except Exception as error:
             log.exception("workflow '%s': its timer could not be fired", alarm.instance_id)
             self._engine.failed(runner, error)
@@ -64,17 +64,17 @@ class Alarms:
             owner = await self._engine.surroundings.actors.owner(self._engine.workflow_type, alarm.instance_id)
             runner = await self._engine.find(alarm.instance_id) if owner.local else None
         if runner is not None:
-            self.fire(runner, alarm.generation, alarm.timer_id)
+            self.fire(runner, alarm.generation, alarm.timer_id, alarm.fire_ns)
 
-    def fire(self, runner: Runner, generation: int, timer_id: int) -> None:
-        """A timer is due; one of an older generation, or no longer open, does nothing."""
+    def fire(self, runner: Runner, generation: int, timer_id: int, fire_ns: int) -> None:
+        """A timer that was to fire at `fire_ns` is due; one of an older generation, or no longer open, does nothing."""
         if generation != runner.instance.generation:
             return
         if timer_id == START:
             runner.kick()
             return
         timer = runner.instance.facts.timers.get(timer_id)
-        if timer is None or runner.instance.facts.completed is not None:
+        if timer is None or timer.fire_ns != fire_ns or runner.instance.facts.completed is not None:
             self._engine.rest(runner)
             return
         if any(one.event.timerFired.timerId == timer_id for one in (*runner.mail, *runner.in_turn)

@@ -1,8 +1,8 @@
 """Timers of the instances that this host owns: those that are near, in one heap under one alarm of the loop.
 
 A timer is derived from committed history, so the heap is never the truth: what fires is looked up in its instance, and
-one that has become pointless, or belongs to an older generation, does nothing. Far timers are the due time of the
-instance's `wake` job instead (spec `actors-workflows-jobs.md` 3.9; invariant 27).
+one that has become pointless, or belongs to an older generation or to an earlier use of the id, does nothing. Far
+timers are the due time of the instance's `wake` job instead (spec `actors-workflows-jobs.md` 3.9; invariant 27).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Timers:
         self._near_s = near_s
         self._ring = ring
         self._heap: list[Alarm] = []
-        self._armed: set[tuple[str, int, int]] = set()
+        self._armed: set[tuple[str, int, int, int]] = set()
         self._count = 0
         self._handle: asyncio.TimerHandle | None = None
         self._closed = False
@@ -55,7 +55,7 @@ class Timers:
         due = fire_ns / 1e9
         if due - self._clock.now() > self._near_s:
             return False
-        key = (instance_id, generation, timer_id)
+        key = (instance_id, generation, timer_id, fire_ns)
         if key in self._armed or self._closed:
             return True
         self._armed.add(key)
@@ -82,7 +82,7 @@ class Timers:
         now = self._clock.now()
         while self._heap and self._heap[0].due <= now:
             alarm = heapq.heappop(self._heap)
-            self._armed.discard((alarm.instance_id, alarm.generation, alarm.timer_id))
+            self._armed.discard((alarm.instance_id, alarm.generation, alarm.timer_id, alarm.fire_ns))
             try:
                 self._ring(alarm)
             except Exception:  # the others ring all the same

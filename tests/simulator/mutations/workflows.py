@@ -67,9 +67,22 @@ def activities_are_not_dispatched_again(patch: Patch) -> None:
 
 def timers_of_an_old_generation_fire(patch: Patch) -> None:
     real = Alarms.fire
-    patch.setattr(
-        Alarms, "fire", lambda self, found, generation, timer_id: real(self, found, found.instance.generation, timer_id)
-    )
+
+    def fire(self: Alarms, found: Runner, generation: int, timer_id: int, fire_ns: int) -> None:
+        now = found.instance.facts.timers.get(timer_id)
+        real(self, found, found.instance.generation, timer_id, fire_ns if now is None else now.fire_ns)
+
+    patch.setattr(Alarms, "fire", fire)
+
+
+def timers_of_an_earlier_use_of_an_id_fire(patch: Patch) -> None:
+    real = Alarms.fire
+
+    def fire(self: Alarms, found: Runner, generation: int, timer_id: int, fire_ns: int) -> None:
+        now = found.instance.facts.timers.get(timer_id)
+        real(self, found, generation, timer_id, fire_ns if now is None else now.fire_ns)
+
+    patch.setattr(Alarms, "fire", fire)
 
 
 def events_are_acknowledged_before_they_are_written(patch: Patch) -> None:
@@ -100,6 +113,7 @@ MUTATIONS = (
     Mutation("the job of a finished instance stays", "working", 1, the_job_stays),
     Mutation("activities are not dispatched again", "working", 9, activities_are_not_dispatched_again),
     Mutation("timers of an old generation fire", "working", 0, timers_of_an_old_generation_fire),
+    Mutation("timers of an earlier use of an id fire", "limiting", 218, timers_of_an_earlier_use_of_an_id_fire),
     Mutation("events are acknowledged too early", "working", 16, events_are_acknowledged_before_they_are_written),
     Mutation("a child is told before it is there", "working", 37, a_child_that_is_not_there_is_not_terminated),
 )  # fmt: skip
