@@ -14,6 +14,9 @@ from pillion.kinds.component import Context as ComponentContext
 from pillion.kinds.state import Get, Set
 from pillion.testing.workflow_rig import Rig
 from pillion.testing.workflow_worker import ActivityFailed, Context
+from pillion.wire.messages import backend, taskhub
+from pillion.workflow import history
+from pillion.workflow.creation import create
 from pillion.workflow.duties import end_wake
 from pillion.workflow.faults import (
     DescendantsActive,
@@ -239,6 +242,44 @@ def test_a_job_that_is_deleted_for_the_former_use_of_an_id_is_put_again_for_the_
             await b.rig.jobs.delete(names.key(names.workflow(), "w", "wake"))
             await end_wake(b.hub.engine, gone)
             assert names.key(names.workflow(), "w", "wake") in b.rig.jobs.jobs
+
+    run(test())
+
+
+@pytest.mark.parametrize("events", [0, 200])
+def test_a_start_that_arrives_twice_begins_once_also_when_the_workflow_has_continued_as_new(events: int) -> None:
+    """Found by the simulator: the answer to a start was lost, and when it was asked again the workflow had ended."""
+    begun: list[int] = []
+
+    def counts_down(ctx: Context, left: int) -> Steps:
+        for _ in range(events):
+            yield ctx.wait_for_event("word")
+        begun.append(left)
+        if left:
+            ctx.continue_as_new(left - 1)
+        return "done"
+
+    async def test() -> None:
+        async with bench({"counts_down": counts_down}) as b:
+            started = taskhub.ExecutionStartedEvent(name="counts_down", input=history.text("2"))
+            started.workflowInstance.instanceId = "c"
+            started.workflowInstance.executionId.value = "the first"
+            request = backend.CreateWorkflowInstanceRequest(startEvent=history.execution_started(
+                b.hub.engine.surroundings.now_ns(), started, taskhub.TaskRouter(sourceAppID="app")
+            ))  # fmt: skip
+            await create(b.hub.engine, "c", request)
+            for _ in range(3 * events):
+                await b.hub.raise_event("c", "word")
+            ended = await b.done("c")
+            await b.quiet()
+            await create(b.hub.engine, "c", request)
+            assert await b.done("c") == ended
+            assert begun == [2, 1, 0]
+            started.workflowInstance.executionId.value = "another"
+            request.startEvent.executionStarted.CopyFrom(started)
+            await create(b.hub.engine, "c", request)
+            await b.hub.wait_start("c")
+            assert (await b.hub.get("c")) != ended
 
     run(test())
 

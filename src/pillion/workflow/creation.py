@@ -15,7 +15,7 @@ from pillion.kinds.jobs import JobInvalid
 from pillion.workflow import duties, history
 from pillion.workflow.family import parent_of
 from pillion.workflow.faults import DescendantsActive, IdInvalid, InstanceActive, NotReady
-from pillion.workflow.instance import Instance, Mail
+from pillion.workflow.instance import Instance, Mail, has_heard, start_mark
 from pillion.workflow.rows import Step
 from pillion.workflow.runner import Runner
 
@@ -128,7 +128,9 @@ def _is_there(instance: Instance, event: Event) -> bool:
     new_id = history.absent_or(new.workflowInstance, "executionId")
     parent, asks = parent_of(own), parent_of(event)
     if parent is None or asks is None:
-        return parent is asks and old_id is not None and old_id == new_id
+        if parent is not asks or new_id is None:
+            return False
+        return old_id == new_id or has_heard(instance.heard, start_mark(new_id))  # it may have continued as new since
     same = (
         parent.workflowInstance.instanceId == asks.workflowInstance.instanceId
         and parent.taskScheduledId == asks.taskScheduledId

@@ -53,7 +53,9 @@ class Instance:
     propagated: bytes | None = None
     outbox: bytes = b""
     heard: bytes = b""
-    """The marks of events that former generations of the instance took, the newest last; see `mark_of`."""
+    """What former generations of the instance took: the mark of the start that began it, then those of events, the
+    newest last; see `start_mark` and `mark_of`.
+    """
     losses: bytes = b""
     """What was lost over its work, as `Losses.pack` has it."""
     writer: bytes = b""
@@ -170,6 +172,11 @@ def mark_of(name: str, at_ns: int) -> bytes:
     return hashlib.blake2b(f"{at_ns} {name}".encode(), digest_size=MARK_BYTES).digest()
 
 
+def start_mark(execution_id: str) -> bytes:
+    """What stands for the start of an execution, once it has continued as new."""
+    return mark_of(f"start {execution_id}", 0)
+
+
 def has_heard(heard: bytes, mark: bytes) -> bool:
     return any(heard[at : at + MARK_BYTES] == mark for at in range(0, len(heard), MARK_BYTES))
 
@@ -182,7 +189,11 @@ def heard_by_now(instance: Instance, mail: Iterable[Mail]) -> bytes:
         for one in mail
         if one.event.HasField("eventRaised")
     ]
-    return (instance.heard + b"".join([mark_of(*one) for one in raised]))[-MARK_BYTES * MOST_HEARD :]
+    heard = instance.heard
+    if not heard and (began := instance.execution_id) is not None:
+        heard = start_mark(began)
+    first, later = heard[:MARK_BYTES], heard[MARK_BYTES:] + b"".join([mark_of(*one) for one in raised])
+    return first + later[-MARK_BYTES * (MOST_HEARD - 1) :]
 
 
 def _status_text(raw: bytes | None) -> str | None:
