@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,16 @@ def wait_http(port: int, path: str, status: int, process: Process, timeout_s: fl
                 return time.perf_counter() - began
         time.sleep(0.002)
     raise RuntimeError(f"no {status} from port {port}{path}:\n{process.text()}")
+
+
+def wait_port(port: int, process: Process, timeout_s: float = 20.0) -> None:
+    """Wait until somebody listens."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < timeout_s:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.002)
+    raise RuntimeError(f"nobody listens on port {port}:\n{process.text()}")
 
 
 def get(

@@ -269,6 +269,8 @@ ROWS = (
     Row("added by access rules: invoke, callee", 3, 1, additions.rules, adds=True),
     Row("added by bearer, token seen before: state get", 25, 3, additions.bearer(first=False), adds=True),
     Row("added by bearer, token new: state get", None, 60, additions.bearer(first=True), adds=True),
+    Row("workflow of 5 activities, Python SDK, its messages alone", None, 150, workflows.floor,
+        "30 at once; carried, with neither engine nor store: no row below can cost less"),
     Row("workflow of 5 activities, Python SDK, SQLite", 1500, 450, workflows.row("sqlite", "sdk", 600), WORKFLOW),
     Row("workflow of 5 activities, Python SDK, Redis", 1500, 420, workflows.row("redis", "sdk", 600), WORKFLOW),
     Row("workflow of 5 activities, bare worker, SQLite", 1500, 180, workflows.row("sqlite", "raw", 1500), WORKFLOW),

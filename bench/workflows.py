@@ -4,6 +4,7 @@
     python bench/workflows.py --inside ...               all of the engine in one process, as `pillion run` has it
     python bench/workflows.py --burst [--sidecars 2]     10,000 workflows of 15 activities
     python bench/workflows.py --long 5000                one instance, so many activities: a long history
+    python bench/workflows.py --floor ours|grpcio ...    the messages alone, see `hub_floor.py`
 
 `bench/run` has rows of the first form.
 """
@@ -21,7 +22,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measure import Load, Process, free_port, wait_http
+from measure import Load, Process, free_port, wait_http, wait_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +132,20 @@ class Engine:
             process.end()
 
 
+class Floor(Engine):
+    """The hub that has no engine, in the place of one."""
+
+    def __init__(self, folder: Path, transport: str) -> None:
+        self._transport = transport
+        super().__init__(folder, "memory")
+
+    def _open(self, sidecars: int, *, inside: bool) -> None:
+        port = free_port()
+        process = self._start(str(HERE / "hub_floor.py"), self._transport, str(port))
+        wait_port(port, process)
+        self.ports.append(port)
+
+
 class Memory:
     """How large the largest process of an engine is while something runs; its text: each tenth of the time."""
 
@@ -175,6 +190,15 @@ def row(store: str, worker: str, number: int) -> Callable[[Bench, float], tuple[
     return run
 
 
+def floor(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
+    """A row of `bench/run`: the same messages with the Python SDK, carried and nothing else."""
+    engine = ENGINES.get("floor")
+    if engine is None:
+        engine = ENGINES["floor"] = Floor(bench.folder, "ours")
+        bench.processes += engine.processes
+    return load(engine.drive("sdk", max(30, int(600 * min(1.0, seconds / 5))), 5, 30)), engine.processes
+
+
 ENGINES: dict[str, Engine] = {}
 """Those of the present run, by store."""
 
@@ -194,6 +218,7 @@ def main() -> None:
     parser.add_argument("--sidecars", type=int, default=1)
     parser.add_argument("--inside", action="store_true", help="placement, scheduler and sidecar in one process")
     parser.add_argument("--burst", action="store_true", help="10,000 workflows of 15 activities, all at once")
+    parser.add_argument("--floor", choices=("ours", "grpcio"), help="no engine: the messages on this transport")
     parser.add_argument("--long", type=int, default=0, help="one instance of so many activities")
     given = parser.parse_args()
     if given.burst:
@@ -201,7 +226,11 @@ def main() -> None:
     if given.long:
         given.workflows, given.activities, given.at_once = 1, given.long, 1
     with tempfile.TemporaryDirectory(prefix="pillion-bench-") as folder:
-        engine = Engine(Path(folder), given.store, given.sidecars, inside=given.inside)
+        if given.floor:
+            given.store = f"no engine, {given.floor}"
+            engine: Engine = Floor(Path(folder), given.floor)
+        else:
+            engine = Engine(Path(folder), given.store, given.sidecars, inside=given.inside)
         helpers = [
             subprocess.Popen(
                 [sys.executable, str(HERE / "workflow_driver.py"), "raw", str(port), "0", str(given.activities), "0"],
@@ -233,6 +262,7 @@ def report(engine: Engine, given: argparse.Namespace) -> int:
     spent = engine.cpu_s() - before
     seen = load(found)
     activities = given.workflows * given.activities
+    whose = "all in one" if given.inside or given.floor else "placement, scheduler, sidecars"
     parts = [f"{process.cpu_s() - old:.2f}" for process, old in zip(engine.processes, each, strict=True)]
     print(
         f"{given.store}, {given.worker}: {spent / given.workflows * 1000:.2f} ms of engine CPU a workflow, "
@@ -240,7 +270,7 @@ def report(engine: Engine, given: argparse.Namespace) -> int:
         f"{activities / spent:,.0f} for each CPU second; {found['seconds']:.1f} s in all "
         f"({time.perf_counter() - begin:.1f} with the driver's start)\n"
         f"largest process, MB, tenth by tenth: {memory}\n"
-        f"CPU of {'all in one' if given.inside else 'placement, scheduler, sidecars'}: {', '.join(parts)} s; "
+        f"CPU of {whose}: {', '.join(parts)} s; "
         f"{sum(process.user_s() for process in engine.processes) - user:.2f} s of it not the kernel's"
     )
     if marks := found.get("marks"):

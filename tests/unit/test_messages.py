@@ -215,8 +215,8 @@ def test_services_agree_with_the_official_package() -> None:
 
 
 def test_service_tables() -> None:
-    """`grpc-messages.md`, Services: 18 of the API, the three that every gRPC server may have, and one of our own."""
-    assert len(services.names()) == 23
+    """`grpc-messages.md`, Services: 18 of the API, the three that every gRPC server may have, and two of our own."""
+    assert len(services.names()) == 24
     table = services.methods("dapr.proto.runtime.v1.Dapr")
     assert len(table) == 72
     assert table["SubscribeConfiguration"] == (
