@@ -7,7 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
-from ports import free_port
+from ports import bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +83,9 @@ class HttpApp:
             request_queue_size = 128
             allow_reuse_address = True
 
-        self._server = Server(("127.0.0.1", port or free_port()), Handler)
+        self._server = (
+            Server(("127.0.0.1", port), Handler) if port else bound(lambda free: Server(("127.0.0.1", free), Handler))
+        )
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 

@@ -7,8 +7,15 @@ default of any program here lies among them.
 
 from __future__ import annotations
 
+import errno
+from typing import TYPE_CHECKING, TypeVar
+
 from pillion.cli.port_blocks import SIZE, PortBlocks, ephemeral_from
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 _FIRST, _END = 12_000, 20_000
 
 
@@ -31,3 +38,17 @@ def free_port() -> int:
 def free_ports(count: int) -> list[int]:
     """Return several, all different."""
     return [free_port() for _ in range(count)]
+
+
+def bound(bind: Callable[[int], T]) -> T:
+    """Give `bind` a free port that it binds at once.
+
+    A thread that starts a process just then gives it a copy of every socket, also of that with which the port was
+    tried, until the process has become another program: so the port may be in use for some milliseconds.
+    """
+    while True:
+        try:
+            return bind(free_port())
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
