@@ -13,10 +13,11 @@ from pillion.kinds.config import LabelRule, Metric, MetricRule
 from pillion.net.exchange import Request, Response, RpcError, UnaryReply
 from pillion.observe import http_meters
 from pillion.observe.grpc_meters import CountedChannel, client
-from pillion.observe.meters import Meters, untimed
+from pillion.observe.meters import REMEMBERED, Meters, untimed
 from pillion.observe.metrics import LONGEST_VALUE, OTHER, Registry
 from pillion.observe.paths import Labels, fold
 from pillion.observe.rows import LATENCIES_MS, ROWS, SIZES_BYTES, Kind
+from pillion.resiliency.breaker import State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -241,6 +242,24 @@ def test_only_the_current_state_of_a_breaker_is_one() -> None:
     assert next(iter(registry.number("resiliency_cb_state").series))[:5] == (
         "app", "policies", "circuitbreaker", "prod", "outbound",
     )  # fmt: skip
+
+
+def test_calls_under_a_policy_count_under_the_policies_of_the_moment() -> None:
+    registry = _registry()
+    meter = Meters.of_registry(registry, Metric()).resiliency
+    assert meter is not None
+    for name in ("old", "new"):
+        meter.loaded(name, "prod")
+        for number in range(3 * REMEMBERED):
+            meter.used("timeout", "outbound", f"app_{number % (REMEMBERED + 1)}", None)
+        for state in (State.CLOSED, State.OPEN, State.CLOSED):
+            meter.used("circuitbreaker", "outbound", "app_b", state)
+    series = registry.number("resiliency_count").series
+    assert sum(one.value for one in series.values()) == 2 * (3 * REMEMBERED + 3)
+    breakers = {(labels[1], labels[-1]): one.value for labels, one in series.items() if "circuitbreaker" in labels}
+    assert breakers == {
+        (name, state): count for name in ("old", "new") for state, count in (("closed", 2), ("open", 1))
+    }
 
 
 def test_unary_calls_of_other_sidecars_are_counted_and_streams_are_not() -> None:

@@ -200,13 +200,21 @@ class ResiliencyMeter:
         self._activations = registry.number("resiliency_activations_total")
         self._states = registry.number("resiliency_cb_state")
         self._name = self._namespace = ""
+        self._used: dict[tuple[str, str, str, str], Number] = {}
 
     def loaded(self, name: str, namespace: str) -> None:
         self._name, self._namespace = name, namespace
+        self._used.clear()
         self._loaded.child(name, namespace).value += 1
 
     def used(self, policy: str, flow: str, target: str, state: str | None) -> None:
-        self._of(self._count, policy, flow, target, state or "").value += 1
+        key = (policy, flow, target, "" if state is None else str(state))
+        number = self._used.get(key)  # for every call under a policy, up to three times
+        if number is None:
+            if len(self._used) >= REMEMBERED:
+                self._used.clear()
+            number = self._used[key] = self._of(self._count, *key)
+        number.value += 1
 
     def activated(self, policy: str, flow: str, target: str, state: str | None) -> None:
         self._of(self._activations, policy, flow, target, state or "").value += 1
