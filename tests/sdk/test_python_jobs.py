@@ -22,18 +22,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 APP = """
-import sys
+import os, sys
 from dapr.ext.grpc import App, JobEvent
 
 app = App()
 
+def say(text: str) -> None:
+    os.write(1, text.encode() + b"\\n")  # whole: the handlers run in threads
+
 @app.job_event("greet")
 def greet(event: JobEvent) -> None:
-    print("greet", event.get_data_as_string(), flush=True)
+    say("greet " + event.get_data_as_string())
 
 @app.job_event("fails")
 def fails(event: JobEvent) -> None:
-    print("fails", flush=True)
+    say("fails")
     raise RuntimeError("not today")
 
 app.run(int(sys.argv[1]))
