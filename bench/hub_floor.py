@@ -3,7 +3,7 @@
     python bench/hub_floor.py ours|grpcio PORT
 
 A task hub without engine, store, scheduler or placement: it answers a worker and its clients from memory, on our
-transport or on that of grpcio. `bench/run` has a row of it; "workflow" rows cannot come below.
+transport or on that of grpcio. `bench/run` has a row of it with the Python SDK, whose other rows cannot come below.
 """
 
 from __future__ import annotations

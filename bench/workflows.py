@@ -174,7 +174,9 @@ class Memory:
 
 
 def row(store: str, worker: str, number: int) -> Callable[[Bench, float], tuple[Load, list[Process]]]:
-    """A row of `bench/run`: workflows of 5 activities, 30 at once; one request is one workflow."""
+    """A row of `bench/run`: workflows of 5 activities, 30 at once; one request is one workflow. Without a store: their
+    messages alone.
+    """
 
     def run(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
         key = f"workflows-{store}"
@@ -182,21 +184,12 @@ def row(store: str, worker: str, number: int) -> Callable[[Bench, float], tuple[
         if engine is None:
             folder = bench.folder / key
             folder.mkdir()
-            engine = ENGINES[key] = Engine(folder, store)
+            engine = ENGINES[key] = Engine(folder, store) if store else Floor(folder, "ours")
             bench.processes += engine.driven + engine.processes
         found = engine.drive(worker, max(30, int(number * min(1.0, seconds / 5))), 5, 30)
         return load(found), engine.processes
 
     return run
-
-
-def floor(bench: Bench, seconds: float) -> tuple[Load, list[Process]]:
-    """A row of `bench/run`: the same messages with the Python SDK, carried and nothing else."""
-    engine = ENGINES.get("floor")
-    if engine is None:
-        engine = ENGINES["floor"] = Floor(bench.folder, "ours")
-        bench.processes += engine.processes
-    return load(engine.drive("sdk", max(30, int(600 * min(1.0, seconds / 5))), 5, 30)), engine.processes
 
 
 ENGINES: dict[str, Engine] = {}

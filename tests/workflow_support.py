@@ -14,12 +14,22 @@ from pillion.wire.messages import taskhub as m
 from pillion.workflow.faults import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 
     from pillion.kinds.state import TransactionalStore
     from pillion.workflow.service import Hub
 
 WAIT_S = 90.0
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a test, for so long at most."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(WAIT_S):
+            await work
+
+    asyncio.run(limited())
 
 
 def memory_store() -> MemoryState:

@@ -22,21 +22,13 @@ from pillion.workflow.instance import Instance, Mail
 from pillion.workflow.policy import Policies, Rule, WorkflowRule
 from pillion.workflow.rows import Step
 from pillion.workflow.snapshot import Status
-from workflow_support import WAIT_S, Bench, bench, memory_store
+from workflow_support import Bench, bench, memory_store, run
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Generator
 
 WORKFLOW = "dapr.internal.default.app.workflow"
 ACTIVITY = "dapr.internal.default.app.activity"
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(WAIT_S):
-            await work
-
-    asyncio.run(limited())
 
 
 def pair_of(caller_code: Any, rules: tuple[Rule, ...] | None = None, **activities: Any) -> tuple[Bench, Bench]:

@@ -10,21 +10,13 @@ import pytest
 from pillion.kinds.jobs import SchedulerUnavailable
 from pillion.workflow import clearing
 from pillion.workflow.hub import Start
-from workflow_support import WAIT_S, bench
+from workflow_support import bench, run
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
     from pillion.kinds.jobs import JobKey
     from workflow_support import Bench
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(WAIT_S):
-            await work
-
-    asyncio.run(limited())
 
 
 def quick(ctx: Any, _: Any) -> str:
@@ -34,12 +26,11 @@ def quick(ctx: Any, _: Any) -> str:
 class Counted:
     """Counts the calls that delete; `failures` of them fail."""
 
-    def __init__(self, b: Bench, failures: int = 0) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, b: Bench, failures: int = 0) -> None:
         self.calls: list[int] = []
         self._failures = failures
-        self._jobs = b.rig.jobs
         self._delete_many = b.rig.jobs.delete_many
-        b.rig.jobs.delete_many = self.delete_many  # type: ignore[method-assign]
+        patch.setattr(b.rig.jobs, "delete_many", self.delete_many)
 
     async def delete_many(self, keys: Sequence[JobKey]) -> None:
         self.calls.append(len(keys))
@@ -49,10 +40,10 @@ class Counted:
 
 
 @pytest.mark.parametrize("failures", [0, 1])
-def test_the_jobs_of_finished_instances_go_together(failures: int) -> None:
+def test_the_jobs_of_finished_instances_go_together(failures: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with bench({"quick": quick}) as b:
-            counted = Counted(b, failures)
+            counted = Counted(monkeypatch, b, failures)
             await asyncio.gather(*(b.hub.start(Start("quick", f"w{n}")) for n in range(30)))
             for n in range(30):
                 await b.done(f"w{n}")
@@ -70,7 +61,7 @@ def test_so_many_wait_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def test() -> None:
         async with bench({"quick": quick}) as b:
-            counted = Counted(b)
+            counted = Counted(monkeypatch, b)
             for n in range(5):
                 await b.hub.start(Start("quick", f"w{n}"))
                 await b.done(f"w{n}")

@@ -28,22 +28,14 @@ from pillion.workflow.faults import (
 from pillion.workflow.hub import Rerun, Start
 from pillion.workflow.items import INTERNAL
 from pillion.workflow.snapshot import Status
-from workflow_support import WAIT_S, Bench, bench
+from workflow_support import Bench, bench, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Generator
 
     from pillion.kinds.actors import Owner
 
 Code = "Generator[Any, Any, Any]"
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(WAIT_S):
-            await work
-
-    asyncio.run(limited())
 
 
 async def until(condition: Callable[[], bool]) -> None:

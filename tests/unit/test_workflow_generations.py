@@ -32,22 +32,14 @@ from pillion.workflow.faults import (
 )
 from pillion.workflow.hub import Start
 from pillion.workflow.runner import Runner
-from workflow_support import WAIT_S, Bench, bench, memory_store
+from workflow_support import Bench, bench, memory_store, run
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Generator
+    from collections.abc import Generator
 
     from pillion.kinds.state import Found
 
     Steps = Generator[Any, Any, Any]
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(WAIT_S):
-            await work
-
-    asyncio.run(limited())
 
 
 def waits(ctx: Context, _: Any) -> Steps:

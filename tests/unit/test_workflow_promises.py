@@ -10,24 +10,16 @@ from pillion.kinds.component import Context
 from pillion.wire.messages import taskhub as m
 from pillion.workflow.hub import Start
 from pillion.workflow.snapshot import Status
-from workflow_support import WAIT_S, Bench
+from workflow_support import Bench, run
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pillion.kinds.state import Operation
     from pillion.workflow.streams import Stream
 
 LATER = b"\xb2\x09\x03abc"
 """Field 150, which no message of ours has."""
-
-
-def run(work: Coroutine[None, None, None]) -> None:
-    async def limited() -> None:
-        async with asyncio.timeout(WAIT_S):
-            await work
-
-    asyncio.run(limited())
 
 
 async def turn_of(stream: Stream) -> tuple[m.WorkflowRequest, m.WorkflowResponse]:

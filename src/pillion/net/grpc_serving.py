@@ -112,7 +112,7 @@ class GrpcCall(Timed):
             for name, value in extra:
                 if name == b"grpc-timeout":
                     self.deadline = self.server.read_at + g.parse_timeout(value)
-            if len(extra) > 1 or self.deadline is None:
+            if len(extra) > 1 or self.deadline is None:  # a time-out alone, as is usual, is no metadata
                 self.metadata += g.read_metadata(extra)
         except StatusError as error:
             self._finish(error.code, error.message)
